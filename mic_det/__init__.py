@@ -1,0 +1,16 @@
+"""mic_det: Masked Image Consistency for domain-adaptive object detection in Detectron2."""
+
+__version__ = "0.1.0"
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as e:
+    raise ImportError(
+        "mic_det needs Detectron2, which is not on PyPI under its own name: "
+        "run `python tools/install_detectron2.py` (or `make env`) from the repository first."
+    ) from e
+
+from . import modeling  # noqa: F401  registers MICRCNN and the torchvision backbone
+from .config import add_mic_config
+
+__all__ = ["add_mic_config", "__version__"]

@@ -1,0 +1,215 @@
+"""Every configuration key that mic_det adds to Detectron2's, with meaning, unit, default and source.
+
+``method`` in the comments is the MIC paper (Hoyer et al., "MIC: Masked Image Consistency for
+Context-Enhanced Domain Adaptation", CVPR 2023); section and equation numbers are the paper's.
+"""
+
+from detectron2.config import CfgNode as CN
+
+QUALITY_MODES = ("teacher", "student", "none")
+MASKED_DOMAINS = ("target", "source", "both")
+EMPTY_IMAGE_RULES = ("skip", "background")
+EVALUATED_MODELS = ("teacher", "student")
+AMP_DTYPES = ("float16", "bfloat16")
+BACKBONE_NORMS = ("FrozenBN", "BN")
+
+
+def add_mic_config(cfg):
+    """Add mic_det's keys to a Detectron2 config, in place.
+
+    Args:
+        cfg (CfgNode): usually the result of ``detectron2.config.get_cfg()``.
+    """
+    _add_dataset_keys(cfg)
+    _add_backbone_keys(cfg)
+    _add_method_keys(cfg)
+
+
+def _add_dataset_keys(cfg):
+    # Unlabelled target-domain training sets, by registered or declared name. Only their images are
+    # used: annotations, where a set has them, never reach the model. () = train on the source alone.
+    cfg.DATASETS.TARGET = ()
+    # Data sets declared here need no Python. One entry a name:
+    #   DECLARED:
+    #     my_fog: {JSON: "fog/annotations.json", IMAGES: "fog/images"}
+    # JSON: COCO-format annotation file ("" = an unlabelled folder, searched recursively).
+    # IMAGES: folder to which the JSON's file names are relative.
+    # Relative paths are below $DETECTRON2_DATASETS (default ./datasets); "~" and "$VAR" are expanded.
+    cfg.DATASETS.DECLARED = CN(new_allowed=True)
+    # Target images per optimizer step, over all devices. SOLVER.IMS_PER_BATCH counts source images.
+    cfg.SOLVER.IMS_PER_BATCH_TARGET = 1
+    # Micro-batches whose gradients are added up before one optimizer step (and one teacher update).
+    # Each micro-batch has SOLVER.IMS_PER_BATCH source and IMS_PER_BATCH_TARGET target images.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Number format of SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16" (also on CPUs).
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
+
+def _add_backbone_keys(cfg):
+    # For MODEL.BACKBONE.NAME "build_torchvision_fpn_backbone": an FPN on a torchvision classifier.
+    tv = cfg.MODEL.TORCHVISION = CN()
+    # A torchvision classification model: resnet*, resnext*, wide_resnet*, mobilenet_v2,
+    # mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet weights are loaded through
+    # MODEL.WEIGHTS: "torchvision://NAME" (downloads), or a local file with torchvision's state dict.
+    tv.NAME = "mobilenet_v2"
+    # "FrozenBN": BatchNorm layers become fixed affine maps; "BN": they are trained.
+    tv.NORM = "FrozenBN"
+    # How many of the finest stages (stem included) keep their initial weights, counted as in
+    # MODEL.BACKBONE.FREEZE_AT, which is the key that sets it.
+
+    # Loading stops if fewer of the backbone's keys than this share are found in MODEL.WEIGHTS.
+    cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS = 0.9
+
+
+def _add_method_keys(cfg):
+    mic = cfg.MODEL.MIC = CN()
+    # The student: any registered meta-architecture with an R-CNN's parts (backbone,
+    # proposal_generator, roi_heads). The teacher is a second one of the same kind.
+    mic.STUDENT = "GeneralizedRCNN"
+    # Which of the two answers in evaluation and prediction: "teacher" or "student".
+    mic.EVALUATE = "teacher"
+    # Optimizer steps of source-only training before the teacher starts. Until then the teacher is a
+    # copy of the student (t = 0) and target images are not used. Mean-teacher detectors burn in.
+    mic.BURN_IN_STEPS = 0
+
+    # EMA teacher, Sec. 3.2: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).
+    mic.TEACHER = CN()
+    # In [0, 1). Published: 0.9 for detection on SADA, 0.999 for segmentation; mean-teacher
+    # detectors use 0.9996.
+    mic.TEACHER.ALPHA = 0.9
+    # Short side in pixels at which the teacher sees the target image; 0 = as the student sees it.
+    mic.TEACHER.INPUT_SIZE = 0
+
+    # Pseudo-boxes from the teacher's detections on the whole target image, Sec. 3.3.
+    mic.PSEUDO_BOXES = CN()
+    # Least score (delta), in [0, 1]. Published: 0.8.
+    mic.PSEUDO_BOXES.SCORE_THRESHOLD = 0.8
+    # One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.
+    mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS = ()
+    # IoU of the class-wise non-maximum suppression of pseudo-boxes, in [0, 1]. It comes after the
+    # model's own MODEL.ROI_HEADS.NMS_THRESH_TEST, so only a smaller value removes more.
+    mic.PSEUDO_BOXES.NMS_THRESHOLD = 0.5
+    # At most so many an image, those with the highest scores.
+    mic.PSEUDO_BOXES.MAX_PER_IMAGE = 100
+    # Least width and height in pixels of the student's view.
+    mic.PSEUDO_BOXES.MIN_SIZE = 0.0
+
+    # Random patch mask of the normalised image, Sec. 3.1, Eq. 4-5.
+    mic.MASK = CN()
+    # Patch size b in pixels. Published: 32 for detection, 64 for segmentation.
+    mic.MASK.BLOCK_SIZE = 32
+    # Share r of patches that are hidden, in [0, 1); 0 = strong view without a mask.
+    # Published: 0.5 for detection, 0.7 for segmentation.
+    mic.MASK.RATIO = 0.5
+    # Whose masked views are trained on: "target" (default), "source" (with its true boxes), "both".
+    mic.MASK.DOMAINS = "target"
+
+    # Colour changes of the student's view before it is masked; drawn per image and step.
+    mic.COLOR = CN()
+    # Brightness, contrast, saturation and hue are changed by up to this much. Published: 0.2.
+    mic.COLOR.JITTER_STRENGTH = 0.2
+    mic.COLOR.JITTER_PROB = 0.8
+    # Gaussian blur; sigma in pixels is drawn uniformly from this range.
+    mic.COLOR.BLUR_SIGMA = (0.15, 1.15)
+    mic.COLOR.BLUR_PROB = 0.5
+
+    # Masked consistency loss L_M, Sec. 3.2-3.3, Eq. 6-7.
+    mic.CONSISTENCY = CN()
+    # lambda_M. Published: 1; 0.5 in the detection experiments on SADA. 0 leaves L_M and the
+    # teacher's pass over target images out.
+    mic.CONSISTENCY.WEIGHT = 1.0
+    # Optimizer steps after burn-in over which lambda_M grows linearly from 0; 0 = at once.
+    mic.CONSISTENCY.RAMP_UP_STEPS = 0
+    # Weight q of each region: "teacher" = the teacher's probability for the label that the region is
+    # given; "student" = the student's own top probability (published detection code); "none" = 1.
+    mic.CONSISTENCY.QUALITY = "teacher"
+    # Images without a pseudo-box: "skip" them, or take them as all "background".
+    mic.CONSISTENCY.EMPTY_IMAGES = "skip"
+    # Weights of the terms inside L_M: RPN objectness, RoI classification, and box regression of
+    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). 0 leaves a term out.
+    mic.CONSISTENCY.RPN_CLS_WEIGHT = 1.0
+    mic.CONSISTENCY.ROI_CLS_WEIGHT = 1.0
+    mic.CONSISTENCY.RPN_LOC_WEIGHT = 0.0
+    mic.CONSISTENCY.ROI_LOC_WEIGHT = 0.0
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the key and what is allowed."""
+
+
+def validate_mic_config(cfg):
+    """Refuse settings that cannot work before anything is built or loaded.
+
+    Args:
+        cfg (CfgNode): a config with mic_det's keys.
+
+    Raises:
+        ConfigError: names the first wrong key, its value and what is allowed.
+    """
+    mic = cfg.MODEL.MIC
+    _check_unit_interval("MODEL.MIC.TEACHER.ALPHA", mic.TEACHER.ALPHA, right_open=True)
+    _check_unit_interval("MODEL.MIC.MASK.RATIO", mic.MASK.RATIO, right_open=True)
+    for key in ("SCORE_THRESHOLD", "NMS_THRESHOLD"):
+        _check_unit_interval(f"MODEL.MIC.PSEUDO_BOXES.{key}", mic.PSEUDO_BOXES[key])
+    for value in mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS:
+        _check_unit_interval("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", value)
+    _check_enum("MODEL.MIC.MASK.DOMAINS", mic.MASK.DOMAINS, MASKED_DOMAINS)
+    _check_enum("MODEL.MIC.CONSISTENCY.QUALITY", mic.CONSISTENCY.QUALITY, QUALITY_MODES)
+    _check_enum("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", mic.CONSISTENCY.EMPTY_IMAGES, EMPTY_IMAGE_RULES)
+    _check_enum("MODEL.MIC.EVALUATE", mic.EVALUATE, EVALUATED_MODELS)
+    _check_enum("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, AMP_DTYPES)
+    _check_enum("MODEL.TORCHVISION.NORM", cfg.MODEL.TORCHVISION.NORM, BACKBONE_NORMS)
+    _check_at_least("MODEL.MIC.MASK.BLOCK_SIZE", mic.MASK.BLOCK_SIZE, 1, whole=True)
+    _check_at_least("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", mic.PSEUDO_BOXES.MAX_PER_IMAGE, 1, whole=True)
+    _check_at_least("MODEL.MIC.BURN_IN_STEPS", mic.BURN_IN_STEPS, 0, whole=True)
+    _check_at_least("MODEL.MIC.TEACHER.INPUT_SIZE", mic.TEACHER.INPUT_SIZE, 0, whole=True)
+    _check_at_least("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", mic.CONSISTENCY.RAMP_UP_STEPS, 0, whole=True)
+    _check_at_least("SOLVER.IMS_PER_BATCH_TARGET", cfg.SOLVER.IMS_PER_BATCH_TARGET, 1, whole=True)
+    _check_at_least("SOLVER.ACCUMULATE_STEPS", cfg.SOLVER.ACCUMULATE_STEPS, 1, whole=True)
+    _check_at_least("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", mic.PSEUDO_BOXES.MIN_SIZE, 0)
+    for key in ("WEIGHT", "RPN_CLS_WEIGHT", "ROI_CLS_WEIGHT", "RPN_LOC_WEIGHT", "ROI_LOC_WEIGHT"):
+        _check_at_least(f"MODEL.MIC.CONSISTENCY.{key}", mic.CONSISTENCY[key], 0)
+    _check_color(mic.COLOR)
+    _check_classes_and_sets(cfg)
+
+
+def _check_color(color):
+    for key in ("JITTER_PROB", "BLUR_PROB"):
+        _check_unit_interval(f"MODEL.MIC.COLOR.{key}", color[key])
+    # torchvision shifts the hue by at most half a turn
+    if not 0 <= color.JITTER_STRENGTH <= 0.5:
+        raise ConfigError(f"MODEL.MIC.COLOR.JITTER_STRENGTH is {color.JITTER_STRENGTH}: use a number in [0, 0.5].")
+    low_high = tuple(color.BLUR_SIGMA)
+    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
+        raise ConfigError(f"MODEL.MIC.COLOR.BLUR_SIGMA is {low_high}: use two numbers (low, high), 0 < low <= high.")
+
+
+def _check_classes_and_sets(cfg):
+    mic = cfg.MODEL.MIC
+    per_class = len(mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
+    if per_class and per_class != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
+        )
+    for name, entry in cfg.DATASETS.DECLARED.items():
+        if not isinstance(entry, CN) or not set(entry) <= {"JSON", "IMAGES"} or not entry.get("IMAGES"):
+            raise ConfigError(
+                f"DATASETS.DECLARED.{name} must be a mapping with IMAGES (a folder) and, where the set is "
+                f"labelled, JSON (a COCO file); it is {dict(entry) if isinstance(entry, CN) else entry!r}."
+            )
+
+
+def _check_unit_interval(key, value, right_open=False):
+    if not 0 <= value <= 1 or (right_open and value == 1):
+        raise ConfigError(f"{key} is {value}: use a number in [0, 1{')' if right_open else ']'}.")
+
+
+def _check_at_least(key, value, least, whole=False):
+    if value < least or (whole and value != int(value)):
+        raise ConfigError(f"{key} is {value}: use a {'whole ' if whole else ''}number of at least {least}.")
+
+
+def _check_enum(key, value, allowed):
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}: use one of {', '.join(map(repr, allowed))}.")

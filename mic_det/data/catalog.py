@@ -1,0 +1,180 @@
+"""Data sets declared in a config, and what is checked of them before training starts."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from ..config import ConfigError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+
+
+class DataError(RuntimeError):
+    """A data set that cannot be used; the message names the file and says what to do."""
+
+
+def resolve_path(path):
+    """Absolute paths as they are; others below ``$DETECTRON2_DATASETS`` (default ``./datasets``)."""
+    path = Path(os.path.expandvars(os.path.expanduser(path)))
+    return path if path.is_absolute() else Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / path
+
+
+def register_declared_datasets(cfg):
+    """Register every set of ``DATASETS.DECLARED``. The disk is not touched until a set is loaded.
+
+    Declaring a name again with the same content is fine; with other content it replaces the set.
+
+    Raises:
+        ConfigError: where a declared name is one that was registered elsewhere.
+    """
+    for name, entry in cfg.DATASETS.DECLARED.items():
+        declared = (str(entry.get("JSON", "")), str(entry.IMAGES))
+        if name in DatasetCatalog.list():
+            if MetadataCatalog.get(name).get("declared") is None:
+                raise ConfigError(f"DATASETS.DECLARED.{name}: a data set of this name exists already; use another.")
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        DatasetCatalog.register(name, lambda n=name, d=declared: load_declared(n, *d))
+        MetadataCatalog.get(name).set(declared=declared, evaluator_type="coco", **_coco_metadata(*declared))
+
+
+def _coco_metadata(json_file, image_folder):
+    if not json_file:
+        return {"image_root": str(resolve_path(image_folder))}
+    return {"json_file": str(resolve_path(json_file)), "image_root": str(resolve_path(image_folder))}
+
+
+def load_declared(name, json_file, image_folder):
+    """Dataset dicts of one declared set, in Detectron2's format.
+
+    Args:
+        name (str): the set's name; its metadata gets ``thing_classes`` where there are categories.
+        json_file (str): COCO annotations, "" for a folder of unlabelled images.
+        image_folder (str): where the images are.
+
+    Raises:
+        DataError: for a missing or empty folder, a missing or unreadable JSON, boxes without area or
+            far outside their image, categories that do not fit.
+    """
+    folder = resolve_path(image_folder)
+    if not folder.is_dir():
+        raise DataError(f"{name}: there is no image folder {folder}. Set DATASETS.DECLARED.{name}.IMAGES.")
+    if not json_file:
+        return _list_images(name, folder)
+    path = resolve_path(json_file)
+    content = read_coco(name, path)
+    if "annotations" not in content or "categories" not in content:
+        return [
+            {
+                "file_name": str(folder / x["file_name"]),
+                "image_id": x["id"],
+                **{k: x[k] for k in ("height", "width") if k in x},
+            }
+            for x in content["images"]
+        ]
+    _check_boxes(name, path, content)
+    return load_coco_json(str(path), str(folder), name)
+
+
+def read_coco(name, path):
+    """Parse a COCO file and check that it has images; see :func:`load_declared` for errors."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.DECLARED.{name}.JSON.") from None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{name}: {path} is not a readable JSON file ({e}).") from e
+    if not isinstance(content, dict) or not content.get("images"):
+        raise DataError(f"{name}: {path} lists no images; a COCO file needs a non-empty list 'images'.")
+    return content
+
+
+def _list_images(name, folder):
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise DataError(f"{name}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
+    return [{"file_name": str(p), "image_id": i} for i, p in enumerate(files)]
+
+
+def _check_boxes(name, path, content):
+    """Boxes must have a positive area and overlap their image; the first offender is named."""
+    images = {x["id"]: x for x in content["images"]}
+    categories = {x["id"] for x in content["categories"]}
+    for annotation in content["annotations"]:
+        where = f"{name}: annotation {annotation.get('id')} of {path}"
+        image = images.get(annotation["image_id"])
+        if image is None:
+            raise DataError(f"{where} belongs to image {annotation['image_id']}, which the file does not list.")
+        if annotation["category_id"] not in categories:
+            raise DataError(f"{where} has category {annotation['category_id']}, which the file does not define.")
+        x, y, w, h = annotation["bbox"]
+        if not (w > 0 and h > 0):
+            raise DataError(f"{where} ({image['file_name']}) has a box without area: {annotation['bbox']}. Remove it.")
+        if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
+            raise DataError(
+                f"{where} ({image['file_name']}, {image['width']} x {image['height']}) has a box outside the "
+                f"image: {annotation['bbox']}. Boxes are (x, y, width, height) in pixels."
+            )
+
+
+def check_datasets(cfg, training=True):
+    """Load every set that a run needs and compare their classes, before hours are spent.
+
+    Args:
+        cfg (CfgNode): the run's config.
+        training (bool): False checks ``DATASETS.TEST`` alone.
+
+    Returns:
+        list[str]: one line a set: images, boxes, boxes per class.
+
+    Raises:
+        DataError: missing sets or files; class lists that differ from each other or from
+            ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        ConfigError: an unknown or missing set.
+    """
+    labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
+    labelled += [("TEST", n) for n in cfg.DATASETS.TEST]
+    target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
+    if training and not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
+    lines, first = [], None
+    for key, name in labelled + target:
+        if name not in DatasetCatalog.list():
+            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.DECLARED.")
+        dicts = DatasetCatalog.get(name)
+        if not dicts:
+            raise DataError(f"{name} (DATASETS.{key}) has no images.")
+        missing = next((d["file_name"] for d in dicts if not os.path.isfile(d["file_name"])), None)
+        if missing:
+            raise DataError(f"{name} (DATASETS.{key}): image {missing} is missing.")
+        classes = list(MetadataCatalog.get(name).get("thing_classes", []))
+        if key != "TARGET":
+            first = first or (name, classes)
+            _check_classes(cfg, key, name, classes, first, dicts)
+        lines.append(describe(key, name, dicts, classes))
+    return lines
+
+
+def _check_classes(cfg, key, name, classes, first, dicts):
+    if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
+        raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
+    if classes != first[1]:
+        raise DataError(f"{name} (DATASETS.{key}) has the classes {classes}, but {first[0]} has {first[1]}.")
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise DataError(
+            f"{name} (DATASETS.{key}) has {len(classes)} classes {classes}, but MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}."
+        )
+
+
+def describe(key, name, dicts, classes):
+    """One line on a set: its role, images, boxes and boxes per class."""
+    if key == "TARGET":
+        return f"{key:6s} {name}: {len(dicts)} images (labels, if any, are not used)"
+    boxes = Counter(a["category_id"] for d in dicts for a in d.get("annotations", []) if not a.get("iscrowd", 0))
+    per_class = ", ".join(f"{c} {boxes[i]}" for i, c in enumerate(classes))
+    return f"{key:6s} {name}: {len(dicts)} images, {sum(boxes.values())} boxes ({per_class})"

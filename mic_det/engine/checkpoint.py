@@ -1,0 +1,182 @@
+"""Loading weights: safely, completely, and into both student and teacher."""
+
+import logging
+import os
+import pickle
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+import torchvision
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+
+from ..modeling import MICRCNN
+from ..modeling.torchvision_backbone import TorchvisionStages
+
+TORCHVISION_PREFIX = "torchvision://"
+
+
+class CheckpointError(RuntimeError):
+    """Weights that cannot be used; the message names the file and says what to do."""
+
+
+class MICCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, for plain detectors and for MICRCNN.
+
+    - Files are never executed: ``.pth`` with ``weights_only``, ``.pkl`` through an unpickler that
+      admits arrays and plain containers alone.
+    - A plain detector's weights go into student and teacher; so do backbone weights, of Detectron2's
+      zoo or of torchvision (``torchvision://NAME`` or a local state dict).
+    - Loading stops where less than ``min_matched_keys`` of the backbone is found.
+    - Files are written under a temporary name and renamed, so that a kill leaves no half file.
+    """
+
+    def __init__(self, model, save_dir="", *, min_matched_keys=0.9, **kwargs):
+        super().__init__(model, save_dir, **kwargs)
+        self.min_matched_keys = min_matched_keys
+
+    def load(self, path, *args, **kwargs):
+        """See Detectron2.
+
+        Raises:
+            CheckpointError: where the file is missing, broken, unsafe, or lacks the backbone.
+        """
+        if path and path.startswith(TORCHVISION_PREFIX):
+            weights = torchvision.models.get_model_weights(path[len(TORCHVISION_PREFIX) :]).DEFAULT
+            self._load_checked({"model": dict(weights.get_state_dict(progress=True))}, path)
+            return {}
+        self._source = path
+        try:
+            return super().load(path, *args, **kwargs)
+        except (AssertionError, FileNotFoundError) as e:
+            if path and not urlparse(path).scheme and not os.path.isfile(path):
+                raise CheckpointError(f"there is no checkpoint {path}. Check MODEL.WEIGHTS.") from e
+            raise
+
+    def save(self, name, **kwargs):
+        """Write ``name``.pth below the output folder, whole or not at all."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        file = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", file)
+        with open(file + ".tmp", "wb") as f:
+            torch.save(data, f)
+        os.replace(file + ".tmp", file)
+        self.tag_last_checkpoint(os.path.basename(file))
+
+    def _load_file(self, filename):
+        if filename.endswith(".pkl"):
+            return _zoo_format(_load_plain_pickle(filename))
+        return super()._load_file(filename)
+
+    def _torch_load(self, f):
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise CheckpointError(
+                f"{f} cannot be loaded as weights ({reason}). It is damaged, or holds objects other than "
+                "tensors and plain containers, which are refused because they could run code."
+            ) from e
+
+    def _load_model(self, checkpoint):
+        return self._load_checked(checkpoint, self._source)
+
+    def _load_checked(self, checkpoint, path):
+        student = self.model.student if isinstance(self.model, MICRCNN) else self.model
+        state = checkpoint["model"]
+        if checkpoint.pop("matching_heuristics", False):
+            # names are matched against one detector: a teacher beside it would be ambiguous
+            self._convert_ndarray_to_tensor(state)
+            caffe2 = checkpoint.get("__author__") == "Caffe2"
+            state = align_and_update_state_dicts(student.state_dict(), state, c2_conversion=caffe2)
+        else:
+            state = _from_torchvision(student, state)
+        _check_backbone(student, state, path, self.min_matched_keys)
+        if isinstance(self.model, MICRCNN):
+            state = for_student_and_teacher(state)
+        return super()._load_model({**checkpoint, "model": state})
+
+
+def for_student_and_teacher(state):
+    """A plain detector's state dict under both prefixes; MICRCNN's own is left as it is."""
+    if any(k.startswith(("student.", "teacher.")) for k in state):
+        return state
+    return {part + k: v for part in ("student.", "teacher.") for k, v in state.items()}
+
+
+def _from_torchvision(student, state):
+    """Name a torchvision classifier's keys as they are called in the student's backbone."""
+    stages = getattr(getattr(student, "backbone", None), "bottom_up", None)
+    if not isinstance(stages, TorchvisionStages) or any("backbone." in k for k in state):
+        return state
+    wanted = stages.body.state_dict().keys()
+    return {f"backbone.bottom_up.body.{k}": v for k, v in state.items() if k in wanted}
+
+
+def _check_backbone(student, state, path, least):
+    """Stop where too few of the backbone's keys are in ``state``, with the right shapes."""
+    own = {k: v for k, v in student.state_dict().items() if k.startswith("backbone.")}
+    # ImageNet weights have no FPN: what they must fill is the bottom-up part
+    bottom_up = {k: v for k, v in own.items() if k.startswith("backbone.bottom_up.")} or own
+    bottom_up = {k: v for k, v in bottom_up.items() if not k.endswith("num_batches_tracked")}
+    state = {k[len("student.") :] if k.startswith("student.") else k: v for k, v in state.items()}
+    state = {k[len("module.") :] if k.startswith("module.") else k: v for k, v in state.items()}
+    matched = sum(k in state and tuple(state[k].shape) == tuple(v.shape) for k, v in bottom_up.items())
+    share = matched / max(len(bottom_up), 1)
+    if share < least:
+        missing = [k for k in bottom_up if k not in state or tuple(state[k].shape) != tuple(bottom_up[k].shape)]
+        raise CheckpointError(
+            f"{path} fills {matched} of {len(bottom_up)} tensors of the backbone ({share:.0%}; "
+            f"MODEL.BACKBONE.MIN_MATCHED_KEYS asks for {least:.0%}). The first that is missing or has another "
+            f"shape: {missing[0]}. Do MODEL.WEIGHTS and MODEL.BACKBONE belong together?"
+        )
+    logging.getLogger(__name__).info("%s fills %d of the backbone's %d tensors.", path, matched, len(bottom_up))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain containers, refuses every other global."""
+
+    ALLOWED = {
+        ("collections", "OrderedDict"): None,
+        ("_codecs", "encode"): None,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): None,
+        ("numpy.core.multiarray", "_reconstruct"): None,
+        ("numpy._core.multiarray", "_reconstruct"): None,
+        ("numpy.core.multiarray", "scalar"): None,
+        ("numpy._core.multiarray", "scalar"): None,
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ALLOWED:
+            raise CheckpointError(
+                f"it names {module}.{name}; only NumPy arrays and plain containers are admitted, because "
+                "anything else could run code"
+            )
+        if module.startswith(("numpy.core", "numpy._core")):
+            core = getattr(np, "_core", None) or np.core
+            return getattr(core.multiarray, name)
+        return super().find_class(module, name)
+
+
+def _load_plain_pickle(filename):
+    try:
+        with open(filename, "rb") as f:
+            return _PlainUnpickler(f, encoding="latin1").load()
+    except CheckpointError as e:
+        raise CheckpointError(f"{filename} is refused: {e}.") from None
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as e:
+        raise CheckpointError(f"{filename} is not a readable pickle file ({e}). Fetch it again.") from e
+
+
+def _zoo_format(data):
+    """Detectron2's reading of ``.pkl`` files: its own zoo's, or Caffe2's."""
+    if "model" in data and "__author__" in data:
+        return data
+    blobs = {k: v for k, v in data.get("blobs", data).items() if not k.endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}

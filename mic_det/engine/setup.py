@@ -1,0 +1,54 @@
+"""From command-line arguments to a checked config."""
+
+import logging
+import os
+
+import yaml
+
+from detectron2.config import get_cfg
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+
+from ..config import ConfigError, add_mic_config, validate_mic_config
+from ..data.catalog import check_datasets, register_declared_datasets
+
+
+def load_config(config_file="", opts=()):
+    """Detectron2's defaults, mic_det's keys, a config file and ``KEY VALUE`` pairs, in this order.
+
+    The device becomes "cpu" where the config says "cuda" and there is none. Declared data sets are
+    registered.
+
+    Raises:
+        ConfigError: a missing file, an unknown key, or a value that cannot work; names the key.
+    """
+    import torch
+
+    cfg = get_cfg()
+    add_mic_config(cfg)
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(opts))
+    except FileNotFoundError as e:
+        raise ConfigError(f"there is no config file {e.filename or config_file}") from e
+    except (KeyError, AssertionError, ValueError, yaml.YAMLError) as e:
+        raise ConfigError(f"{config_file or 'command line'}: {str(e.args[0] if e.args else e)}") from e
+    validate_mic_config(cfg)
+    register_declared_datasets(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def setup(args):
+    """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    lines = check_datasets(cfg, training=not args.eval_only)
+    default_setup(cfg, args)
+    if comm.is_main_process():
+        logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
+    return cfg

@@ -1,0 +1,68 @@
+"""One optimizer step over several micro-batches, with or without mixed precision."""
+
+import contextlib
+import time
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from detectron2.engine import SimpleTrainer
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """Detectron2's SimpleTrainer with gradient accumulation and automatic mixed precision.
+
+    The gradient of a step is the mean over its micro-batches. Processes exchange gradients at the
+    last micro-batch alone. float16 scales the loss (``torch.amp.GradScaler``); bfloat16 does not
+    need to, and also works on CPUs.
+    """
+
+    def __init__(self, model, data_loader, optimizer, *, accumulate_steps=1, amp_dtype=None):
+        """
+        Args:
+            accumulate_steps (int): micro-batches a step.
+            amp_dtype (torch.dtype): autocast's; None trains in float32.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.accumulate_steps = accumulate_steps
+        self.amp_dtype = amp_dtype
+        self.device_type = next(model.parameters()).device.type
+        self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
+
+    def run_step(self):
+        """See :meth:`SimpleTrainer.run_step`; logs the mean of each loss over the micro-batches."""
+        assert self.model.training, "the model was changed to eval mode"
+        self.optimizer.zero_grad()
+        data_time, totals = 0.0, {}
+        for i in range(self.accumulate_steps):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            with self._exchange_gradients(last=i == self.accumulate_steps - 1):
+                losses = self._backward(data)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0) + value
+        self.after_backward()
+        self._write_metrics(totals, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _backward(self, data):
+        """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""
+        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            losses = self.model(data)
+            losses = {k: v / self.accumulate_steps for k, v in losses.items()}
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        return {k: v.detach() for k, v in losses.items()}
+
+    def _exchange_gradients(self, last):
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def state_dict(self):
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict.get("grad_scaler", {}))

@@ -1,0 +1,68 @@
+"""Detectron2's DefaultTrainer, given two domains, safe checkpoints and COCO evaluation."""
+
+import os
+import weakref
+
+import torch
+
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+
+from ..data.loader import build_mic_train_loader
+from ..evaluation.coco import DetectionEvaluator
+from ..modeling import MICRCNN
+from .checkpoint import MICCheckpointer
+from .train_loop import AccumulatingTrainer
+
+
+class MICTrainer(DefaultTrainer):
+    """Trains MICRCNN or a plain detector (source-only, oracle) from the same config keys.
+
+    Nothing of the method is in here: the model itself keeps its teacher up to date.
+    """
+
+    def __init__(self, cfg):
+        # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        self._trainer = AccumulatingTrainer(
+            create_ddp_model(model, broadcast_buffers=False),
+            loader,
+            optimizer,
+            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = MICCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume=True):
+        """As Detectron2's; a MICRCNN that is loaded but not resumed starts anew from its teacher."""
+        super().resume_or_load(resume)
+        model = self.checkpointer.model
+        resumed = resume and self.checkpointer.has_checkpoint()
+        if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
+            model.restart()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_mic_train_loader(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return DetectionEvaluator(dataset_name, output_dir=folder)
+
+    @classmethod
+    def build_model(cls, cfg):
+        return build_model(cfg)

@@ -1,0 +1,89 @@
+"""Random patch masks and the colour changes of the student's view (MIC, Sec. 3.1)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
+
+
+def random_patch_mask(image_sizes, padded_size, block_size, ratio, *, generator=None, device=None):
+    """Draw one patch mask for each image of a padded batch (MIC, Eq. 4).
+
+    Each image of height h and width w gets its own grid of round(h / b) x round(w / b) patches (at
+    least 1 x 1). A patch is kept where u ~ U(0, 1) exceeds ``ratio``. The grid is spread over the
+    image by nearest neighbour. Padding is never hidden and never counted.
+
+    Args:
+        image_sizes (sequence of (h, w)): the images' sizes in pixels, without padding.
+        padded_size ((H, W)): the batch's size in pixels; no image may exceed it.
+        block_size (int): patch side b in pixels, at least 1.
+        ratio (float): share r of hidden patches, in [0, 1).
+        generator (torch.Generator): source of randomness; the default generator if None.
+        device: where the mask is made.
+
+    Returns:
+        Tensor: float, (N, 1, H, W), 1 = visible, 0 = hidden.
+
+    Raises:
+        ValueError: for a ratio outside [0, 1), a block size below 1, or an image that is larger than
+            the padded size or empty.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio must be in [0, 1), got {ratio}")
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1 pixel, got {block_size}")
+    padded_height, padded_width = padded_size
+    draw_device = device if generator is None else generator.device
+    mask = torch.ones(len(image_sizes), 1, padded_height, padded_width, device=device)
+    for i, (height, width) in enumerate(image_sizes):
+        if not (0 < height <= padded_height and 0 < width <= padded_width):
+            raise ValueError(f"image {i} is {height} x {width}, which does not fit {tuple(padded_size)}")
+        grid_size = (max(1, round(height / block_size)), max(1, round(width / block_size)))
+        u = torch.rand(1, 1, *grid_size, generator=generator, device=draw_device)
+        if ratio > 0:  # u can be exactly 0, and ratio 0 promises to hide nothing
+            keep = (u > ratio).to(device=mask.device, dtype=mask.dtype)
+            mask[i, :, :height, :width] = F.interpolate(keep, size=(height, width), mode="nearest")[0]
+    return mask
+
+
+class StrongView(torch.nn.Module):
+    """Colour jitter and Gaussian blur of one image; geometry is unchanged (MIC, Sec. 4.1).
+
+    Both are drawn anew at each call, from the default generator, on the image's device.
+    """
+
+    def __init__(self, jitter_strength, jitter_prob, blur_sigma, blur_prob, channels="BGR"):
+        """
+        Args:
+            jitter_strength (float): range of brightness, contrast, saturation and hue, in [0, 0.5].
+            jitter_prob (float): share of images that are jittered, in [0, 1].
+            blur_sigma ((float, float)): range of the blur's sigma, in pixels.
+            blur_prob (float): share of images that are blurred, in [0, 1].
+            channels (str): order of the image's colour channels, "BGR" or "RGB".
+        """
+        super().__init__()
+        if channels not in ("BGR", "RGB"):
+            raise ValueError(f"INPUT.FORMAT is {channels!r}: colour changes need 'BGR' or 'RGB'")
+        self.reverse_channels = channels == "BGR"
+        s = jitter_strength
+        # torchvision's kernel is fixed while sigma varies: 3 sigma of the widest blur on each side
+        kernel = 2 * math.ceil(3 * blur_sigma[1]) + 1
+        self.jitter = v2.RandomApply([v2.ColorJitter(s, s, s, s)], p=jitter_prob) if s else None
+        self.blur = v2.RandomApply([v2.GaussianBlur(kernel, tuple(blur_sigma))], p=blur_prob)
+
+    @torch.no_grad()
+    def forward(self, image):
+        """
+        Args:
+            image (Tensor): (3, H, W), uint8, or float in [0, 255].
+
+        Returns:
+            Tensor: same shape; float32 in [0, 255].
+        """
+        view = image.float() / 255  # torchvision takes float images in [0, 1]
+        if self.jitter is not None:
+            view = view.flip(0) if self.reverse_channels else view
+            view = self.jitter(view)
+            view = view.flip(0) if self.reverse_channels else view
+        return self.blur(view) * 255

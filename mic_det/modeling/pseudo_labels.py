@@ -1,0 +1,54 @@
+"""Pseudo-labels from the teacher's predictions (MIC, Sec. 3.2 and 3.3)."""
+
+import torch
+from torchvision.ops import batched_nms
+
+from detectron2.structures import Boxes, Instances
+
+
+@torch.no_grad()
+def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_boxes=None, min_size=0.0):
+    """Keep the teacher's confident detections as pseudo-boxes of one image.
+
+    Args:
+        instances (Instances): detections with ``pred_boxes`` (M boxes, XYXY pixels), ``scores`` (M)
+            and ``pred_classes`` (M).
+        score_threshold (float or sequence): least score delta, one for all or one a class.
+        nms_threshold (float): IoU of a class-wise non-maximum suppression; None leaves it out.
+        max_boxes (int): keep at most so many, the best; None keeps all.
+        min_size (float): least width and height in pixels.
+
+    Returns:
+        Instances: ``gt_boxes``, ``gt_classes`` and ``scores``, sorted by descending score, in the
+        frame of ``instances``.
+    """
+    boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
+    delta = torch.as_tensor(score_threshold, dtype=scores.dtype, device=scores.device)
+    keep = scores >= (delta[classes] if delta.dim() else delta)
+    if min_size > 0:
+        keep &= ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+    boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+    if nms_threshold is None:
+        order = scores.argsort(descending=True, stable=True)
+    else:
+        order = batched_nms(boxes.float(), scores.float(), classes, nms_threshold)
+    order = order[:max_boxes]
+    return Instances(
+        instances.image_size, gt_boxes=Boxes(boxes[order]), gt_classes=classes[order], scores=scores[order]
+    )
+
+
+@torch.no_grad()
+def sem_seg_pseudo_labels(logits, threshold):
+    """Per-pixel pseudo-labels and the quality of each image (MIC, Eq. 8-9).
+
+    Args:
+        logits (Tensor): (N, C, H, W), the teacher's.
+        threshold (float): tau; a pixel is sure when its top probability exceeds it.
+
+    Returns:
+        (Tensor, Tensor): labels (N, H, W) int64, the most probable class; quality (N,), the share of
+        sure pixels of each image.
+    """
+    top, labels = logits.float().softmax(dim=1).max(dim=1)
+    return labels, (top > threshold).float().mean(dim=(1, 2))

@@ -1,0 +1,106 @@
+"""A feature pyramid over any of torchvision's usual image classifiers."""
+
+import torch
+import torchvision
+from torch import nn
+
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from ..config import ConfigError
+
+STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
+
+
+class TorchvisionStages(Backbone):
+    """The feature stages of a torchvision classifier, as a Detectron2 backbone.
+
+    Outputs ``res2`` .. ``res5``: the last map of stride 4, 8, 16 and 32. Parameters keep
+    torchvision's names below ``body``, so that torchvision's state dicts fit.
+    """
+
+    def __init__(self, name, norm="FrozenBN", freeze_at=0):
+        """
+        Args:
+            name (str): a model that ``torchvision.models.get_model`` knows.
+            norm (str): "FrozenBN" turns BatchNorm layers into fixed affine maps; "BN" leaves them.
+            freeze_at (int): stages that are not trained: 1 = up to stride 2, 2 = up to res2, ...
+
+        Raises:
+            ConfigError: for an unknown name, or a model that is not a plain stack of stages.
+        """
+        super().__init__()
+        try:
+            model = torchvision.models.get_model(name, weights=None)
+        except ValueError as e:
+            raise ConfigError(f"MODEL.TORCHVISION.NAME is {name!r}: torchvision has no such model ({e}).") from e
+        self.body = _without_classifier(model, name)
+        strides, channels = self._trace()
+        last = {stride: i for i, stride in enumerate(strides)}  # last step of each stride
+        if not set(STRIDES) <= set(last):
+            raise ConfigError(f"MODEL.TORCHVISION.NAME is {name!r}: it has no features at strides 4, 8, 16 and 32.")
+        self._taps = {last[stride]: output for stride, output in STRIDES.items()}
+        self._shapes = {
+            output: ShapeSpec(channels=channels[last[stride]], stride=stride) for stride, output in STRIDES.items()
+        }
+        stage_ends = [-1, max(i for i, s in enumerate(strides) if s <= 2), *sorted(self._taps)]
+        for step in self._steps()[: stage_ends[min(freeze_at, 5)] + 1]:
+            step.requires_grad_(False)
+        if norm == "FrozenBN":
+            self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
+
+    def _steps(self):
+        """The modules to run one after the other."""
+        return list(self.body["features"]) if "features" in self.body else list(self.body.values())
+
+    @torch.no_grad()
+    def _trace(self):
+        """Stride and channels after each step, seen on a blank image."""
+        self.body.eval()
+        x, strides, channels = torch.zeros(1, 3, 64, 64), [], []
+        for step in self._steps():
+            x = step(x)
+            strides.append(64 // x.shape[-1])
+            channels.append(x.shape[1])
+        self.body.train()
+        return strides, channels
+
+    def forward(self, x):
+        """(N, 3, H, W) normalised images -> dict of maps (N, C, H / stride, W / stride)."""
+        outputs = {}
+        for i, step in enumerate(self._steps()):
+            x = step(x)
+            if i in self._taps:
+                outputs[self._taps[i]] = x
+        return outputs
+
+    def output_shape(self):
+        return dict(self._shapes)
+
+
+def _without_classifier(model, name):
+    """The feature extractor alone, with torchvision's parameter names."""
+    if isinstance(getattr(model, "features", None), nn.Sequential):
+        return nn.ModuleDict({"features": model.features})
+    if hasattr(model, "layer4"):
+        parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        return nn.ModuleDict({part: getattr(model, part) for part in parts})
+    raise ConfigError(
+        f"MODEL.TORCHVISION.NAME is {name!r}: use a model with stages, such as resnet50, mobilenet_v2, "
+        "efficientnet_b0 or convnext_tiny."
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_torchvision_fpn_backbone(cfg, input_shape):
+    """FPN (levels p2 to p6) over ``MODEL.TORCHVISION.NAME``; cf. ``build_resnet_fpn_backbone``."""
+    bottom_up = TorchvisionStages(cfg.MODEL.TORCHVISION.NAME, cfg.MODEL.TORCHVISION.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,0 +1,73 @@
+"""Draw target images with their masked view, the teacher's pseudo-boxes, predictions and truth.
+
+Example:
+    python tools/visualize_pseudo_boxes.py --config-file configs/minicity/mic.yaml \
+        --output pictures MODEL.WEIGHTS output/minicity/mic/model_final.pth
+"""
+
+import argparse
+import os
+import sys
+
+import cv2
+import numpy as np
+import torch
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from mic_det.config import ConfigError
+from mic_det.data.catalog import DataError
+from mic_det.data.mapper import DomainMapper
+from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.engine.setup import load_config
+from mic_det.engine.trainer import MICTrainer
+from mic_det.modeling import MICRCNN
+from mic_det.visualization.panels import contact_sheet, mic_panels
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", required=True, help="folder for one picture an image and contact_sheet.png")
+    parser.add_argument("--dataset", help="a registered or declared set; default: the first of DATASETS.TEST")
+    parser.add_argument("--num-images", type=int, default=6, help="evenly spread over the set")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
+    return parser.parse_args()
+
+
+def main(args):
+    cfg = load_config(args.config_file, args.opts)
+    model = MICTrainer.build_model(cfg).eval()
+    if not isinstance(model, MICRCNN):
+        raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MICRCNN.")
+    MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(cfg.MODEL.WEIGHTS)
+    name = args.dataset or cfg.DATASETS.TEST[0]
+    dicts = DatasetCatalog.get(name)
+    class_names = MetadataCatalog.get(name).get("thing_classes", ())
+    chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
+    # truth is drawn, not used: map as a labelled set, at the size of evaluation
+    mapper = DomainMapper(cfg, is_train=False)
+    mapper.is_train = True
+    os.makedirs(args.output, exist_ok=True)
+    rows = []
+    for i in chosen:
+        mapped = mapper(dicts[i])
+        generator = torch.Generator().manual_seed(int(i))
+        rows.append(mic_panels(model, mapped, mapped.get("instances"), generator, class_names=class_names))
+        stem = os.path.splitext(os.path.basename(dicts[i]["file_name"]))[0]
+        write(os.path.join(args.output, f"{stem}.png"), contact_sheet([[panel] for panel in rows[-1]]))
+    sheet = os.path.join(args.output, "contact_sheet.png")
+    write(sheet, contact_sheet(rows))
+    print(f"{len(rows)} pictures and {sheet}")
+
+
+def write(path, rgb):
+    if not cv2.imwrite(path, rgb[:, :, ::-1]):
+        raise DataError(f"cannot write {path}: check --output.")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (ConfigError, DataError, CheckpointError) as e:
+        sys.exit(f"error: {e}")
