@@ -12,7 +12,6 @@ import sys
 import cv2
 import numpy as np
 import torch
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mic_det.config import ConfigError

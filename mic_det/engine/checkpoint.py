@@ -8,7 +8,6 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 import torchvision
-
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 

@@ -4,7 +4,6 @@ import logging
 import os
 
 import yaml
-
 from detectron2.config import get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm

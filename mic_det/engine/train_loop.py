@@ -4,9 +4,8 @@ import contextlib
 import time
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
-
 from detectron2.engine import SimpleTrainer
+from torch.nn.parallel import DistributedDataParallel
 
 
 class AccumulatingTrainer(SimpleTrainer):

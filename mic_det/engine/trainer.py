@@ -4,7 +4,6 @@ import os
 import weakref
 
 import torch
-
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.modeling import build_model
 from detectron2.utils import comm

@@ -1,7 +1,6 @@
 """COCO box evaluation with AP50 for each class, which this field reports."""
 
 import numpy as np
-
 from detectron2.evaluation import COCOEvaluator
 
 

@@ -10,12 +10,10 @@ from typing import Callable, List
 
 import torch
 import torch.nn.functional as F
-
 from detectron2.layers import cat
 from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import get_event_storage
 
 
 @dataclass

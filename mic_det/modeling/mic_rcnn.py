@@ -3,13 +3,12 @@
 import copy
 
 import torch
-from torch import nn
-
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList
 from detectron2.utils.events import get_event_storage
+from torch import nn
 
 from ..config import ConfigError, validate_mic_config
 from .consistency import (

@@ -1,9 +1,8 @@
 """Pseudo-labels from the teacher's predictions (MIC, Sec. 3.2 and 3.3)."""
 
 import torch
-from torchvision.ops import batched_nms
-
 from detectron2.structures import Boxes, Instances
+from torchvision.ops import batched_nms
 
 
 @torch.no_grad()

@@ -2,11 +2,10 @@
 
 import torch
 import torchvision
-from torch import nn
-
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
 
 from ..config import ConfigError
 

@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import torch
-
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
