@@ -27,7 +27,7 @@ def load_config(config_file="", opts=()):
     add_mic_config(cfg)
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)  # YAML that builds objects is refused
         cfg.merge_from_list(list(opts))
     except FileNotFoundError as e:
         raise ConfigError(f"there is no config file {e.filename or config_file}") from e
