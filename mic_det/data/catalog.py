@@ -1,6 +1,7 @@
 """Data sets declared in a config, and what is checked of them before training starts."""
 
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,8 @@ class DataError(RuntimeError):
 def resolve_path(path):
     """Absolute paths as they are; others below ``$DETECTRON2_DATASETS`` (default ``./datasets``)."""
     path = Path(os.path.expandvars(os.path.expanduser(path)))
-    return path if path.is_absolute() else Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / path
+    root = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    return path if path.is_absolute() else Path(root) / path
 
 
 def register_declared_datasets(cfg):
@@ -77,7 +79,10 @@ def load_declared(name, json_file, image_folder):
             for x in content["images"]
         ]
     _check_boxes(name, path, content)
-    return load_coco_json(str(path), str(folder), name)
+    try:
+        return load_coco_json(str(path), str(folder), name)
+    except (AssertionError, KeyError, TypeError, ValueError) as e:
+        raise DataError(f"{name}: {path} is not a valid COCO file ({e}).") from e
 
 
 def read_coco(name, path):
@@ -88,9 +93,19 @@ def read_coco(name, path):
         raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.DECLARED.{name}.JSON.") from None
     except (OSError, ValueError) as e:
         raise DataError(f"{name}: {path} is not a readable JSON file ({e}).") from e
-    if not isinstance(content, dict) or not content.get("images"):
+    images = content.get("images") if isinstance(content, dict) else None
+    if not images or not isinstance(images, list):
         raise DataError(f"{name}: {path} lists no images; a COCO file needs a non-empty list 'images'.")
+    _check_fields(f"{name}: {path}", "images", images, ("id", "file_name"))
     return content
+
+
+def _check_fields(where, key, entries, fields):
+    """Each entry must have ``fields``; the first that has not is shown."""
+    for entry in entries:
+        missing = next((f for f in fields if not isinstance(entry, dict) or f not in entry), None)
+        if missing:
+            raise DataError(f"{where} has an entry of {key!r} without {missing!r}: {str(entry)[:120]}")
 
 
 def _list_images(name, folder):
@@ -102,6 +117,12 @@ def _list_images(name, folder):
 
 def _check_boxes(name, path, content):
     """Boxes must have a positive area and overlap their image; the first offender is named."""
+    file = f"{name}: {path}"
+    _check_fields(file, "images", content["images"], ("width", "height"))
+    _check_fields(file, "categories", content["categories"], ("id", "name"))
+    _check_fields(file, "annotations", content["annotations"], ("id", "image_id", "category_id", "bbox"))
+    if not content["categories"]:
+        raise DataError(f"{file} defines no classes: fill 'categories', or leave it out if the set is unlabelled.")
     images = {x["id"]: x for x in content["images"]}
     categories = {x["id"] for x in content["categories"]}
     for annotation in content["annotations"]:
@@ -111,7 +132,11 @@ def _check_boxes(name, path, content):
             raise DataError(f"{where} belongs to image {annotation['image_id']}, which the file does not list.")
         if annotation["category_id"] not in categories:
             raise DataError(f"{where} has category {annotation['category_id']}, which the file does not define.")
-        x, y, w, h = annotation["bbox"]
+        box = annotation["bbox"]
+        numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+        if not numbers or len(box) != 4:
+            raise DataError(f"{where} has the bbox {box!r}: it must be four numbers [x, y, width, height] in pixels.")
+        x, y, w, h = box
         if not (w > 0 and h > 0):
             raise DataError(f"{where} ({image['file_name']}) has a box without area: {annotation['bbox']}. Remove it.")
         if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:

@@ -2,18 +2,26 @@
 
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 
+from .catalog import DataError
 from .mapper import DomainMapper
 
 
 class TwoDomainLoader:
-    """Endless batches: one of the source loader followed by one of the target loader."""
+    """Endless batches: one of the source loader followed by one of the target loader, if there is one."""
 
-    def __init__(self, source, target):
+    def __init__(self, source, target=None):
         self.source, self.target = source, target
 
     def __iter__(self):
-        for source, target in zip(self.source, self.target):
-            yield source + target
+        try:
+            if self.target is None:
+                yield from self.source
+            else:
+                for source, target in zip(self.source, self.target):
+                    yield source + target
+        except DataError as e:
+            # a worker process sends its whole traceback as the message; the last line is the error
+            raise DataError(str(e).strip().splitlines()[-1].split("DataError: ")[-1]) from e
 
 
 def build_mic_train_loader(cfg):
@@ -26,7 +34,7 @@ def build_mic_train_loader(cfg):
     """
     source = build_detection_train_loader(cfg, mapper=DomainMapper(cfg, True, "source"))
     if not cfg.DATASETS.TARGET:
-        return source
+        return TwoDomainLoader(source)
     dicts = get_detection_dataset_dicts(list(cfg.DATASETS.TARGET), filter_empty=False, check_consistency=False)
     target = build_detection_train_loader(
         dataset=dicts,

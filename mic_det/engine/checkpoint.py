@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 from urllib.parse import urlparse
 
 import numpy as np
@@ -28,6 +29,7 @@ class MICCheckpointer(DetectionCheckpointer):
       admits arrays and plain containers alone.
     - A plain detector's weights go into student and teacher; so do backbone weights, of Detectron2's
       zoo or of torchvision (``torchvision://NAME`` or a local state dict).
+    - A plain detector takes MICRCNN's teacher, which is what MICRCNN is evaluated by.
     - Loading stops where less than ``min_matched_keys`` of the backbone is found.
     - Files are written under a temporary name and renamed, so that a kill leaves no half file.
     """
@@ -43,16 +45,20 @@ class MICCheckpointer(DetectionCheckpointer):
             CheckpointError: where the file is missing, broken, unsafe, or lacks the backbone.
         """
         if path and path.startswith(TORCHVISION_PREFIX):
-            weights = torchvision.models.get_model_weights(path[len(TORCHVISION_PREFIX) :]).DEFAULT
-            self._load_checked({"model": dict(weights.get_state_dict(progress=True))}, path)
+            self._load_checked({"model": _fetch_torchvision(path)}, path)
             return {}
         self._source = path
         try:
             return super().load(path, *args, **kwargs)
-        except (AssertionError, FileNotFoundError) as e:
-            if path and not urlparse(path).scheme and not os.path.isfile(path):
+        except (AssertionError, OSError) as e:
+            scheme = path and urlparse(path).scheme
+            if path and not scheme and not os.path.isfile(path):
                 raise CheckpointError(f"there is no checkpoint {path}. Check MODEL.WEIGHTS.") from e
+            if scheme and isinstance(e, OSError):
+                raise CheckpointError(f"cannot fetch {path} ({e}). Download it, and give MODEL.WEIGHTS the file.") from e
             raise
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
 
     def save(self, name, **kwargs):
         """Write ``name``.pth below the output folder, whole or not at all."""
@@ -69,25 +75,35 @@ class MICCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename):
         if filename.endswith(".pkl"):
-            return _zoo_format(_load_plain_pickle(filename))
+            return _zoo_format(_load_plain_pickle(filename), filename)
+        if filename.endswith(".pyth"):  # of pycls; Detectron2 loads these by torch's default, once unsafe
+            return {"model": self._torch_load(filename)["model_state"], "matching_heuristics": True}
         return super()._load_file(filename)
 
     def _torch_load(self, f):
         try:
-            return torch.load(f, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            data = torch.load(f, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+            # of torch's long message only what it stumbled over; its advice is to load unsafely
+            named = re.search(r"(?:GLOBAL|class) '?([\w.]+)", str(e))
+            reason = f"it names {named[1]}" if named else (str(e) or type(e).__name__).splitlines()[0].split(". ")[0]
             raise CheckpointError(
                 f"{f} cannot be loaded as weights ({reason}). It is damaged, or holds objects other than "
                 "tensors and plain containers, which are refused because they could run code."
             ) from e
+        if not isinstance(data, dict):
+            raise CheckpointError(f"{f} holds {type(data).__name__}, not the weights of a model by their names.")
+        return data
 
     def _load_model(self, checkpoint):
         return self._load_checked(checkpoint, self._source)
 
     def _load_checked(self, checkpoint, path):
         student = self.model.student if isinstance(self.model, MICRCNN) else self.model
-        state = checkpoint["model"]
+        state = _without_prefix(checkpoint["model"], "module.")  # of DistributedDataParallel
+        if not isinstance(self.model, MICRCNN) and any(k.startswith("teacher.") for k in state):
+            self.logger.info("%s is a MICRCNN's: its teacher is loaded.", path)
+            state = {k[len("teacher.") :]: v for k, v in state.items() if k.startswith("teacher.")}
         if checkpoint.pop("matching_heuristics", False):
             # names are matched against one detector: a teacher beside it would be ambiguous
             self._convert_ndarray_to_tensor(state)
@@ -108,6 +124,24 @@ def for_student_and_teacher(state):
     return {part + k: v for part in ("student.", "teacher.") for k, v in state.items()}
 
 
+def _without_prefix(state, prefix):
+    """A state dict without a prefix that all of its keys have."""
+    if state and all(k.startswith(prefix) for k in state):
+        return {k[len(prefix) :]: v for k, v in state.items()}
+    return state
+
+
+def _fetch_torchvision(url):
+    """The default weights of ``torchvision://NAME``."""
+    try:
+        weights = torchvision.models.get_model_weights(url[len(TORCHVISION_PREFIX) :]).DEFAULT
+        return dict(weights.get_state_dict(progress=True))
+    except ValueError as e:
+        raise CheckpointError(f"MODEL.WEIGHTS is {url}: torchvision has no such model ({e}).") from e
+    except OSError as e:
+        raise CheckpointError(f"cannot fetch {url} ({e}). Download it, and give MODEL.WEIGHTS the file.") from e
+
+
 def _from_torchvision(student, state):
     """Name a torchvision classifier's keys as they are called in the student's backbone."""
     stages = getattr(getattr(student, "backbone", None), "bottom_up", None)
@@ -124,7 +158,6 @@ def _check_backbone(student, state, path, least):
     bottom_up = {k: v for k, v in own.items() if k.startswith("backbone.bottom_up.")} or own
     bottom_up = {k: v for k, v in bottom_up.items() if not k.endswith("num_batches_tracked")}
     state = {k[len("student.") :] if k.startswith("student.") else k: v for k, v in state.items()}
-    state = {k[len("module.") :] if k.startswith("module.") else k: v for k, v in state.items()}
     matched = sum(k in state and tuple(state[k].shape) == tuple(v.shape) for k, v in bottom_up.items())
     share = matched / max(len(bottom_up), 1)
     if share < least:
@@ -169,12 +202,14 @@ def _load_plain_pickle(filename):
             return _PlainUnpickler(f, encoding="latin1").load()
     except CheckpointError as e:
         raise CheckpointError(f"{filename} is refused: {e}.") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as e:
-        raise CheckpointError(f"{filename} is not a readable pickle file ({e}). Fetch it again.") from e
+    except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as e:
+        raise CheckpointError(f"{filename} is not a readable pickle file ({' '.join(str(e).split())}). Fetch it again.") from e
 
 
-def _zoo_format(data):
+def _zoo_format(data, filename):
     """Detectron2's reading of ``.pkl`` files: its own zoo's, or Caffe2's."""
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{filename} holds {type(data).__name__}, not the weights of a model by their names.")
     if "model" in data and "__author__" in data:
         return data
     blobs = {k: v for k, v in data.get("blobs", data).items() if not k.endswith("_momentum")}

@@ -31,14 +31,23 @@ def load_config(config_file="", opts=()):
         cfg.merge_from_list(list(opts))
     except FileNotFoundError as e:
         raise ConfigError(f"there is no config file {e.filename or config_file}") from e
-    except (KeyError, AssertionError, ValueError, yaml.YAMLError) as e:
-        raise ConfigError(f"{config_file or 'command line'}: {str(e.args[0] if e.args else e)}") from e
+    except (AttributeError, TypeError) as e:
+        raise ConfigError(f"{config_file or 'command line'} is not a mapping of keys to values ({e})") from e
+    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as e:
+        raise ConfigError(f"{config_file or 'command line'}: {_one_line(e)}") from e
     validate_mic_config(cfg)
     register_declared_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def _one_line(error):
+    """An error's text without line breaks and quotes, and without the middle where it shows a whole config."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    text = " ".join(text.split())
+    return text if len(text) < 400 else f"{text[:200]} ... {text[-150:]}"
 
 
 def setup(args):

@@ -64,4 +64,5 @@ class AccumulatingTrainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict.get("grad_scaler", {}))
+        if state_dict.get("grad_scaler"):  # empty where the run was not in float16 so far
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

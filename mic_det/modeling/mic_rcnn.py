@@ -20,21 +20,17 @@ from .consistency import (
 )
 from .masking import StrongView, random_patch_mask
 from .pseudo_labels import select_pseudo_boxes
-from .teacher import ema_alpha, ema_update
+from .student_teacher import StudentTeacher
 
 
 @META_ARCH_REGISTRY.register()
-class MICRCNN(nn.Module):
+class MICRCNN(StudentTeacher):
     """Masked Image Consistency (Hoyer et al., CVPR 2023) around any R-CNN of Detectron2.
 
     In training, a batch holds source and target images, told apart by ``"domain"``. The losses are
     named by what they come from: ``source/...`` (L_S) and ``masked/...`` (lambda_M L_M). In
     evaluation it answers as the teacher or the student does.
-
-    The teacher needs no hook and no trainer of its own: it is brought up to date, once for each
-    optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
-    ``state_dict``). An optimizer step is told by the version counters of the student's parameters, so
-    accumulation of gradients and skipped AMP steps are counted right.
+    How the teacher is kept up to date: :class:`StudentTeacher`.
     """
 
     @configurable
@@ -76,14 +72,9 @@ class MICRCNN(nn.Module):
             TypeError: where the student is not an R-CNN that the masked loss is defined for.
             ValueError: where the two do not have the same classes.
         """
-        super().__init__()
         _check_pair(student, teacher)
-        self.student = student
-        self.teacher = teacher.requires_grad_(False).eval()
+        super().__init__(student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, evaluate=evaluate)
         self.strong_view = strong_view
-        self.evaluate = evaluate
-        self.burn_in_steps = burn_in_steps
-        self.alpha = alpha
         self.teacher_input_size = teacher_input_size
         self.select = dict(
             score_threshold=score_threshold, nms_threshold=nms_threshold, max_boxes=max_boxes, min_size=min_box_size
@@ -96,15 +87,6 @@ class MICRCNN(nn.Module):
         self.consistency = consistency or ConsistencyWeights()
         self.empty_images = empty_images
         self.class_names = class_names
-        # optimizer steps taken so far; on the CPU's side so that no step waits for the device
-        self.steps = 0
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
-        self._teacher_ready = False
-        # version counters of the student's parameters when the teacher was last brought up to date
-        self._seen_versions = None
-        self.register_state_dict_pre_hook(_before_state_dict)
-        self._register_load_state_dict_pre_hook(self._before_load)
-        self.register_load_state_dict_post_hook(_after_load)
 
     @classmethod
     def from_config(cls, cfg):
@@ -140,18 +122,6 @@ class MICRCNN(nn.Module):
             "class_names": tuple(classes),
         }  # fmt: skip
 
-    @property
-    def device(self):
-        return self.student.device
-
-    def train(self, mode=True):
-        """Training mode is the student's alone: the teacher stays in inference mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    # ---------------------------------------------------------------- the step
-
     def forward(self, batched_inputs):
         """
         Args:
@@ -164,10 +134,7 @@ class MICRCNN(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        if not self._teacher_ready:  # t = 0: the teacher is a copy of the student
-            ema_update(self.teacher, self.student, 0.0)
-            self._teacher_ready = True
-        self.update_teacher()
+        self.begin_step()
         source = [x for x in batched_inputs if x.get("domain", "source") == "source"]
         target = [x for x in batched_inputs if x.get("domain", "source") == "target"]
         if not source:
@@ -282,53 +249,6 @@ class MICRCNN(nn.Module):
             return 0.0
         ramp = min(1.0, (after + 1) / self.ramp_up_steps) if self.ramp_up_steps else 1.0
         return self.consistency_weight * ramp
-
-    # ------------------------------------------------------------- the teacher
-
-    def update_teacher(self):
-        """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
-        versions = [p._version for p in self.student.parameters() if p.requires_grad]
-        if self._seen_versions is not None and versions != self._seen_versions:
-            self.steps += 1
-            ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
-        self._seen_versions = versions
-
-    def restart(self):
-        """Make a loaded model the start of a new training: student = teacher, t = 0."""
-        ema_update(self.student, self.teacher, 0.0)
-        self.steps, self._seen_versions = 0, None
-
-    def _before_load(self, state_dict, prefix, *args):
-        """Let a plain detector's weights warm-start both student and teacher."""
-        ours = (prefix + "student.", prefix + "teacher.")
-        keys = [k for k in state_dict if k.startswith(prefix)]
-        if keys and not any(k.startswith(ours) for k in keys):
-            for key in keys:
-                value = state_dict.pop(key)
-                for part in ours:
-                    state_dict[part + key[len(prefix) :]] = value
-        self._teacher_ready |= any(k.startswith(ours[1]) for k in state_dict)
-
-    # -------------------------------------------------------------- evaluation
-
-    def inference(self, batched_inputs, do_postprocess=True):
-        """Detections of the model that ``MODEL.MIC.EVALUATE`` names; both must be in eval mode."""
-        if self._seen_versions is not None:
-            self.update_teacher()
-        model = self.teacher if self.evaluate == "teacher" else self.student
-        return model.inference(batched_inputs, do_postprocess=do_postprocess)
-
-
-def _before_state_dict(module, prefix, keep_vars):
-    """A checkpoint's teacher includes the last optimizer step, and its number of steps."""
-    if module._seen_versions is not None:
-        module.update_teacher()
-    module.num_steps.fill_(module.steps)
-
-
-def _after_load(module, incompatible_keys):
-    module.steps = int(module.num_steps)
-    module._seen_versions = None  # what was loaded is the starting point, not an optimizer step
 
 
 def _check_pair(student, teacher):

@@ -62,7 +62,8 @@ def mic_panels(model, batched_input, truth=None, generator=None, score_threshold
     panels = [
         ("target image", draw_boxes(picture, [], [])),
         ("masked view of the student", draw_boxes(view, [], [])),
-        (f"teacher's pseudo-boxes ({len(pseudo)})", _draw(picture, pseudo, pseudo.gt_boxes, pseudo.gt_classes, class_names)),
+        (f"teacher's pseudo-boxes ({len(pseudo)})",
+         _draw(picture, pseudo, pseudo.gt_boxes, pseudo.gt_classes, class_names)),
         (f"prediction, score >= {score_threshold}",
          _draw(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
     ]  # fmt: skip

@@ -1,0 +1,30 @@
+# Targets: see `make help`. Everything runs in .venv, which `make env` makes once.
+
+VENV := .venv
+# An environment that is there already stays with its own Python, unless PYTHON names another.
+PYTHON ?= $(shell $(VENV)/bin/python -c 'print("$(VENV)/bin/python")' 2>/dev/null || echo python3)
+DEMO_ARGS ?=
+
+.PHONY: help env test demo clean
+
+help:
+	@echo "make env    set up $(VENV) (again: a second; PYTHON=python3.12 picks the interpreter)"
+	@echo "make test   run the tests"
+	@echo "make demo   train and adapt a small detector on the CPU (DEMO_ARGS=\"...\" goes to tools/demo.py)"
+	@echo "make clean  remove caches and build leftovers; $(VENV), data and output stay"
+
+env:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "error: there is no Python named '$(PYTHON)': install Python 3.9 to 3.12, or name one with PYTHON=..." >&2; \
+	  exit 1; }
+	@"$(PYTHON)" tools/make_env.py --venv $(VENV)
+
+test: env
+	$(VENV)/bin/python -m pytest tests -q
+
+demo: env
+	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
+
+clean:
+	rm -rf build dist mic_det.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

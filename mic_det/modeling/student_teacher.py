@@ -1,0 +1,103 @@
+"""A student and its EMA teacher as one module that any trainer can train."""
+
+import torch
+from torch import nn
+
+from .teacher import ema_alpha, ema_update
+
+
+class StudentTeacher(nn.Module):
+    """Two models of one architecture: the student is trained, the teacher is its average (MIC, Eq. 7).
+
+    The teacher needs no hook and no trainer of its own: it is brought up to date, once for each
+    optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
+    ``state_dict``). An optimizer step is told by the version counters of the student's parameters, so
+    accumulation of gradients and skipped AMP steps are counted right. All processes of a distributed
+    training see the same steps and so hold the same teacher.
+    """
+
+    def __init__(self, student, teacher, *, alpha, burn_in_steps=0, evaluate="teacher"):
+        """
+        Args:
+            student, teacher (nn.Module): of the same architecture.
+            alpha (float): the average's limit, in [0, 1).
+            burn_in_steps (int): optimizer steps during which the teacher is a copy of the student;
+                t counts from 0 after them.
+            evaluate (str): "teacher" or "student", whose ``inference`` answers.
+        """
+        super().__init__()
+        self.student = student
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.alpha = alpha
+        self.burn_in_steps = burn_in_steps
+        self.evaluate = evaluate
+        # optimizer steps taken so far; on the CPU's side so that no step waits for the device
+        self.steps = 0
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+        self._teacher_ready = False
+        # version counters of the student's parameters when the teacher was last brought up to date
+        self._seen_versions = None
+        self.register_state_dict_pre_hook(_before_state_dict)
+        self._register_load_state_dict_pre_hook(self._before_load)
+        self.register_load_state_dict_post_hook(_after_load)
+
+    @property
+    def device(self):
+        return self.student.device
+
+    def train(self, mode=True):
+        """Training mode is the student's alone: the teacher stays in inference mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def begin_step(self):
+        """Call at the start of each training pass: the teacher is then as it should be for it."""
+        if not self._teacher_ready:  # t = 0: the teacher is a copy of the student
+            ema_update(self.teacher, self.student, 0.0)
+            self._teacher_ready = True
+        self.update_teacher()
+
+    def update_teacher(self):
+        """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
+        versions = [p._version for p in self.student.parameters() if p.requires_grad]
+        if self._seen_versions is not None and versions != self._seen_versions:
+            self.steps += 1
+            ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
+        self._seen_versions = versions
+
+    def restart(self):
+        """Make a loaded model the start of a new training: student = teacher, t = 0."""
+        ema_update(self.student, self.teacher, 0.0)
+        self.steps, self._seen_versions = 0, None
+
+    def _before_load(self, state_dict, prefix, *args):
+        """Let a plain detector's weights warm-start both student and teacher."""
+        ours = (prefix + "student.", prefix + "teacher.")
+        keys = [k for k in state_dict if k.startswith(prefix)]
+        if keys and not any(k.startswith(ours) for k in keys):
+            for key in keys:
+                value = state_dict.pop(key)
+                for part in ours:
+                    state_dict[part + key[len(prefix) :]] = value
+            state_dict[prefix + "num_steps"] = torch.zeros_like(self.num_steps)
+        self._teacher_ready |= any(k.startswith(ours[1]) for k in state_dict)
+
+    def inference(self, batched_inputs, do_postprocess=True):
+        """Detections of the model that ``MODEL.MIC.EVALUATE`` names; both must be in eval mode."""
+        if self._seen_versions is not None:
+            self.update_teacher()
+        model = self.teacher if self.evaluate == "teacher" else self.student
+        return model.inference(batched_inputs, do_postprocess=do_postprocess)
+
+
+def _before_state_dict(module, prefix, keep_vars):
+    """A checkpoint's teacher includes the last optimizer step, and its number of steps."""
+    if module._seen_versions is not None:
+        module.update_teacher()
+    module.num_steps.fill_(module.steps)
+
+
+def _after_load(module, incompatible_keys):
+    module.steps = int(module.num_steps)
+    module._seen_versions = None  # what was loaded is the starting point, not an optimizer step
