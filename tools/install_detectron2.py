@@ -32,22 +32,17 @@ DEPENDENCIES = {  # what Detectron2 imports: module -> requirement
     "torch": "torch>=1.8",
     "torchvision": "torchvision",
     "pkg_resources": "setuptools<81",
-    "numpy": "numpy",
     "PIL": "Pillow>=7.1",
     "cv2": None,  # several distributions bring it, so the wheel's metadata names none
-    "matplotlib": "matplotlib",
     "pycocotools": "pycocotools>=2.0.2",
     "fvcore": "fvcore>=0.1.5,<0.1.6",
     "iopath": "iopath>=0.1.7",
     "omegaconf": "omegaconf>=2.1",
     "hydra": "hydra-core>=1.1",
     "yacs": "yacs>=0.1.8",
-    "cloudpickle": "cloudpickle",
-    "tabulate": "tabulate",
     "termcolor": "termcolor>=1.1",
     "tqdm": "tqdm>4.29.0",
-    "tensorboard": "tensorboard",
-    "packaging": "packaging",
+    **{name: name for name in ("numpy", "matplotlib", "cloudpickle", "tabulate", "tensorboard", "packaging")},
 }
 METADATA = f"""Metadata-Version: 2.1
 Name: detectron2
@@ -57,7 +52,7 @@ Home-page: https://github.com/facebookresearch/detectron2
 License: Apache-2.0
 License-File: LICENSE
 License-File: NOTICE
-Requires-Python: >=3.7
+Requires-Python: >=3.9
 """
 WHEEL = "Wheel-Version: 1.0\nGenerator: mic_det\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 NOTICE = """Detectron2 0.6, upstream commit {commit} (January 2024)
@@ -149,8 +144,8 @@ def check_dependencies(dependencies):
 def check_replaceable(found, site):
     """Raise InstallError when a Detectron2 that is not ours, in this environment, would be overwritten."""
     location = found["location"]
-    if location is None or site not in Path(location).parents:
-        return
+    if location is None or Path(sys.prefix) not in Path(location).parents:
+        return  # none, or one outside a virtual environment, where pip leaves it alone
     if (site / UNFINISHED).exists() or list(site.glob("detectron2-*+mic.*.dist-info")):
         return  # an earlier run of this tool, perhaps interrupted
     raise InstallError(
@@ -169,9 +164,7 @@ def check_environment(site):
     try:
         tempfile.TemporaryFile(dir=site).close()
     except OSError as e:
-        raise InstallError(
-            f"cannot write to {site} ({e.strerror}): use an environment of your own (`make env`)."
-        ) from e
+        raise InstallError(f"cannot write to {site} ({e.strerror}): use your own environment (`make env`).") from e
 
 
 def run_pip(*args):
@@ -240,17 +233,8 @@ def dist_info(carrier):
     """Metadata files of the new wheel, all but RECORD: {name: bytes}."""
     notice = NOTICE.format(commit=COMMIT, **vars(carrier))
     requirements = "".join(f"Requires-Dist: {r}\n" for r in carrier.dependencies.values() if r)
-    try:
-        licence = LICENSE.read_text(encoding="utf-8")
-    except OSError as e:
-        raise InstallError(f"cannot read {LICENSE}, which goes into the wheel: run this from a full checkout.") from e
-    texts = {
-        "METADATA": f"{METADATA}{requirements}\n{notice}",
-        "WHEEL": WHEEL,
-        "LICENSE": licence,
-        "NOTICE": notice,
-        "top_level.txt": "detectron2\n",
-    }
+    licence = LICENSE.read_text(encoding="utf-8")
+    texts = {"METADATA": f"{METADATA}{requirements}\n{notice}", "WHEEL": WHEEL, "LICENSE": licence, "NOTICE": notice}
     return {f"{DIST_INFO}/{name}": text.encode() for name, text in texts.items()}
 
 
@@ -307,7 +291,7 @@ def run(args, carrier):
     Raises:
         InstallError: with the reason, and the environment as it was.
     """
-    site = Path(sysconfig.get_path("purelib")).resolve()
+    site = Path(sysconfig.get_path("purelib"))
     if not args.build_only:
         found = probe(carrier.modules)
         if not found["failed"] and not args.force:

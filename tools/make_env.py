@@ -182,21 +182,19 @@ def install_packages(python, pair):
         EnvError: pip failed.
     """
     # Builds use the venv's setuptools: setup.py then sees an OpenCV that is there, and nothing is fetched twice.
-    steps = [[BUILD_TOOL], ["--no-build-isolation", "--use-pep517", "--editable", ".[dev]"]]
+    project = ["--no-build-isolation", "--use-pep517", "--editable", ".[dev]"] + (["--quiet"] if pair else [])
     if ask(python, "import importlib.util as u; assert u.find_spec('cv2')")[0] and not ask(python, "import cv2")[0]:
-        steps[1].append("opencv-python-headless")  # there is one that cannot be imported, often for lack of libGL
-    pins, quiet = constraints(python, pair), ["--quiet"] if pair else []
-    for step in steps:
-        errors = pip_install(python, pins, *quiet, *step)
-        if errors and any(text in errors for text in NO_VERSION) and "from versions: none" not in errors:
-            print("not all tested versions exist for this Python: taking the newest that setup.py allows", flush=True)
-            pins = [f"{name}=={version}" for name, version in (pair or {}).items()]
-            errors = pip_install(python, pins, *quiet, *step)
-        if errors:
-            raise EnvError(
-                "pip could not install the packages, as printed above. Check the network, pip's configuration and the "
-                "free disk space,\nthen run make env again: it continues, with what was downloaded already."
-            )
+        project.append("opencv-python-headless")  # there is one that cannot be imported, often for lack of libGL
+    errors = pip_install(python, [], "--quiet", BUILD_TOOL)
+    errors = errors or pip_install(python, constraints(python, pair), *project)
+    if errors and any(text in errors for text in NO_VERSION) and "from versions: none" not in errors:
+        print("not all tested versions exist for this Python: taking the newest that setup.py allows", flush=True)
+        errors = pip_install(python, [f"{name}=={version}" for name, version in (pair or {}).items()], *project)
+    if errors:
+        raise EnvError(
+            "pip could not install the packages, as printed above. Check the network, pip's configuration and the "
+            "free disk space,\nthen run make env again: it continues, with what was downloaded already."
+        )
 
 
 def announce(venv, pair):
@@ -205,10 +203,10 @@ def announce(venv, pair):
         print(f"keeping torch {pair['torch']} and torchvision {pair['torchvision']}, which work here")
         print("installing the rest: at most 150 MB to download", flush=True)
         return
-    print("no working torch and torchvision here: installing them, 3.1 GB to download, 5.5 GB on disk", flush=True)
+    print("no working torch and torchvision here: installing them, 3.1 GB to download, 6 GB on disk", flush=True)
     free = shutil.disk_usage(venv).free / 1e9
-    if free < 9:
-        print(f"warning: only {free:.1f} GB are free here; downloading and unpacking take 9 GB", file=sys.stderr)
+    if free < 12:
+        print(f"warning: only {free:.1f} GB are free here; downloading and unpacking take up to 12", file=sys.stderr)
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def main(args):
     if not isinstance(model, MICRCNN):
         raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MICRCNN.")
     MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(cfg.MODEL.WEIGHTS)
-    name = args.dataset or cfg.DATASETS.TEST[0]
+    name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
+    if name not in DatasetCatalog.list():
+        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
     dicts = DatasetCatalog.get(name)
     class_names = MetadataCatalog.get(name).get("thing_classes", ())
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
@@ -48,12 +50,15 @@ def main(args):
     mapper = DomainMapper(cfg, is_train=False)
     mapper.is_train = True
     os.makedirs(args.output, exist_ok=True)
-    rows = []
+    rows, stems = [], {"contact_sheet"}
     for i in chosen:
         mapped = mapper(dicts[i])
+        torch.manual_seed(int(i))  # colours; the mask has a generator of its own
         generator = torch.Generator().manual_seed(int(i))
         rows.append(mic_panels(model, mapped, mapped.get("instances"), generator, class_names=class_names))
         stem = os.path.splitext(os.path.basename(dicts[i]["file_name"]))[0]
+        stem = stem if stem not in stems else f"{stem}_{i}"  # the same name in another folder
+        stems.add(stem)
         write(os.path.join(args.output, f"{stem}.png"), contact_sheet([[panel] for panel in rows[-1]]))
     sheet = os.path.join(args.output, "contact_sheet.png")
     write(sheet, contact_sheet(rows))

@@ -55,7 +55,9 @@ class MICCheckpointer(DetectionCheckpointer):
             if path and not scheme and not os.path.isfile(path):
                 raise CheckpointError(f"there is no checkpoint {path}. Check MODEL.WEIGHTS.") from e
             if scheme and isinstance(e, OSError):
-                raise CheckpointError(f"cannot fetch {path} ({e}). Download it, and give MODEL.WEIGHTS the file.") from e
+                raise CheckpointError(
+                    f"cannot fetch {path} ({e}). Download it, and give MODEL.WEIGHTS the file."
+                ) from e
             raise
         finally:
             self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
@@ -157,7 +159,7 @@ def _check_backbone(student, state, path, least):
     # ImageNet weights have no FPN: what they must fill is the bottom-up part
     bottom_up = {k: v for k, v in own.items() if k.startswith("backbone.bottom_up.")} or own
     bottom_up = {k: v for k, v in bottom_up.items() if not k.endswith("num_batches_tracked")}
-    state = {k[len("student.") :] if k.startswith("student.") else k: v for k, v in state.items()}
+    state = {k.removeprefix("student."): v for k, v in state.items()}
     matched = sum(k in state and tuple(state[k].shape) == tuple(v.shape) for k, v in bottom_up.items())
     share = matched / max(len(bottom_up), 1)
     if share < least:
@@ -173,16 +175,18 @@ def _check_backbone(student, state, path, least):
 class _PlainUnpickler(pickle.Unpickler):
     """Admits NumPy arrays and plain containers, refuses every other global."""
 
-    ALLOWED = {
-        ("collections", "OrderedDict"): None,
-        ("_codecs", "encode"): None,
-        ("numpy", "ndarray"): None,
-        ("numpy", "dtype"): None,
-        ("numpy.core.multiarray", "_reconstruct"): None,
-        ("numpy._core.multiarray", "_reconstruct"): None,
-        ("numpy.core.multiarray", "scalar"): None,
-        ("numpy._core.multiarray", "scalar"): None,
-    }
+    ALLOWED = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "scalar"),
+        }
+    )
 
     def find_class(self, module, name):
         if (module, name) not in self.ALLOWED:
@@ -203,7 +207,9 @@ def _load_plain_pickle(filename):
     except CheckpointError as e:
         raise CheckpointError(f"{filename} is refused: {e}.") from None
     except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as e:
-        raise CheckpointError(f"{filename} is not a readable pickle file ({' '.join(str(e).split())}). Fetch it again.") from e
+        raise CheckpointError(
+            f"{filename} is not a readable pickle file ({' '.join(str(e).split())}). Fetch it again."
+        ) from e
 
 
 def _zoo_format(data, filename):

@@ -1,7 +1,10 @@
 """A student and its EMA teacher as one module that any trainer can train."""
 
+import weakref
+
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .teacher import ema_alpha, ema_update
 
@@ -11,9 +14,9 @@ class StudentTeacher(nn.Module):
 
     The teacher needs no hook and no trainer of its own: it is brought up to date, once for each
     optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
-    ``state_dict``). An optimizer step is told by the version counters of the student's parameters, so
-    accumulation of gradients and skipped AMP steps are counted right. All processes of a distributed
-    training see the same steps and so hold the same teacher.
+    ``state_dict``). PyTorch itself tells of each step of an optimizer that holds the student's
+    parameters, so accumulation of gradients and skipped AMP steps are counted right. All processes of a
+    distributed training see the same steps and so hold the same teacher.
     """
 
     def __init__(self, student, teacher, *, alpha, burn_in_steps=0, evaluate="teacher"):
@@ -35,8 +38,8 @@ class StudentTeacher(nn.Module):
         self.steps = 0
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self._teacher_ready = False
-        # version counters of the student's parameters when the teacher was last brought up to date
-        self._seen_versions = None
+        self._stepped = False  # an optimizer step has not been taken into the average yet
+        self._watching = None  # id of the object that listens to optimizers: a copy must do so itself
         self.register_state_dict_pre_hook(_before_state_dict)
         self._register_load_state_dict_pre_hook(self._before_load)
         self.register_load_state_dict_post_hook(_after_load)
@@ -53,23 +56,37 @@ class StudentTeacher(nn.Module):
 
     def begin_step(self):
         """Call at the start of each training pass: the teacher is then as it should be for it."""
+        if self._watching != id(self):
+            self._watch_optimizers()
         if not self._teacher_ready:  # t = 0: the teacher is a copy of the student
             ema_update(self.teacher, self.student, 0.0)
             self._teacher_ready = True
         self.update_teacher()
 
+    def _watch_optimizers(self):
+        # Not by version counters of the parameters: fused optimizers leave them as they are.
+        reference = weakref.ref(self)
+
+        def after_step(optimizer, *_):
+            model = reference()
+            if model is not None:
+                own = set(map(id, model.student.parameters()))
+                model._stepped |= any(id(p) in own for group in optimizer.param_groups for p in group["params"])
+
+        weakref.finalize(self, register_optimizer_step_post_hook(after_step).remove)
+        self._watching = id(self)
+
     def update_teacher(self):
         """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
-        versions = [p._version for p in self.student.parameters() if p.requires_grad]
-        if self._seen_versions is not None and versions != self._seen_versions:
+        if self._stepped:
+            self._stepped = False
             self.steps += 1
             ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
-        self._seen_versions = versions
 
     def restart(self):
         """Make a loaded model the start of a new training: student = teacher, t = 0."""
         ema_update(self.student, self.teacher, 0.0)
-        self.steps, self._seen_versions = 0, None
+        self.steps, self._stepped = 0, False
 
     def _before_load(self, state_dict, prefix, *args):
         """Let a plain detector's weights warm-start both student and teacher."""
@@ -85,19 +102,17 @@ class StudentTeacher(nn.Module):
 
     def inference(self, batched_inputs, do_postprocess=True):
         """Detections of the model that ``MODEL.MIC.EVALUATE`` names; both must be in eval mode."""
-        if self._seen_versions is not None:
-            self.update_teacher()
+        self.update_teacher()
         model = self.teacher if self.evaluate == "teacher" else self.student
         return model.inference(batched_inputs, do_postprocess=do_postprocess)
 
 
 def _before_state_dict(module, prefix, keep_vars):
     """A checkpoint's teacher includes the last optimizer step, and its number of steps."""
-    if module._seen_versions is not None:
-        module.update_teacher()
+    module.update_teacher()
     module.num_steps.fill_(module.steps)
 
 
 def _after_load(module, incompatible_keys):
     module.steps = int(module.num_steps)
-    module._seen_versions = None  # what was loaded is the starting point, not an optimizer step
+    module._stepped = False  # what was loaded is the starting point, not an optimizer step

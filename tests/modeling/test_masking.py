@@ -1,0 +1,106 @@
+"""Patch masks and colour changes."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mic_det.modeling.masking import StrongView, random_patch_mask
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_hidden_share_is_the_ratio_within_four_standard_deviations():
+    for ratio in (0.3, 0.5, 0.7):
+        mask = random_patch_mask([(320, 640)] * 20, (320, 640), 32, ratio, generator=generator())
+        patches = 20 * 10 * 20
+        assert abs((1 - mask.mean().item()) - ratio) < 4 * math.sqrt(ratio * (1 - ratio) / patches)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 5), st.integers(0, 5), st.integers())
+def test_mask_is_a_grid_of_rounded_size_spread_by_nearest_neighbour(h, w, block, pad_h, pad_w, seed):
+    ratio, seed = 0.5, seed % 2**31
+    mask = random_patch_mask([(h, w)], (h + pad_h, w + pad_w), block, ratio, generator=generator(seed))
+    assert mask.shape == (1, 1, h + pad_h, w + pad_w)
+    rows, columns = max(1, round(h / block)), max(1, round(w / block))
+    u = torch.rand(1, 1, rows, columns, generator=generator(seed))[0, 0]
+    for y in range(h):
+        for x in range(w):
+            # exact integer arithmetic for the patch that pixel (x, y) belongs to
+            assert mask[0, 0, y, x].item() == float(u[y * rows // h, x * columns // w] > ratio)
+    assert (mask[0, 0, h:] == 1).all() and (mask[0, 0, :, w:] == 1).all()  # padding stays
+
+
+def test_a_batch_of_unequal_sizes_equals_the_images_one_by_one():
+    sizes = [(40, 70), (64, 64), (33, 96)]
+    batch = random_patch_mask(sizes, (64, 96), 16, 0.5, generator=generator(7))
+    g = generator(7)
+    for i, (h, w) in enumerate(sizes):
+        alone = random_patch_mask([(h, w)], (h, w), 16, 0.5, generator=g)
+        assert torch.equal(batch[i, :, :h, :w], alone[0])
+
+
+def test_ratio_zero_hides_nothing_and_the_default_generator_is_used():
+    assert (random_patch_mask([(64, 64)] * 50, (64, 64), 2, 0.0) == 1).all()
+    torch.manual_seed(3)
+    a = random_patch_mask([(64, 64)], (64, 64), 8, 0.5)
+    b = random_patch_mask([(64, 64)], (64, 64), 8, 0.5)
+    torch.manual_seed(3)
+    assert torch.equal(a, random_patch_mask([(64, 64)], (64, 64), 8, 0.5)) and not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("sizes, block, ratio", [([(8, 8)], 4, 1.0), ([(8, 8)], 4, -0.1), ([(8, 8)], 0, 0.5),
+                                                 ([(9, 8)], 4, 0.5), ([(0, 8)], 4, 0.5)])  # fmt: skip
+def test_mask_refusals(sizes, block, ratio):
+    with pytest.raises(ValueError):
+        random_patch_mask(sizes, (8, 8), block, ratio)
+
+
+def view(jitter=0.2, jitter_prob=1.0, sigma=(0.15, 1.15), blur_prob=1.0, channels="RGB"):
+    return StrongView(jitter, jitter_prob, sigma, blur_prob, channels)
+
+
+def test_no_probability_leaves_the_image_as_it_is():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    torch.testing.assert_close(view(jitter_prob=0, blur_prob=0)(image), image.float())
+
+
+def test_bgr_and_rgb_images_get_the_same_colours():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    torch.manual_seed(1)
+    rgb = view(channels="RGB")(image)
+    torch.manual_seed(1)
+    bgr = view(channels="BGR")(image.flip(0))
+    torch.testing.assert_close(bgr.flip(0), rgb)
+
+
+def test_each_call_draws_anew_and_stays_in_range():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    views = [view()(image) for _ in range(8)]
+    assert all(0 <= v.min() and v.max() <= 255 for v in views)
+    assert all(not torch.allclose(views[0], v) for v in views[1:])
+
+
+def test_share_of_jittered_images_is_the_probability():
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    strong = view(jitter_prob=0.8, blur_prob=0)
+    changed = sum(not torch.allclose(strong(image), image.float()) for _ in range(400))
+    assert abs(changed / 400 - 0.8) < 4 * math.sqrt(0.16 / 400)
+
+
+def test_blur_is_a_gaussian_of_a_sigma_in_range_within_each_channel():
+    impulse = torch.zeros(3, 41, 41)
+    impulse[1, 20, 20] = 255
+    for _ in range(10):
+        blurred = view(jitter_prob=0, sigma=(0.8, 1.15))(impulse)
+        assert blurred[0].abs().max() == 0 and blurred[2].abs().max() == 0  # channels are not mixed
+        weights = blurred[1] / blurred[1].sum()
+        x = torch.arange(41.0) - 20
+        variance = (weights.sum(0) * x**2).sum().item()
+        assert 0.8**2 * 0.97 < variance < 1.15**2 * 1.03
+        assert torch.argmax(blurred[1]) == 20 * 41 + 20  # geometry is unchanged
