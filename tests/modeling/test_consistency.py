@@ -1,0 +1,184 @@
+"""L_M against Detectron2's own supervised losses, and the quality weights against hand-made values."""
+
+import pytest
+import torch
+from conftest import random_image, some_boxes, tiny_cfg
+
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from mic_det.modeling import consistency
+from mic_det.modeling.consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses
+
+C4 = dict(
+    MODEL__BACKBONE__NAME="build_resnet_backbone", MODEL__RESNETS__DEPTH=50, MODEL__RESNETS__RES2_OUT_CHANNELS=16,
+    MODEL__RESNETS__WIDTH_PER_GROUP=4, MODEL__RESNETS__STEM_OUT_CHANNELS=8, MODEL__RESNETS__OUT_FEATURES=["res4"],
+    MODEL__RPN__IN_FEATURES=["res4"], MODEL__ANCHOR_GENERATOR__SIZES=[[16, 32, 64]],
+    MODEL__ROI_HEADS__NAME="Res5ROIHeads", MODEL__ROI_HEADS__IN_FEATURES=["res4"],
+)  # fmt: skip
+
+
+def student_of(**overrides):
+    return build_model(tiny_cfg(MODEL__META_ARCHITECTURE="GeneralizedRCNN", **overrides)).train()
+
+
+def views_of(student, targets, used=None, background_prob=None):
+    images = student.preprocess_image([{"image": random_image(seed=i)} for i in range(len(targets))])
+    for x in targets:
+        x.gt_scores = x.gt_scores if x.has("gt_scores") else torch.ones(len(x))
+    return MaskedViews(
+        images, student.backbone(images.tensor), targets, used or [True] * len(targets), background_prob
+    )
+
+
+def supervised(student, targets, seed=11):
+    """Detectron2's own losses on the same images."""
+    torch.manual_seed(seed)
+    return student([{"image": random_image(seed=i), "instances": x} for i, x in enumerate(targets)])
+
+
+def masked(student, targets, weights, seed=11, **kwargs):
+    views = views_of(student, targets, **kwargs)
+    torch.manual_seed(seed)
+    return masked_consistency_losses(student, views, weights)
+
+
+ALL_TERMS = ConsistencyWeights(1.0, 1.0, 1.0, 1.0, quality="none")
+
+
+@pytest.mark.parametrize("overrides", [{}, C4, {"MODEL__RPN__BBOX_REG_LOSS_WEIGHT": 0.3, "MODEL__RPN__LOSS_WEIGHT": 2.0}])
+def test_true_boxes_and_no_weights_give_detectron2s_losses(overrides):
+    student = student_of(**overrides)
+    targets = [some_boxes(), some_boxes(classes=(1,)), some_boxes(classes=())]
+    ours, theirs = masked(student, targets, ALL_TERMS), supervised(student, targets)
+    assert ours.keys() == theirs.keys() == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
+
+
+def test_terms_are_weighted_and_left_out():
+    student = student_of()
+    base = masked(student, [some_boxes()], ALL_TERMS)
+    weighted = masked(student, [some_boxes()], ConsistencyWeights(2.0, 3.0, 0.5, 0.25, "none"))
+    for name, factor in (("loss_rpn_cls", 2), ("loss_cls", 3), ("loss_rpn_loc", 0.5), ("loss_box_reg", 0.25)):
+        torch.testing.assert_close(weighted[name], base[name] * factor)
+    assert masked(student, [some_boxes()], ConsistencyWeights(quality="none")).keys() == {"loss_rpn_cls", "loss_cls"}
+    assert masked(student, [some_boxes()], ConsistencyWeights(0, 1, quality="none")).keys() == {"loss_cls"}
+    assert masked(student, [some_boxes()], ConsistencyWeights(1, 0, quality="none")).keys() == {"loss_rpn_cls"}
+
+
+def test_skipped_images_add_nothing_but_count_in_the_mean():
+    student = student_of()
+    both = masked(student, [some_boxes(), some_boxes(classes=())], ALL_TERMS, used=[True, False])
+    alone = masked(student, [some_boxes()], ALL_TERMS)
+    for name in ("loss_rpn_cls", "loss_rpn_loc"):
+        torch.testing.assert_close(both[name], alone[name] / 2)
+    # each image samples as many proposals, so the mean over both is half of the one's
+    torch.testing.assert_close(both["loss_cls"], alone["loss_cls"] / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_used_is_zero_with_gradients_of_zero():
+    student = student_of()
+    losses = masked(student, [some_boxes(classes=())], ConsistencyWeights(quality="none"), used=[False])
+    assert all(v == 0 for v in losses.values())
+    sum(losses.values()).backward()
+    grads = [p.grad for p in student.roi_heads.box_predictor.cls_score.parameters()]
+    assert all(g is not None and (g == 0).all() for g in grads)
+
+
+def test_empty_image_as_background_is_detectron2s_loss_of_an_empty_image():
+    student = student_of()
+    targets = [some_boxes(classes=())]
+    ours, theirs = masked(student, targets, ConsistencyWeights(quality="none")), supervised(student, targets)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
+
+
+def test_constant_teacher_weights_scale_the_loss():
+    student = student_of()
+    targets = [some_boxes()]
+    plain = masked(student, targets, ConsistencyWeights(quality="none"))
+    targets[0].gt_scores = torch.full((2,), 0.25)
+    quarter = masked(
+        student, targets, ConsistencyWeights(quality="teacher"),
+        background_prob=lambda boxes: [torch.full((len(b),), 0.25) for b in boxes],
+    )  # fmt: skip
+    for name in plain:
+        torch.testing.assert_close(quarter[name], plain[name] / 4)
+
+
+def hand_made_regions():
+    """Two images: a matched and a background proposal; then one that is all background."""
+    first = Instances((50, 50), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 5, 5], [9.0, 9, 20, 20]])),
+                      gt_classes=torch.tensor([1, 3]), gt_scores=torch.tensor([0.9, 0.8]))  # fmt: skip
+    second = Instances((50, 50), proposal_boxes=Boxes(torch.tensor([[1.0, 1, 6, 6]])), gt_classes=torch.tensor([3]))
+    return [first, second]
+
+
+def test_quality_of_classes_by_hand():
+    logits = torch.tensor([[0.0, 0, 0, 0], [1.0, 0, 0, 2.0], [0.0, 0, 5.0, 0]])
+    asked = []
+
+    def background_prob(boxes):
+        asked.extend(b.tolist() for b in boxes)
+        return [torch.full((len(b),), 0.1 * (i + 1)) for i, b in enumerate(boxes)]
+
+    views = MaskedViews(None, {}, [], [True, True], background_prob)
+
+    def quality(mode):
+        return consistency._class_quality(logits, hand_made_regions(), views, ConsistencyWeights(quality=mode), 3)
+
+    assert quality("none").tolist() == [1, 1, 1]
+    # the pseudo-box's score for the matched region, the teacher's background probability for the others
+    torch.testing.assert_close(quality("teacher"), torch.tensor([0.9, 0.1, 0.2]))
+    assert asked == [[[9.0, 9, 20, 20]], [[1.0, 1, 6, 6]]]
+    e = torch.e
+    expected = [0.25, e**2 / (e + 2 + e**2), e**5 / (e**5 + 3)]
+    torch.testing.assert_close(quality("student"), torch.tensor(expected))
+
+
+def test_quality_of_objectness_by_hand():
+    anchors = torch.tensor([[0.0, 0, 4, 4], [10.0, 10, 20, 20], [30.0, 30, 40, 40], [5.0, 5, 9, 9]])
+    labels = torch.tensor([[1, 0, -1, 1], [0, -1, -1, 0]])  # positive, negative, not sampled
+    logits = torch.tensor([[0.0, 2.0, 9.0, -1.0], [1.0, 9.0, 9.0, -3.0]])
+    target = Instances((50, 50), gt_boxes=Boxes(torch.tensor([[0.0, 0, 4, 5], [5.0, 5, 9, 9]])),
+                       gt_classes=torch.tensor([0, 1]), gt_scores=torch.tensor([0.6, 0.7]))  # fmt: skip
+    nothing = Instances((50, 50), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0), gt_scores=torch.zeros(0))
+    matched = [target.gt_boxes.tensor[[0, 0, 0, 1]], torch.zeros(4, 4)]
+    asked = []
+
+    def background_prob(boxes):
+        asked.extend(b.tolist() for b in boxes)
+        return [torch.tensor([0.3]), torch.tensor([0.4, 0.5])]
+
+    views = MaskedViews(None, {}, [target, nothing], [True, True], background_prob)
+
+    def quality(mode):
+        weights = ConsistencyWeights(quality=mode)
+        return consistency._objectness_quality(anchors, labels, logits, matched, views, weights)
+
+    torch.testing.assert_close(quality("teacher"), torch.tensor([0.6, 0.3, 0.7, 0.4, 0.5]))
+    assert asked == [[anchors[1].tolist()], [anchors[0].tolist(), anchors[3].tolist()]]
+    p = torch.tensor([0.0, 2.0, -1.0, 1.0, -3.0]).sigmoid()
+    torch.testing.assert_close(quality("student"), torch.where(p > 0.5, p, 1 - p))
+    assert quality("none").tolist() == [1] * 5
+
+
+def test_gradient_of_the_class_loss_by_finite_differences():
+    student = student_of().double()
+    student.pixel_mean, student.pixel_std = student.pixel_mean.double(), student.pixel_std.double()
+    targets = [some_boxes()]
+    targets[0].gt_boxes = Boxes(targets[0].gt_boxes.tensor.double())
+    bias = student.roi_heads.box_predictor.cls_score.bias
+
+    def loss():
+        return masked(student, targets, ConsistencyWeights(0, 1, quality="none"))["loss_cls"]
+
+    loss().backward()
+    for i in range(4):
+        with torch.no_grad():
+            values = []
+            for step in (1e-5, -1e-5):
+                bias[i] += step
+                values.append(loss().item())
+                bias[i] -= step
+        assert bias.grad[i].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4, abs=1e-8)

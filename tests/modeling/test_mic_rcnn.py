@@ -1,0 +1,161 @@
+"""The whole step: views, gradients, schedules, refusals."""
+
+import pytest
+import torch
+from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
+
+from detectron2.modeling import build_model
+from mic_det.config import ConfigError
+from mic_det.modeling import MICRCNN
+from mic_det.modeling.masking import StrongView
+
+NO_CHANGE = {"MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0}
+
+
+def backbone_inputs(model, batch):
+    """What the student's backbone sees in one step, and the losses."""
+    seen = []
+    handle = model.student.backbone.register_forward_hook(lambda module, args, output: seen.append(args[0].clone()))
+    losses = model.train()(batch)
+    handle.remove()
+    return seen, losses
+
+
+def normalised(model, image):
+    return (image - model.student.pixel_mean) / model.student.pixel_std
+
+
+@pytest.mark.parametrize("settings", [ALL_BOXES, NO_BOXES])
+def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(settings):
+    model = build_model(tiny_cfg(**settings)).train()
+    losses = model([source_input(), target_input()])
+    assert {"source/loss_cls", "source/loss_rpn_loc", "masked/loss_cls", "masked/loss_rpn_cls"} <= losses.keys()
+    sum(losses.values()).backward()
+    for name, p in model.student.named_parameters():
+        assert (p.grad is not None) == p.requires_grad, name
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+def test_masked_losses_reach_the_backbone():
+    model = build_model(tiny_cfg(**ALL_BOXES)).train()
+    losses = model([source_input(), target_input()])
+    sum(v for k, v in losses.items() if k.startswith("masked/")).backward()
+    assert model.student.backbone.fpn_lateral2.weight.grad.abs().sum() > 0
+
+
+def test_no_pseudo_boxes_is_zero_or_all_background():
+    skipped = build_model(tiny_cfg(**NO_BOXES)).train()([source_input(), target_input()])
+    assert skipped["masked/loss_cls"] == 0 and skipped["masked/loss_rpn_cls"] == 0
+    rule = {"MODEL__MIC__CONSISTENCY__EMPTY_IMAGES": "background"}
+    losses = build_model(tiny_cfg(**NO_BOXES, **rule)).train()([source_input(), target_input()])
+    assert losses["masked/loss_cls"] > 0 and losses["masked/loss_rpn_cls"] > 0
+
+
+@pytest.mark.parametrize("domains, num_views", [("target", 5), ("source", 4), ("both", 7)])
+def test_one_backbone_pass_sees_source_whole_and_the_chosen_domains_masked(domains, num_views):
+    model = build_model(tiny_cfg(MODEL__MIC__MASK__DOMAINS=domains, MODEL__MIC__MASK__BLOCK_SIZE=8, **ALL_BOXES))
+    batch = [source_input(0), source_input(1), target_input(2), target_input(3), target_input(4)]
+    seen, losses = backbone_inputs(model, batch)
+    assert len(seen) == 1 and len(seen[0]) == num_views
+    for i in (0, 1):
+        torch.testing.assert_close(seen[0][i], normalised(model, batch[i]["image"].float()))
+    hidden = (seen[0][2:] == 0).all(dim=1).float().mean(dim=(1, 2))
+    assert ((hidden > 0.3) & (hidden < 0.7)).all()
+    assert "masked/loss_cls" in losses
+
+
+def test_hidden_patches_are_the_mean_colour_and_padding_is_not_masked():
+    model = build_model(tiny_cfg(MODEL__MIC__MASK__BLOCK_SIZE=16, MODEL__MIC__COLOR__JITTER_PROB=0.0,
+                                 MODEL__MIC__COLOR__BLUR_PROB=0.0, **ALL_BOXES))  # fmt: skip
+    batch = [source_input(0, (64, 96)), target_input(1, (48, 64)), target_input(2, (64, 40))]
+    seen, _ = backbone_inputs(model, batch)
+    for row, (h, w) in ((1, (48, 64)), (2, (64, 40))):
+        view = seen[0][row]
+        image = normalised(model, batch[row]["image"].float())
+        blocks = view[:, :h, :w]
+        hidden = (blocks == 0).all(dim=0)
+        torch.testing.assert_close(blocks[:, ~hidden], image[:, ~hidden])
+        assert hidden.any() and not hidden.all()
+        assert (view[:, h:] == 0).all() and (view[:, :, w:] == 0).all()
+
+
+def test_strong_view_without_mask_is_a_valid_setting():
+    model = build_model(tiny_cfg(MODEL__MIC__MASK__RATIO=0.0, **ALL_BOXES))
+    seen, losses = backbone_inputs(model, [source_input(), target_input()])
+    assert not (seen[0][1] == 0).all(dim=0).any()
+    assert not torch.allclose(seen[0][1], normalised(model, target_input()["image"].float()))
+    assert "masked/loss_cls" in losses
+
+
+def test_without_changes_the_student_sees_what_the_teacher_sees():
+    model = build_model(tiny_cfg(**NO_CHANGE, **ALL_BOXES))
+    teacher_saw = []
+    model.teacher.backbone.register_forward_hook(lambda module, args, output: teacher_saw.append(args[0]))
+    seen, _ = backbone_inputs(model, [source_input(), target_input()])
+    torch.testing.assert_close(seen[0][1:], teacher_saw[0])
+
+
+def test_images_of_all_sizes_and_numbers_go_through():
+    model = build_model(tiny_cfg(**ALL_BOXES)).train()
+    for batch in ([source_input(0, (40, 50)), target_input(1, (90, 33)), target_input(2, (32, 100))],
+                  [source_input(), source_input(1, classes=()), target_input()], [source_input()],
+                  [source_input(classes=()), target_input()]):  # fmt: skip
+        losses = model(batch)
+        assert all(torch.isfinite(v) for v in losses.values())
+        sum(losses.values()).backward()
+
+
+def test_a_batch_without_source_is_refused():
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH"):
+        build_model(tiny_cfg()).train()([target_input()])
+
+
+def test_weight_zero_leaves_the_target_out(storage):
+    model = build_model(tiny_cfg(MODEL__MIC__CONSISTENCY__WEIGHT=0.0, **ALL_BOXES))
+    calls = []
+    model.teacher.backbone.register_forward_hook(lambda *_: calls.append(1))
+    seen, losses = backbone_inputs(model, [source_input(), target_input()])
+    assert not calls and len(seen[0]) == 1
+    assert not any(k.startswith("masked/") for k in losses)
+
+
+def test_ramp_and_burn_in_of_lambda():
+    model = build_model(tiny_cfg(MODEL__MIC__BURN_IN_STEPS=3, MODEL__MIC__CONSISTENCY__WEIGHT=0.8,
+                                 MODEL__MIC__CONSISTENCY__RAMP_UP_STEPS=4))  # fmt: skip
+    weights = []
+    for model.steps in range(9):
+        weights.append(model.current_consistency_weight())
+    assert weights == pytest.approx([0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+
+
+def test_lambda_scales_the_masked_losses():
+    losses = []
+    for weight in (1.0, 0.25):
+        torch.manual_seed(0)
+        model = build_model(tiny_cfg(MODEL__MIC__CONSISTENCY__WEIGHT=weight, **ALL_BOXES)).train()
+        losses.append(model([source_input(), target_input()]))
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value * (0.25 if name.startswith("masked/") else 1))
+
+
+def test_box_regression_terms_appear_when_selected():
+    keys = {"MODEL__MIC__CONSISTENCY__RPN_LOC_WEIGHT": 1.0, "MODEL__MIC__CONSISTENCY__ROI_LOC_WEIGHT": 1.0}
+    losses = build_model(tiny_cfg(**keys, **ALL_BOXES)).train()([source_input(), target_input()])
+    assert {"masked/loss_rpn_loc", "masked/loss_box_reg"} <= losses.keys()
+
+
+def test_student_and_teacher_of_different_classes_are_refused():
+    plain = {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}
+    student, teacher = build_model(tiny_cfg(**plain)), build_model(tiny_cfg(MODEL__ROI_HEADS__NUM_CLASSES=5, **plain))
+    with pytest.raises(ConfigError, match="3 classes and the teacher 5"):
+        MICRCNN(student=student, teacher=teacher, strong_view=StrongView(0.2, 0.8, (0.15, 1.15), 0.5))
+
+
+def test_students_that_are_no_supported_rcnn_are_refused():
+    with pytest.raises(TypeError, match="RetinaNet"):
+        build_model(tiny_cfg(MODEL__MIC__STUDENT="RetinaNet", MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone",
+                             MODEL__FPN__IN_FEATURES=["res3", "res4", "res5"], MODEL__RETINANET__NUM_CLASSES=3))  # fmt: skip
+    with pytest.raises(TypeError, match="CascadeROIHeads"):
+        build_model(tiny_cfg(MODEL__ROI_HEADS__NAME="CascadeROIHeads", MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG=True))
+    with pytest.raises(TypeError, match="USE_SIGMOID_CE"):
+        build_model(tiny_cfg(MODEL__ROI_BOX_HEAD__USE_SIGMOID_CE=True))

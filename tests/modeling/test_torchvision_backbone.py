@@ -1,0 +1,68 @@
+"""Feature pyramids over torchvision's classifiers."""
+
+import pytest
+import torch
+import torchvision
+from conftest import tiny_cfg
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from mic_det.config import ConfigError
+from mic_det.modeling.torchvision_backbone import TorchvisionStages
+
+# torchvision's own names of the last module of strides 4, 8, 16 and 32
+NODES = {
+    "resnet18": ("layer1", "layer2", "layer3", "layer4"),
+    "mobilenet_v2": ("features.3", "features.6", "features.13", "features.18"),
+    "convnext_tiny": ("features.1", "features.3", "features.5", "features.7"),
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_outputs_equal_torchvisions_own(name, norm):
+    backbone = TorchvisionStages(name, norm).eval()
+    reference = torchvision.models.get_model(name, weights=None).eval()
+    for module in reference.modules():  # statistics as of a trained model
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    wanted = backbone.body.state_dict().keys()
+    backbone.body.load_state_dict({k: v for k, v in reference.state_dict().items() if k in wanted})
+    extractor = create_feature_extractor(reference, dict(zip(NODES[name], ("res2", "res3", "res4", "res5"))))
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = backbone(x), extractor(x)
+    assert ours.keys() == theirs.keys()
+    for key, shape in backbone.output_shape().items():
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5)
+        assert ours[key].shape == (2, shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+def test_frozen_norms_have_no_parameters_to_train():
+    frozen = TorchvisionStages("mobilenet_v2", "FrozenBN")
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in frozen.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in frozen.modules())
+
+
+@pytest.mark.parametrize("freeze_at, frozen", [(0, ()), (1, ("conv1", "bn1")), (2, ("conv1", "bn1", "layer1")),
+                                               (3, ("conv1", "bn1", "layer1", "layer2"))])  # fmt: skip
+def test_the_first_stages_are_frozen(freeze_at, frozen):
+    backbone = TorchvisionStages("resnet18", "BN", freeze_at)
+    for name, p in backbone.body.named_parameters():
+        assert p.requires_grad == (name.split(".")[0] not in frozen), name
+
+
+@pytest.mark.parametrize("name", ["resnet_of_nobody", "vit_b_16"])
+def test_unknown_and_unsuitable_models_are_refused(name):
+    with pytest.raises(ConfigError, match=f"MODEL.TORCHVISION.NAME is '{name}'"):
+        TorchvisionStages(name)
+
+
+def test_a_detector_is_built_and_trained_on_it():
+    cfg = tiny_cfg(MODEL__BACKBONE__NAME="build_torchvision_fpn_backbone", MODEL__TORCHVISION__NAME="mobilenet_v2",
+                   MODEL__META_ARCHITECTURE="GeneralizedRCNN", MODEL__BACKBONE__FREEZE_AT=2)  # fmt: skip
+    model = build_model(cfg).eval()
+    assert set(model.backbone.output_shape()) == {"p2", "p3", "p4", "p5", "p6"}
+    model([{"image": torch.zeros(3, 50, 70, dtype=torch.uint8)}])
