@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -26,18 +25,35 @@ def tiny_cfg(**overrides):
     cfg = get_cfg()
     add_mic_config(cfg)
     cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "MICRCNN", "MODEL.PIXEL_STD", [60.0, 60.0, 60.0],
-         "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.BACKBONE.FREEZE_AT", 1, "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64,
-         "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"],
-         "MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.FPN.OUT_CHANNELS", 16,
-         "MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]],
-         "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"], "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 32,
-         "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 60, "MODEL.RPN.PRE_NMS_TOPK_TEST", 60,
-         "MODEL.RPN.POST_NMS_TOPK_TRAIN", 30, "MODEL.RPN.POST_NMS_TOPK_TEST", 30,
-         "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"],
-         "MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16,
-         "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", 2,
-         "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4, "DATASETS.TRAIN", ()]
+        [
+            "MODEL.DEVICE", "cpu",
+            "MODEL.META_ARCHITECTURE", "MICRCNN",
+            "MODEL.PIXEL_STD", [60.0, 60.0, 60.0],
+            "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone",
+            "MODEL.BACKBONE.FREEZE_AT", 1,
+            "MODEL.RESNETS.DEPTH", 18,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS", 64,
+            "MODEL.RESNETS.NORM", "FrozenBN",
+            "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"],
+            "MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"],
+            "MODEL.FPN.OUT_CHANNELS", 16,
+            "MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]],
+            "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"],
+            "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 32,
+            "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 60,
+            "MODEL.RPN.PRE_NMS_TOPK_TEST", 60,
+            "MODEL.RPN.POST_NMS_TOPK_TRAIN", 30,
+            "MODEL.RPN.POST_NMS_TOPK_TEST", 30,
+            "MODEL.ROI_HEADS.NAME", "StandardROIHeads",
+            "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"],
+            "MODEL.ROI_HEADS.NUM_CLASSES", 3,
+            "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16,
+            "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead",
+            "MODEL.ROI_BOX_HEAD.NUM_FC", 2,
+            "MODEL.ROI_BOX_HEAD.FC_DIM", 16,
+            "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4,
+            "DATASETS.TRAIN", (),
+        ]
     )  # fmt: skip
     cfg.merge_from_list([x for k, v in overrides.items() for x in (k.replace("__", "."), v)])
     return cfg

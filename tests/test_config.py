@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from conftest import tiny_cfg
-
 from detectron2.config import get_cfg
+
+from conftest import tiny_cfg
 from mic_det import add_mic_config
 from mic_det.config import ConfigError, validate_mic_config
 from mic_det.engine.setup import load_config

@@ -164,8 +164,8 @@ def check_datasets(cfg, training=True):
     labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
     labelled += [("TEST", n) for n in cfg.DATASETS.TEST]
     target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
-    if training and not cfg.DATASETS.TRAIN:
-        raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
+    if training:
+        _check_roles(cfg)
     lines, first = [], None
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
@@ -182,6 +182,23 @@ def check_datasets(cfg, training=True):
             _check_classes(cfg, key, name, classes, first, dicts)
         lines.append(describe(key, name, dicts, classes))
     return lines
+
+
+def _check_roles(cfg):
+    """The model must have the sets that it learns from, and use those that it is given."""
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
+    mic, is_mic = cfg.MODEL.MIC, cfg.MODEL.META_ARCHITECTURE == "MICRCNN"
+    if is_mic and mic.CONSISTENCY.WEIGHT and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
+        raise ConfigError(
+            "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
+            "'source', or MODEL.MIC.CONSISTENCY.WEIGHT 0 (an EMA teacher alone)."
+        )
+    if cfg.DATASETS.TARGET and not is_mic:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
+            "set DATASETS.TARGET to (), or use MICRCNN."
+        )
 
 
 def _check_classes(cfg, key, name, classes, first, dicts):

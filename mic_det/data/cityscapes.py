@@ -37,7 +37,7 @@ def cityscapes_to_coco(root, split, image_dir="leftImg8bit", image_suffix="leftI
     folder = root / "gtFine" / split
     files = sorted(folder.glob("*/*_gtFine_instanceIds.png"))
     if not files:
-        raise FileNotFoundError(f"no */*_gtFine_instanceIds.png in {folder}: is {root} Cityscapes, and the split right?")
+        raise FileNotFoundError(f"no */*_gtFine_instanceIds.png in {folder}: check the Cityscapes folder and the split")
     images, annotations = [], []
     for image_id, file in enumerate(files, start=1):
         stem = file.name[: -len("gtFine_instanceIds.png")]

@@ -29,7 +29,7 @@ class MICTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._trainer = AccumulatingTrainer(
-            create_ddp_model(model, broadcast_buffers=False),
+            create_ddp_model(model, broadcast_buffers=False, **_ddp_devices(model)),
             loader,
             optimizer,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
@@ -65,3 +65,8 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg):
         return build_model(cfg)
+
+
+def _ddp_devices(model):
+    """Detectron2 names this process's GPU to DistributedDataParallel, which a model on the CPU must not have."""
+    return {"device_ids": None} if next(model.parameters()).device.type == "cpu" else {}

@@ -6,7 +6,7 @@ region, and leaving images out.
 """
 
 from dataclasses import dataclass, field
-from typing import Callable, List
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,8 @@ class MaskedViews:
 
     images: object
     features: dict
-    targets: List[Instances]
-    used: List[bool]
+    targets: list[Instances]
+    used: list[bool]
     background_prob: Callable
 
 

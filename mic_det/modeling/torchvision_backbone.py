@@ -24,7 +24,7 @@ class TorchvisionStages(Backbone):
         Args:
             name (str): a model that ``torchvision.models.get_model`` knows.
             norm (str): "FrozenBN" turns BatchNorm layers into fixed affine maps; "BN" leaves them.
-            freeze_at (int): stages that are not trained: 1 = up to stride 2, 2 = up to res2, ...
+            freeze_at (int): stages that are not trained: 1 = the stem, 2 = up to res2, ...
 
         Raises:
             ConfigError: for an unknown name, or a model that is not a plain stack of stages.
@@ -43,7 +43,8 @@ class TorchvisionStages(Backbone):
         self._shapes = {
             output: ShapeSpec(channels=channels[last[stride]], stride=stride) for stride, output in STRIDES.items()
         }
-        stage_ends = [-1, max(i for i, s in enumerate(strides) if s <= 2), *sorted(self._taps)]
+        stem = max((i for i, stride in enumerate(strides) if stride <= 2), default=0)  # ConvNeXt's has stride 4
+        stage_ends = [-1, stem, *sorted(self._taps)]
         for step in self._steps()[: stage_ends[min(freeze_at, 5)] + 1]:
             step.requires_grad_(False)
         if norm == "FrozenBN":

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from helpers_data import forget_registered_sets, load_with_sets, write_coco, write_image, write_two_images
 
+from helpers_data import forget_registered_sets, load_with_sets, write_coco, write_image, write_two_images
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError, check_datasets, register_declared_datasets, resolve_path
 

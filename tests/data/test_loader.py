@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
+
 from helpers_data import (
     CLASSES,
     COLORS,
@@ -20,7 +21,6 @@ from helpers_data import (
     write_image,
     write_two_domains,
 )  # fmt: skip
-
 from mic_det.data.catalog import DataError
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.mapper import DomainMapper

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision
 from detectron2.modeling import build_model
-from helpers_data import CLASSES, forget_registered_sets, load, tiny_config, write_two_domains
 
+from helpers_data import CLASSES, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
-from helpers_data import forget_registered_sets, load, tiny_config, write_coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from helpers_data import forget_registered_sets, load, tiny_config, write_coco
 from mic_det.evaluation.coco import DetectionEvaluator
 
 NAMES = ("perfect", "half", "never", "absent")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import random_image, some_boxes, tiny_cfg
-
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+
+from conftest import random_image, some_boxes, tiny_cfg
 from mic_det.modeling import consistency
 from mic_det.modeling.consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses
 
@@ -45,7 +45,10 @@ def masked(student, targets, weights, seed=11, **kwargs):
 ALL_TERMS = ConsistencyWeights(1.0, 1.0, 1.0, 1.0, quality="none")
 
 
-@pytest.mark.parametrize("overrides", [{}, C4, {"MODEL__RPN__BBOX_REG_LOSS_WEIGHT": 0.3, "MODEL__RPN__LOSS_WEIGHT": 2.0}])
+RPN_WEIGHTS = {"MODEL__RPN__BBOX_REG_LOSS_WEIGHT": 0.3, "MODEL__RPN__LOSS_WEIGHT": 2.0}
+
+
+@pytest.mark.parametrize("overrides", [{}, C4, RPN_WEIGHTS])
 def test_true_boxes_and_no_weights_give_detectron2s_losses(overrides):
     student = student_of(**overrides)
     targets = [some_boxes(), some_boxes(classes=(1,)), some_boxes(classes=())]
@@ -66,14 +69,19 @@ def test_terms_are_weighted_and_left_out():
     assert masked(student, [some_boxes()], ConsistencyWeights(1, 0, quality="none")).keys() == {"loss_rpn_cls"}
 
 
-def test_skipped_images_add_nothing_but_count_in_the_mean():
+def test_images_add_up_and_a_skipped_one_adds_nothing():
     student = student_of()
-    both = masked(student, [some_boxes(), some_boxes(classes=())], ALL_TERMS, used=[True, False])
+
+    def losses(used):
+        return masked(student, [some_boxes(), some_boxes(classes=(1,))], ALL_TERMS, used=used)
+
+    both, first, second = losses([True, True]), losses([True, False]), losses([False, True])
+    for name in ("loss_rpn_cls", "loss_rpn_loc", "loss_cls"):
+        assert first[name] > 0 and second[name] > 0
+        torch.testing.assert_close(both[name], first[name] + second[name])
+    # the mean is over all images: an image alone has twice the loss
     alone = masked(student, [some_boxes()], ALL_TERMS)
-    for name in ("loss_rpn_cls", "loss_rpn_loc"):
-        torch.testing.assert_close(both[name], alone[name] / 2)
-    # each image samples as many proposals, so the mean over both is half of the one's
-    torch.testing.assert_close(both["loss_cls"], alone["loss_cls"] / 2, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(first["loss_rpn_cls"], alone["loss_rpn_cls"] / 2)
 
 
 def test_nothing_used_is_zero_with_gradients_of_zero():
@@ -142,7 +150,8 @@ def test_quality_of_objectness_by_hand():
     logits = torch.tensor([[0.0, 2.0, 9.0, -1.0], [1.0, 9.0, 9.0, -3.0]])
     target = Instances((50, 50), gt_boxes=Boxes(torch.tensor([[0.0, 0, 4, 5], [5.0, 5, 9, 9]])),
                        gt_classes=torch.tensor([0, 1]), gt_scores=torch.tensor([0.6, 0.7]))  # fmt: skip
-    nothing = Instances((50, 50), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0), gt_scores=torch.zeros(0))
+    none = torch.zeros(0)
+    nothing = Instances((50, 50), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=none, gt_scores=none)
     matched = [target.gt_boxes.tensor[[0, 0, 0, 1]], torch.zeros(4, 4)]
     asked = []
 
@@ -164,10 +173,8 @@ def test_quality_of_objectness_by_hand():
 
 
 def test_gradient_of_the_class_loss_by_finite_differences():
-    student = student_of().double()
-    student.pixel_mean, student.pixel_std = student.pixel_mean.double(), student.pixel_std.double()
+    student = student_of()
     targets = [some_boxes()]
-    targets[0].gt_boxes = Boxes(targets[0].gt_boxes.tensor.double())
     bias = student.roi_heads.box_predictor.cls_score.bias
 
     def loss():
@@ -177,8 +184,8 @@ def test_gradient_of_the_class_loss_by_finite_differences():
     for i in range(4):
         with torch.no_grad():
             values = []
-            for step in (1e-5, -1e-5):
+            for step in (1e-2, -1e-2):
                 bias[i] += step
                 values.append(loss().item())
                 bias[i] -= step
-        assert bias.grad[i].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4, abs=1e-8)
+        assert bias.grad[i].item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=2e-3, abs=2e-5)

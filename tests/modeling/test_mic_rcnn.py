@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
-
 from detectron2.modeling import build_model
+
+from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.modeling import MICRCNN
 from mic_det.modeling.masking import StrongView
@@ -153,8 +153,14 @@ def test_student_and_teacher_of_different_classes_are_refused():
 
 def test_students_that_are_no_supported_rcnn_are_refused():
     with pytest.raises(TypeError, match="RetinaNet"):
-        build_model(tiny_cfg(MODEL__MIC__STUDENT="RetinaNet", MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone",
-                             MODEL__FPN__IN_FEATURES=["res3", "res4", "res5"], MODEL__RETINANET__NUM_CLASSES=3))  # fmt: skip
+        build_model(
+            tiny_cfg(
+                MODEL__MIC__STUDENT="RetinaNet",
+                MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone",
+                MODEL__FPN__IN_FEATURES=["res3", "res4", "res5"],
+                MODEL__RETINANET__NUM_CLASSES=3,
+            )
+        )
     with pytest.raises(TypeError, match="CascadeROIHeads"):
         build_model(tiny_cfg(MODEL__ROI_HEADS__NAME="CascadeROIHeads", MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG=True))
     with pytest.raises(TypeError, match="USE_SIGMOID_CE"):

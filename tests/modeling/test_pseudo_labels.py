@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import target_input, tiny_cfg
-from torch import nn
-
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
+from torch import nn
+
+from conftest import target_input, tiny_cfg
 from mic_det.modeling.pseudo_labels import select_pseudo_boxes, sem_seg_pseudo_labels
 
 

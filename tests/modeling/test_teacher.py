@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
+from detectron2.modeling import build_model
 from torch import nn
 
-from detectron2.modeling import build_model
+from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.modeling.teacher import ema_alpha, ema_update
 
 

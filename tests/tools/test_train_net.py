@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+
 from helpers_data import (
     CLASSES,
     refusal,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+
 from helpers_data import (
     HEIGHT,
     SPLITS,
@@ -21,7 +22,6 @@ from helpers_data import (
     write_image,
     write_two_domains,
 )
-
 from mic_det.engine.checkpoint import MICCheckpointer
 
 PANEL = (round(HEIGHT * 800 / WIDTH), 800)  # images narrower than 800 pixels are enlarged to that

@@ -72,7 +72,7 @@ def render_scene(rng, size=(512, 256)):
     image = image + rng.normal(0, rng.uniform(1.5, 4), image.shape)
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     layers = [(label, _clip(points, camera), False) for label, points in polygons]
-    layers += [(item.label, outline, item.label in THINGS) for item, outline in zip(items, outlines) if outline is not None]
+    layers += [(item.label, line, item.label in THINGS) for item, line in zip(items, outlines) if line is not None]
     polygons, label_ids, instance_ids = _annotate(layers, camera)
     airlight = tuple(rng.uniform(185, 215) * (1 + rng.uniform(-0.02, 0.02, 3)))
     return Scene(image, instance_ids, label_ids, clip_depth(depth), polygons, camera, airlight)

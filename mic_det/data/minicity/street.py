@@ -155,7 +155,8 @@ def _houses(image, depth, camera, street, side, rng):
 
 def _windows(texture, y, along, rng):
     storey, bay = rng.uniform(2.7, 3.4), rng.uniform(1.8, 3.2)
-    panes = ((y / storey) % 1 > 0.35) & ((y / storey) % 1 < 0.8) & ((along / bay) % 1 > 0.25) & ((along / bay) % 1 < 0.75)
+    up, across = (y / storey) % 1, (along / bay) % 1
+    panes = (up > 0.35) & (up < 0.8) & (across > 0.25) & (across < 0.75)
     texture[panes] = np.array([70, 80, 92]) * rng.uniform(0.6, 1.3)
     door = (y < storey * 0.8) & ((along / bay) % 3 < 0.4)
     texture[door] *= 0.6

@@ -71,7 +71,10 @@ def _claim(root, recipe, overwrite):
         if note.is_file() and not overwrite:
             found = json.loads(note.read_text(encoding="utf-8"))
             if found != recipe:
-                raise MinicityError(f"{root} holds another city ({found}, asked for {recipe}): choose another folder or pass --overwrite.")
+                raise MinicityError(
+                    f"{root} holds another city ({found}, asked for {recipe}): "
+                    "choose another folder or pass --overwrite."
+                )
         write_json(recipe, note)
     except OSError as e:
         raise MinicityError(f"cannot write to {root} ({e}): choose another folder.") from e
@@ -143,7 +146,9 @@ def _write_png(path, array):
 def _write_coco(root, split, number, betas):
     clear = cityscapes_to_coco(root, split)
     if len(clear["images"]) != number:
-        raise MinicityError(f"{root} has {len(clear['images'])} {split} images, asked for {number}: pass --overwrite or choose another folder.")
+        raise MinicityError(
+            f"{root} has {len(clear['images'])} {split} images, asked for {number}: choose another folder."
+        )
     write_json(clear, root / "annotations" / f"instances_{split}.json")
     for beta in betas:
         foggy = cityscapes_to_coco(root, split, "leftImg8bit_foggy", f"leftImg8bit_foggy_beta_{beta}.png")
