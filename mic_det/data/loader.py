@@ -40,7 +40,7 @@ def build_mic_train_loader(cfg):
         dataset=dicts,
         mapper=DomainMapper(cfg, True, "target"),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH_TARGET,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING and all("height" in d for d in dicts),
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     return TwoDomainLoader(source, target)

@@ -178,13 +178,14 @@ def test_same_seed_gives_the_same_batches(data, tmp_path):
 
 
 def test_a_folder_without_sizes_can_be_the_target(data, tmp_path):
-    """Aspect-ratio grouping needs sizes, which a folder alone does not tell."""
+    """Aspect-ratio grouping needs sizes, which are only known once the images of a folder are read."""
     for i, (height, width) in enumerate([(64, 96), (96, 64), (64, 96), (96, 64)]):
         write_image(tmp_path / f"fog/{i}.png", np.full((height, width, 3), 40 * i, np.uint8))
     config = tiny_config(data, DATASETS__TARGET=["only_images"])
     config["DATASETS"]["DECLARED"]["only_images"] = {"IMAGES": str(tmp_path / "fog")}
-    shapes = {tuple(x["image"].shape) for batch in batches(load(tmp_path, config), 6) for x in batch[2:]}
-    assert len(shapes) == 2, "wide and tall images both occur"
+    shapes = [[tuple(x["image"].shape) for x in batch[2:]] for batch in batches(load(tmp_path, config), 6)]
+    assert all(len(set(pair)) == 1 for pair in shapes), "wide and tall images are not mixed"
+    assert len({pair[0] for pair in shapes}) == 2, "but both occur"
 
 
 def test_wide_and_tall_images_are_not_mixed_within_a_domain(tmp_path):
