@@ -26,6 +26,8 @@ def main():
     args = parser.parse_args()
     os.chdir(ROOT)
     os.environ.setdefault("DETECTRON2_DATASETS", "datasets")
+    # waiting threads that spin would take the cores from whatever else runs on a shared machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     output = Path(args.output)
     start = time.time()
 
