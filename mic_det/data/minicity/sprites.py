@@ -101,20 +101,31 @@ def car_side(c, rng):
 
 
 def truck(c, rng):
-    """A box behind a cab, or its closed rear doors."""
+    """A box with a dark frame and a barred bumper, behind a cab or with its doors to us.
+
+    The frame, stripe and bars matter: a plain box looks like the bright end of a street in fog.
+    """
     body, cab = paint(rng), paint(rng)
-    for x in (0.08, 0.72):
-        c.box(x, 0.88, x + 0.2, 1, TYRE)
-    c.box(0, 0, 1, 0.9, body)
+    for x in (0.06, 0.7):
+        c.box(x, 0.82, x + 0.24, 1, TYRE)
+    c.box(0, 0, 1, 0.84, shade(body, 0.45))
+    c.box(0.06, 0.03, 0.94, 0.8, body)
     if rng.integers(2):
-        c.box(0.08, 0.34, 0.92, 0.92, cab)
-        c.box(0.13, 0.4, 0.87, 0.6, GLASS)
-        c.box(0.3, 0.68, 0.7, 0.8, shade(cab, 0.5))
+        c.box(0.05, 0.3, 0.95, 0.84, cab)
+        c.box(0.11, 0.36, 0.89, 0.56, GLASS)
+        for y in (0.62, 0.67, 0.72):
+            c.box(0.28, y, 0.72, y + 0.025, (34, 34, 36))
+        for x in (0.1, 0.76):
+            c.box(x, 0.64, x + 0.14, 0.72, (240, 235, 205))
     else:
-        c.line((0.5, 0.03), (0.5, 0.86), 0.012, shade(body, 0.55))
-        c.box(0.03, 0.84, 0.97, 0.9, shade(body, 0.45))
-    for x in (0.03, 0.85):
-        c.box(x, 0.8, x + 0.12, 0.86, (210, 120, 40))
+        c.box(0.06, 0.2, 0.94, 0.36, paint(rng))
+        for x in (0.2, 0.4, 0.6, 0.8):
+            c.line((x, 0.05), (x, 0.78), 0.012, CHROME)
+        c.line((0.5, 0.03), (0.5, 0.8), 0.018, (34, 34, 36))
+        for x in (0.06, 0.82):
+            c.box(x, 0.7, x + 0.12, 0.77, (205, 35, 30))
+    for k in range(8):
+        c.box(k / 8, 0.8, (k + 1) / 8, 0.87, (214, 60, 48) if k % 2 else (232, 232, 228))
 
 
 def bus(c, rng):
