@@ -36,6 +36,8 @@ def parse_args():
 
 def main(args):
     cfg = load_config(args.config_file, args.opts)
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint whose teacher is to be seen.")
     model = MICTrainer.build_model(cfg).eval()
     if not isinstance(model, MICRCNN):
         raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MICRCNN.")
@@ -44,7 +46,7 @@ def main(args):
     if name not in DatasetCatalog.list():
         raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
     dicts = DatasetCatalog.get(name)
-    class_names = MetadataCatalog.get(name).get("thing_classes", ())
+    class_names = MetadataCatalog.get(name).get("thing_classes") or source_classes(cfg)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
     # truth is drawn, not used: map as a labelled set, at the size of evaluation
     mapper = DomainMapper(cfg, is_train=False)
@@ -63,6 +65,14 @@ def main(args):
     sheet = os.path.join(args.output, "contact_sheet.png")
     write(sheet, contact_sheet(rows))
     print(f"{len(rows)} pictures and {sheet}")
+
+
+def source_classes(cfg):
+    """Class names of the labelled source, for sets without labels; known once the source has been read."""
+    for name in cfg.DATASETS.TRAIN[:1]:
+        DatasetCatalog.get(name)
+        return MetadataCatalog.get(name).get("thing_classes", ())
+    return ()
 
 
 def write(path, rgb):

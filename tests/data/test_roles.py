@@ -1,8 +1,8 @@
 """A model must have the data sets that it learns from."""
 
 import pytest
-from conftest import tiny_cfg
 
+from conftest import tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.data.catalog import check_datasets
 

@@ -3,11 +3,11 @@
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
-from torch.nn.parallel import DistributedDataParallel
-
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from torch.nn.parallel import DistributedDataParallel
+
+from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
 
 
 def worker(rank, world_size, folder):
@@ -23,7 +23,8 @@ def worker(rank, world_size, folder):
     found = []
     with EventStorage() as storage:
         for step in range(3):
-            losses = ddp([source_input(10 * rank + step, classes=(0, 2) if rank else ()), target_input(20 * rank + step)])
+            source = source_input(10 * rank + step, classes=(0, 2) if rank else ())
+            losses = ddp([source, target_input(20 * rank + step)])
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()

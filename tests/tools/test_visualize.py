@@ -142,3 +142,8 @@ def test_a_wrong_call_ends_with_one_error_line(folder, monkeypatch, config, weig
     args += ["MODEL.WEIGHTS", folder / weights]
     message = refusal_here("visualize_pseudo_boxes.py", *args, monkeypatch=monkeypatch)
     assert all(part in message for part in parts), message
+
+
+def test_no_weights_at_all_are_refused(folder, monkeypatch):
+    args = ["--config-file", folder / "mic.yaml", "--output", folder / "x", "MODEL.WEIGHTS", ""]
+    assert "MODEL.WEIGHTS is empty" in refusal_here("visualize_pseudo_boxes.py", *args, monkeypatch=monkeypatch)
