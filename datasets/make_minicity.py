@@ -31,6 +31,9 @@ def main():
         )  # fmt: skip
     except MinicityError as e:
         sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from here", file=sys.stderr)
+        sys.exit(130)
     for split, counts in summary.items():
         boxes = ", ".join(f"{name} {number}" for name, number in counts["boxes"].items())
         print(f"{split}: {counts['images']} images, {sum(counts['boxes'].values())} boxes ({boxes})")

@@ -31,25 +31,54 @@ def cityscapes_to_coco(root, split, image_dir="leftImg8bit", image_suffix="leftI
         dict: in COCO's format; file names are relative to ``root/image_dir``; categories 1 to 8.
 
     Raises:
-        FileNotFoundError: where the split or an image is missing; names it.
+        FileNotFoundError: where the split is missing, a city is empty, or an image or its annotation is
+            missing; names it.
+        ValueError: where an instance map cannot be read or is not of its image's size; names it.
     """
     root = Path(root)
-    folder = root / "gtFine" / split
-    files = sorted(folder.glob("*/*_gtFine_instanceIds.png"))
-    if not files:
-        raise FileNotFoundError(f"no */*_gtFine_instanceIds.png in {folder}: check the Cityscapes folder and the split")
     images, annotations = [], []
-    for image_id, file in enumerate(files, start=1):
-        stem = file.name[: -len("gtFine_instanceIds.png")]
-        name = f"{split}/{file.parent.name}/{stem}{image_suffix}"
-        if not (root / image_dir / name).is_file():
-            raise FileNotFoundError(f"{root / image_dir / name} is missing, though {file.name} annotates it")
-        ids = np.asarray(Image.open(file)).astype(np.int64)
+    for image_id, (file, name) in enumerate(_pairs(root, split, image_dir, image_suffix), start=1):
+        ids = _read_ids(file, root / image_dir / name)
         images.append({"id": image_id, "file_name": name, "height": ids.shape[0], "width": ids.shape[1]})
         for annotation in _annotations(ids):
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     categories = [{"id": i, "name": name} for i, name in enumerate(THING_CLASSES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _pairs(root, split, image_dir, image_suffix):
+    """(instance map, image's name below ``image_dir``) of each image of a split, in the order of names."""
+    folder, kind = root / "gtFine" / split, "gtFine_instanceIds.png"
+    files = sorted(folder.glob(f"*/*_{kind}"))
+    if not files:
+        raise FileNotFoundError(f"no */*_{kind} in {folder}: check the Cityscapes folder and the split")
+    for city in sorted({p for p in folder.iterdir() if p.is_dir()} - {file.parent for file in files}):
+        raise FileNotFoundError(f"no *_{kind} in {city}: unpack gtFine again, or remove this empty city")
+    pairs = [(file, f"{split}/{file.parent.name}/{file.name[: -len(kind)]}{image_suffix}") for file in files]
+    for file, name in pairs:
+        if not (root / image_dir / name).is_file():
+            raise FileNotFoundError(
+                f"{root / image_dir / name} is missing, though {file.name} annotates it: unpack {image_dir} again"
+            )
+    names = {name for _, name in pairs}
+    for image in sorted((root / image_dir / split).glob(f"*/*_{image_suffix}")):
+        if f"{split}/{image.parent.name}/{image.name}" not in names:
+            raise FileNotFoundError(f"{image} has no *_{kind} in {folder / image.parent.name}: unpack gtFine again")
+    return pairs
+
+
+def _read_ids(file, image):
+    """An instance map, (H, W) int64, of the size of its image."""
+    try:
+        with Image.open(file) as opened:
+            ids = np.asarray(opened)
+        with Image.open(image) as opened:
+            width, height = opened.size
+    except OSError as e:
+        raise ValueError(f"{file} or its image {image} cannot be read ({e}): unpack it again") from e
+    if ids.shape != (height, width):
+        raise ValueError(f"{file} has the shape {ids.shape}, its image {(height, width)}: both must be of one size")
+    return ids.astype(np.int64)
 
 
 def _annotations(ids):
@@ -70,6 +99,11 @@ def _annotations(ids):
             "iscrowd": int(value < 1000),
             "segmentation": {"size": list(map(int, rle["size"])), "counts": rle["counts"].decode("ascii")},
         }
+
+
+def write_coco(coco, path):
+    """Write what :func:`cityscapes_to_coco` returned, whole or not at all, the same bytes for the same data."""
+    write_json(coco, path)
 
 
 def write_json(content, path):

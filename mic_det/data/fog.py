@@ -5,6 +5,7 @@ beta the attenuation in 1/m, L the atmospheric light. The visibility is 2.996 / 
 0.01 and 0.02 mean about 600, 300 and 150 m.
 """
 
+import cv2
 import numpy as np
 
 
@@ -12,33 +13,67 @@ def add_fog(image, distance, beta, airlight):
     """Fog a clear image.
 
     Args:
-        image (ndarray): (H, W, 3) or (H, W), uint8 or float.
-        distance (ndarray): (H, W), metres along each pixel's ray; infinity is allowed.
+        image (ndarray or tensor): (H, W, 3) or (H, W), uint8 or float.
+        distance (ndarray or tensor): (H, W), metres along each pixel's ray; infinity is allowed.
         beta (float): attenuation coefficient in 1/m, at least 0; 0 returns the image unchanged.
         airlight (float or 3 floats): atmospheric light, in the image's own units.
 
     Returns:
-        ndarray: of the image's shape and type; uint8 is rounded.
+        ndarray or tensor: a new one of the image's kind, shape and type; uint8 is rounded. No gradient
+        passes through.
 
     Raises:
-        ValueError: beta below 0, shapes that differ, or distances that are negative or NaN.
+        ValueError: beta below 0 or infinite, shapes that differ, distances that are negative or NaN, or an
+            airlight that is not finite or fits no channel.
     """
-    if not beta >= 0:
-        raise ValueError(f"beta must be at least 0 per metre, got {beta}")
-    if image.shape[:2] != distance.shape:
-        raise ValueError(f"image is {image.shape[:2]}, distance {distance.shape}: they must have one size")
+    if hasattr(image, "new_tensor"):  # a tensor, without importing torch for it
+        return image.new_tensor(add_fog(image.detach().cpu().numpy(), distance, beta, airlight))
+    if hasattr(distance, "new_tensor"):
+        distance = distance.detach().cpu().numpy()
+    image, distance, airlight = np.asarray(image), np.asarray(distance), np.asarray(airlight, dtype=np.float64)
+    if not 0 <= beta < np.inf:
+        raise ValueError(f"beta must be at least 0 per metre, and finite, got {beta}")
+    if image.ndim not in (2, 3) or image.shape[:2] != distance.shape:
+        raise ValueError(f"image is {image.shape}, distance {distance.shape}: they must have one size")
     if not np.all(distance >= 0):
         raise ValueError("distances must be at least 0 metres; fill invalid pixels first")
+    if airlight.shape not in ((), image.shape[2:]) or not np.all(np.isfinite(airlight)):
+        raise ValueError(f"airlight must be one finite number, or one a channel, got {airlight.tolist()}")
     if beta == 0:
         return image.copy()
     t = np.exp(-beta * distance.astype(np.float64))
     if image.ndim == 3:
         t = t[:, :, None]
-    foggy = image * t + np.asarray(airlight, dtype=np.float64) * (1 - t)
+    foggy = image * t + airlight * (1 - t)
     if np.issubdtype(image.dtype, np.integer):
         info = np.iinfo(image.dtype)
         foggy = np.clip(np.rint(foggy), info.min, info.max)
     return foggy.astype(image.dtype)
+
+
+def estimate_airlight(image, patch=15, share=0.001):
+    """Atmospheric light of an image: mean colour of the pixels with the brightest dark channel.
+
+    The dark channel is the least of the three colours within a patch around a pixel; it is bright only
+    where all is (He, Sun, Tang: "Single Image Haze Removal Using Dark Channel Prior", CVPR 2009).
+
+    Args:
+        image (ndarray): (H, W, 3), uint8 or float.
+        patch (int): side of the patch in pixels.
+        share (float): share of the pixels that is taken, 0 to 1; at least one is.
+
+    Returns:
+        ndarray: 3 floats, in the image's own units.
+
+    Raises:
+        ValueError: where the image has not three channels.
+    """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"the image must be (H, W, 3), got {image.shape}")
+    dark = cv2.erode(image.min(axis=2).astype(np.float32), np.ones((patch, patch)))
+    count = max(1, int(share * dark.size))
+    brightest = np.argsort(dark, axis=None, kind="stable")[-count:]
+    return image.reshape(-1, 3)[brightest].mean(axis=0, dtype=np.float64)
 
 
 def encode_disparity(depth, baseline, fx):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mic_det.data.cityscapes import THING_CLASSES, cityscapes_to_coco, write_json
+from mic_det.data.cityscapes import THING_CLASSES, cityscapes_to_coco, write_coco
 
 
 def write_tree(root, maps, split="train", city="äbc"):
@@ -53,7 +53,7 @@ def test_pycocotools_reads_it_and_decodes_the_masks(tmp_path):
     ids = np.zeros((9, 8), int)
     ids[1:4, 2:7] = 28003
     coco = cityscapes_to_coco(write_tree(tmp_path, {"000000": ids}), "train")
-    write_json(coco, tmp_path / "a.json")
+    write_coco(coco, tmp_path / "a.json")
     loaded = COCO(str(tmp_path / "a.json"))
     (annotation,) = loaded.loadAnns(loaded.getAnnIds())
     assert (loaded.annToMask(annotation) == (ids == 28003)).all()
@@ -64,7 +64,7 @@ def test_pycocotools_reads_it_and_decodes_the_masks(tmp_path):
 def test_written_twice_the_bytes_are_the_same(tmp_path):
     root = write_tree(tmp_path, {"000000": np.full((4, 4), 24000)})
     for name in ("a", "b"):
-        write_json(cityscapes_to_coco(root, "train"), tmp_path / f"{name}.json")
+        write_coco(cityscapes_to_coco(root, "train"), tmp_path / f"{name}.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
     json.loads((tmp_path / "a.json").read_text())
@@ -76,3 +76,32 @@ def test_missing_split_and_missing_image_are_named(tmp_path):
         cityscapes_to_coco(root, "test")
     with pytest.raises(FileNotFoundError, match="000000_000019_leftImg8bit_foggy_beta_0.02.png is missing"):
         cityscapes_to_coco(root, "train", "leftImg8bit_foggy", "leftImg8bit_foggy_beta_0.02.png")
+
+
+def test_the_eight_classes_in_the_order_of_the_field():
+    assert THING_CLASSES == tuple("person rider car truck bus train motorcycle bicycle".split())
+
+
+def test_an_image_without_annotation_and_an_empty_city_are_named(tmp_path):
+    ids = np.full((4, 4), 24000)
+    root = write_tree(tmp_path, {"000000": ids, "000001": ids}, city="ulm")
+    (root / "gtFine/train/ulm/ulm_000001_000019_gtFine_instanceIds.png").unlink()
+    with pytest.raises(FileNotFoundError, match="ulm_000001_000019_leftImg8bit.png has no .*unpack gtFine"):
+        cityscapes_to_coco(root, "train")
+    (root / "leftImg8bit/train/ulm/ulm_000001_000019_leftImg8bit.png").unlink()
+    assert len(cityscapes_to_coco(root, "train")["images"]) == 1
+    (root / "gtFine/train/bonn").mkdir()
+    with pytest.raises(FileNotFoundError, match="train.bonn: unpack gtFine"):
+        cityscapes_to_coco(root, "train")
+
+
+def test_maps_of_another_size_or_kind_and_broken_files_are_named(tmp_path):
+    root = write_tree(tmp_path, {"000000": np.full((4, 6), 24000)}, city="ulm")
+    file = root / "gtFine/train/ulm/ulm_000000_000019_gtFine_instanceIds.png"
+    for broken in (np.zeros((2, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)):  # half the size, a colour picture
+        Image.fromarray(broken).save(file)
+        with pytest.raises(ValueError, match="000000_000019_gtFine_instanceIds.png has the shape"):
+            cityscapes_to_coco(root, "train")
+    file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="000000_000019_gtFine_instanceIds.png .*cannot be read.*unpack"):
+        cityscapes_to_coco(root, "train")

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth, encode_disparity
+from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth, encode_disparity, estimate_airlight
 
 
 def test_flat_distance_by_hand():
@@ -45,11 +46,39 @@ def test_more_fog_and_more_distance_are_never_closer_to_the_clear_image(beta1, b
 @pytest.mark.parametrize(
     "distance, beta, message",
     [(np.ones((2, 2)), -0.1, "beta"), (np.ones((3, 2)), 0.1, "one size"), (-np.ones((2, 2)), 0.1, "distances"),
-     (np.full((2, 2), np.nan), 0.1, "distances"), (np.ones((2, 2)), float("nan"), "beta")],
+     (np.full((2, 2), np.nan), 0.1, "distances"), (np.ones((2, 2)), float("nan"), "beta"),
+     (np.zeros((2, 2)), float("inf"), "beta")],
 )  # fmt: skip
 def test_refusals(distance, beta, message):
     with pytest.raises(ValueError, match=message):
         add_fog(np.zeros((2, 2, 3), np.uint8), distance, beta, 200)
+
+
+@pytest.mark.parametrize("airlight", [(1, 2), float("nan"), (1, 2, float("inf")), np.ones((2, 2, 3))])
+def test_airlight_that_fits_no_channel_is_refused(airlight):
+    with pytest.raises(ValueError, match="airlight"):
+        add_fog(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2)), 0.1, airlight)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_tensors_give_tensors_of_the_same_values(dtype):
+    rng = np.random.default_rng(0)
+    image, distance = rng.integers(0, 256, (3, 4, 3)).astype(dtype), rng.uniform(0, 90, (3, 4))
+    foggy = add_fog(torch.from_numpy(image), torch.from_numpy(distance), 0.02, (200, 205, 210))
+    assert isinstance(foggy, torch.Tensor)
+    expected = add_fog(image, distance, 0.02, (200, 205, 210))
+    assert foggy.numpy().dtype == expected.dtype == dtype and (foggy.numpy() == expected).all()
+
+
+def test_airlight_is_found_where_the_fog_is_thick():
+    rng = np.random.default_rng(0)
+    clear, distance = rng.integers(0, 256, (64, 96, 3)).astype(np.uint8), np.full((64, 96), 20.0)
+    distance[:24] = np.inf  # sky
+    clear[50, 40] = 255  # a white thing nearby is no sky
+    foggy = add_fog(clear, distance, 0.02, (180.0, 190.0, 200.0))
+    np.testing.assert_allclose(estimate_airlight(foggy), (180, 190, 200), atol=0.5)
+    with pytest.raises(ValueError, match="H, W, 3"):
+        estimate_airlight(clear[:, :, 0])
 
 
 def test_disparity_by_hand():

@@ -2,7 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +17,7 @@ from PIL import Image
 
 from mic_det.data.cityscapes import THING_CLASSES, THING_IDS
 from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth
-from mic_det.data.minicity import MinicityError, make_minicity, render_scene
+from mic_det.data.minicity import MinicityError, make_minicity, render_scene, writer
 from mic_det.data.minicity.camera import Camera
 from mic_det.data.minicity.scene import LABEL_IDS
 from mic_det.data.minicity.writer import scene_rng
@@ -110,6 +116,31 @@ def test_nearer_things_cover_farther_ones():
     assert seen > 20
 
 
+def test_of_two_things_at_one_pixel_the_nearer_one_is_annotated():
+    overlaps = 0
+    for k in range(20):
+        scene = render_scene(k, (256, 128))
+        area = np.zeros(scene.depth.shape, bool)
+        for label, outline in reversed(scene.polygons):  # nearest first
+            if label not in THING_CLASSES:
+                continue
+            mask = np.zeros(area.shape, np.uint8)
+            cv2.fillPoly(mask, [outline], 1)
+            mine, covered = scene.depth[(mask > 0) & ~area], scene.depth[(mask > 0) & area]
+            if len(mine) and len(covered):
+                overlaps += 1
+                # what something else covers shows that thing's depth, which is less
+                assert covered.max() <= np.median(mine) + 1e-6
+            area |= mask > 0
+    assert overlaps > 20
+
+
+def test_a_seed_is_as_good_as_a_generator():
+    by_seed, by_generator = render_scene(5, (128, 64)), render_scene(np.random.default_rng(5), (128, 64))
+    assert (by_seed.image == by_generator.image).all()
+    assert (by_seed.image != render_scene(6, (128, 64)).image).any()
+
+
 def test_things_of_one_class_come_in_all_colours_of_the_others():
     means = {name: [] for name in THING_CLASSES}
     for k in range(60):
@@ -142,6 +173,92 @@ def test_an_interrupted_city_is_completed(city, tmp_path):
     (copy / "leftImg8bit" / "train" / "carville" / "carville_000002_000019_leftImg8bit.png").unlink()
     make_minicity(copy, 6, 2, (256, 128), seed=3, workers=1, progress=False)
     assert digest(copy) == digest(root)
+
+
+def test_an_image_with_a_lost_file_is_made_again(city, tmp_path):
+    root, _ = city
+    for lost in ("leftImg8bit/*/*/*_000001_*.png", "gtFine/*/*/*_000003_*_labelIds.png", "leftImg8bit_foggy/*/*/*.png"):
+        copy = tmp_path / lost.split("/")[0]
+        shutil.copytree(root, copy)
+        for file in copy.glob(lost):
+            file.unlink()
+        make_minicity(copy, 6, 2, (256, 128), seed=3, workers=1, progress=False)
+        assert digest(copy) == digest(root)
+
+
+def test_overwriting_leaves_nothing_of_the_other_city_even_when_interrupted(tmp_path, monkeypatch):
+    def make(name, seed, number, **kwargs):
+        make_minicity(tmp_path / name, number, 1, (64, 32), seed=seed, workers=1, progress=False, **kwargs)
+        return digest(tmp_path / name)
+
+    fresh = make("fresh", 2, 2)
+    make("direct", 1, 4)
+    note = tmp_path / "direct" / "leftImg8bit" / "train" / "carville" / "notes.txt"
+    note.write_text("mine")
+    assert make("direct", 2, 2, overwrite=True).keys() - fresh.keys() == {str(note.relative_to(tmp_path / "direct"))}
+    note.unlink()
+    note.parent.rmdir()
+    make("direct", 2, 2)
+    assert digest(tmp_path / "direct") == fresh
+
+    make("stopped", 1, 4)
+    with monkeypatch.context() as patch:
+        made = []
+
+        def interrupted(job, real=writer._make_image):
+            if made:
+                raise KeyboardInterrupt
+            made.append(real(job))
+
+        patch.setattr(writer, "_make_image", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make("stopped", 2, 2, overwrite=True)
+    assert make("stopped", 2, 2) == fresh
+
+
+def test_a_folder_with_other_images_is_never_taken(tmp_path):
+    image = tmp_path / "leftImg8bit" / "train" / "aachen" / "aachen_000000_000019_leftImg8bit.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(MinicityError, match="no minicity.json.*choose another folder"):
+            make_minicity(tmp_path, 1, 0, (64, 32), overwrite=overwrite, workers=1, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["leftImg8bit"] and image.read_bytes() == b"mine"
+
+
+def test_a_note_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "minicity.json").write_text("{")
+    with pytest.raises(MinicityError, match="minicity.json cannot be read.*--overwrite"):
+        make_minicity(tmp_path, 1, 0, (64, 32), workers=1, progress=False)
+    make_minicity(tmp_path, 1, 0, (64, 32), workers=1, progress=False, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"num_train": -1}, "-1 train"), ({"num_train": 0, "num_val": 0}, "at least one"), ({"size": (0, 32)}, "0 x 32"),
+     ({"betas": (-0.1,)}, "densities"), ({"betas": (float("nan"),)}, "densities"), ({"betas": (0, 0.0)}, "densities"),
+     ({"seed": -1}, "seed"), ({"workers": 0}, "0 workers")],
+)  # fmt: skip
+def test_arguments_out_of_range_are_named_and_nothing_is_written(tmp_path, changes, message):
+    arguments = {"num_train": 1, "num_val": 1, "size": (64, 32), "workers": 1, **changes}
+    with pytest.raises(MinicityError, match=message):
+        make_minicity(tmp_path / "city", progress=False, **arguments)
+    assert not (tmp_path / "city").exists()
+
+
+def test_an_interrupt_at_the_keyboard_ends_the_program_without_a_traceback_and_leaves_whole_files(tmp_path):
+    program = Path(__file__).parents[2] / "datasets" / "make_minicity.py"
+    command = [sys.executable, program, "--output", tmp_path, "--train", "500", "--workers", "2",
+               "--width", "128", "--height", "64"]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "minicity.json").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)  # the workers are starting, which takes seconds; an interrupt then is the hardest to survive
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the program and its workers
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "continues from here" in err
+    assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "annotations").exists()
 
 
 def test_another_recipe_or_number_in_the_same_folder_is_refused(city):

@@ -55,12 +55,13 @@ def render_scene(rng, size=(512, 256)):
     """Render one random street.
 
     Args:
-        rng (numpy Generator): decides everything about the scene.
+        rng (numpy Generator, or seed of one): decides everything about the scene.
         size ((int, int)): width and height in pixels.
 
     Returns:
         Scene
     """
+    rng = np.random.default_rng(rng)  # a Generator stays itself
     camera = Camera(*size)
     street = random_street(rng)
     image, depth, polygons = draw_street(camera, street, rng)
