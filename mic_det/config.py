@@ -11,6 +11,8 @@ MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
 EVALUATED_MODELS = ("teacher", "student")
 AMP_DTYPES = ("float16", "bfloat16")
+ALIGNED_VIEWS = ("whole", "masked", "both")
+REVERSAL_SCHEDULES = ("constant", "dann")
 BACKBONE_NORMS = ("FrozenBN", "BN")
 
 
@@ -23,6 +25,7 @@ def add_mic_config(cfg):
     _add_dataset_keys(cfg)
     _add_backbone_keys(cfg)
     _add_method_keys(cfg)
+    _add_alignment_keys(cfg.MODEL.MIC)
 
 
 def _add_dataset_keys(cfg):
@@ -69,7 +72,8 @@ def _add_method_keys(cfg):
     # Which of the two answers in evaluation and prediction: "teacher" or "student".
     mic.EVALUATE = "teacher"
     # Optimizer steps of source-only training before the teacher starts. Until then the teacher is a
-    # copy of the student (t = 0) and target images are not used. Mean-teacher detectors burn in.
+    # copy of the student (t = 0) and L_M is left out; an alignment, where there is one, is not.
+    # Mean-teacher detectors burn in.
     mic.BURN_IN_STEPS = 0
 
     # EMA teacher, Sec. 3.2: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).
@@ -133,6 +137,33 @@ def _add_method_keys(cfg):
     mic.CONSISTENCY.ROI_LOC_WEIGHT = 0.0
 
 
+def _add_alignment_keys(mic):
+    # Adversarial alignment L_T of SADA (Chen et al., IJCV 2021), the detector that MIC's published
+    # detection result adapts. Domain classifiers learn to tell source from target, and through a
+    # gradient reversal the student learns to leave them nothing to tell. Off unless a part is enabled.
+    a = mic.ALIGNMENT = CN()
+    # Target views that the classifiers see: "whole" (published), "masked" (those of L_M, which saves
+    # a pass over the whole ones), or "both".
+    a.VIEW = "whole"
+    # Reversal weights over the steps: "constant", or "dann" = times 2 / (1 + exp(-10 p)) - 1, where
+    # p goes from 0 to 1 in RAMP_STEPS optimizer steps (0 = SOLVER.MAX_ITER; Ganin and Lempitsky, 2015).
+    a.SCHEDULE = "constant"
+    a.RAMP_STEPS = 0
+    # Each part: WEIGHT of its loss, and REVERSAL_WEIGHT, the factor at which its gradient is reversed
+    # for the student. A reversal weight of 0 leaves the student alone: the classifiers then only
+    # measure how far apart the domains are.
+    # One classifier of positions for each feature map; FEATURES: () = all that the backbone has.
+    a.IMAGE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.025, CHANNELS=512, FEATURES=()))
+    # One classifier of regions for each level that the box pooler reads. REGIONS_PER_IMAGE: proposals
+    # drawn from a target image; 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, as many as the source's.
+    a.INSTANCE = CN(
+        dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5, REGIONS_PER_IMAGE=0)
+    )
+    # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs:
+    # -1 hands the gradient on without reversal, at each part's own scale (published).
+    a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))
+
+
 class ConfigError(ValueError):
     """A setting that cannot work; the message names the key and what is allowed."""
 
@@ -170,6 +201,7 @@ def validate_mic_config(cfg):
     for key in ("WEIGHT", "RPN_CLS_WEIGHT", "ROI_CLS_WEIGHT", "RPN_LOC_WEIGHT", "ROI_LOC_WEIGHT"):
         _check_at_least(f"MODEL.MIC.CONSISTENCY.{key}", mic.CONSISTENCY[key], 0)
     _check_color(mic.COLOR)
+    _check_alignment(cfg)
     _check_classes_and_sets(cfg)
 
 
@@ -182,6 +214,28 @@ def _check_color(color):
     low_high = tuple(color.BLUR_SIGMA)
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
         raise ConfigError(f"MODEL.MIC.COLOR.BLUR_SIGMA is {low_high}: use two numbers (low, high), 0 < low <= high.")
+
+
+def _check_alignment(cfg):
+    a, key = cfg.MODEL.MIC.ALIGNMENT, "MODEL.MIC.ALIGNMENT"
+    _check_enum(f"{key}.VIEW", a.VIEW, ALIGNED_VIEWS)
+    _check_enum(f"{key}.SCHEDULE", a.SCHEDULE, REVERSAL_SCHEDULES)
+    _check_at_least(f"{key}.RAMP_STEPS", a.RAMP_STEPS, 0, whole=True)
+    for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
+        _check_at_least(f"{key}.{part}.WEIGHT", a[part].WEIGHT, 0)
+    for part in ("IMAGE", "INSTANCE"):
+        _check_at_least(f"{key}.{part}.REVERSAL_WEIGHT", a[part].REVERSAL_WEIGHT, 0)
+    _check_at_least(f"{key}.IMAGE.CHANNELS", a.IMAGE.CHANNELS, 1, whole=True)
+    _check_at_least(f"{key}.INSTANCE.FC_DIM", a.INSTANCE.FC_DIM, 1, whole=True)
+    _check_at_least(f"{key}.INSTANCE.REGIONS_PER_IMAGE", a.INSTANCE.REGIONS_PER_IMAGE, 0, whole=True)
+    _check_unit_interval(f"{key}.INSTANCE.DROPOUT", a.INSTANCE.DROPOUT, right_open=True)
+    if a.CONSISTENCY.ENABLED and not (a.IMAGE.ENABLED and a.INSTANCE.ENABLED):
+        raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
+    enabled = [part for part in ("IMAGE", "INSTANCE") if a[part].ENABLED]
+    if enabled and cfg.MODEL.META_ARCHITECTURE == "MICRCNN" and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
+        raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
+    if enabled and a.VIEW != "whole" and cfg.MODEL.MIC.MASK.DOMAINS == "source":
+        raise ConfigError(f'{key}.VIEW is {a.VIEW!r}, but MODEL.MIC.MASK.DOMAINS is "source": no target is masked.')
 
 
 def _check_classes_and_sets(cfg):

@@ -63,6 +63,23 @@ def tiny_cfg(**overrides):
 ALL_BOXES = {"MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 0.05}
 NO_BOXES = {"MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 1.0}
 
+# a single feature map and a box head that begins with the backbone's last stage
+C4 = dict(
+    MODEL__BACKBONE__NAME="build_resnet_backbone", MODEL__RESNETS__DEPTH=50, MODEL__RESNETS__RES2_OUT_CHANNELS=16,
+    MODEL__RESNETS__WIDTH_PER_GROUP=4, MODEL__RESNETS__STEM_OUT_CHANNELS=8, MODEL__RESNETS__OUT_FEATURES=["res4"],
+    MODEL__RPN__IN_FEATURES=["res4"], MODEL__ANCHOR_GENERATOR__SIZES=[[16, 32, 64]],
+    MODEL__ROI_HEADS__NAME="Res5ROIHeads", MODEL__ROI_HEADS__IN_FEATURES=["res4"],
+)  # fmt: skip
+
+# all parts of an alignment, small
+ALIGNMENT = {
+    "MODEL__MIC__ALIGNMENT__IMAGE__ENABLED": True,
+    "MODEL__MIC__ALIGNMENT__IMAGE__CHANNELS": 8,
+    "MODEL__MIC__ALIGNMENT__INSTANCE__ENABLED": True,
+    "MODEL__MIC__ALIGNMENT__INSTANCE__FC_DIM": 8,
+    "MODEL__MIC__ALIGNMENT__CONSISTENCY__ENABLED": True,
+}
+
 
 def random_image(size=(64, 96), seed=0):
     return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

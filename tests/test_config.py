@@ -55,7 +55,7 @@ def test_the_defaults_are_accepted():
     validate_mic_config(cfg)
 
 
-@pytest.mark.parametrize("file", sorted((CONFIGS / "minicity").glob("[!B]*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("[!_]*/[!B]*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_shipped_configs_load(file):
     load_config(str(file), ["MODEL.DEVICE", "cpu"])
 
@@ -74,6 +74,10 @@ PRESETS = {
     "quality_none": {"CONSISTENCY.QUALITY": "none"}, "quality_student": {"CONSISTENCY.QUALITY": "student"},
     "quality_teacher": {}, "ratio_0.3": {"MASK.RATIO": 0.3}, "ratio_0.7": {"MASK.RATIO": 0.7},
     "block_16": {"MASK.BLOCK_SIZE": 16}, "block_64": {"MASK.BLOCK_SIZE": 64},
+    "sada_published": {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")},
+    "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
+    "align_masked": {"ALIGNMENT.VIEW": "masked"}, "align_both": {"ALIGNMENT.VIEW": "both"},
+    "align_dann": {"ALIGNMENT.SCHEDULE": "dann"},
     "mic_published": {"CONSISTENCY.QUALITY": "student", "CONSISTENCY.WEIGHT": 0.5},
 }  # fmt: skip
 

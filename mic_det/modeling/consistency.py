@@ -15,6 +15,8 @@ from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 
+from .regions import Regions, region_features, rpn_predictions
+
 
 @dataclass
 class MaskedViews:
@@ -45,24 +47,6 @@ class ConsistencyWeights:
     quality: str = field(default="teacher")
 
 
-def region_scores(roi_heads, features, boxes):
-    """Run a box head on given regions.
-
-    Args:
-        roi_heads (StandardROIHeads or Res5ROIHeads): whose pooler, head and predictor are used.
-        features (dict): backbone features of N images.
-        boxes (list[Boxes]): N sets of regions, in the input frame of those images.
-
-    Returns:
-        (Tensor, Tensor): class logits (R, K + 1), background last, and box deltas.
-    """
-    if isinstance(roi_heads, StandardROIHeads):
-        pooled = roi_heads.box_pooler([features[f] for f in roi_heads.box_in_features], boxes)
-        return roi_heads.box_predictor(roi_heads.box_head(pooled))
-    pooled = roi_heads._shared_roi_transform([features[f] for f in roi_heads.in_features], boxes)
-    return roi_heads.box_predictor(pooled.mean(dim=[2, 3]))
-
-
 def check_supported(roi_heads):
     """Raise ``TypeError`` where the masked loss of a student's RoI heads is not defined here."""
     from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
@@ -84,27 +68,20 @@ def masked_consistency_losses(student, views, weights):
         weights (ConsistencyWeights): which terms, and how regions are weighted.
 
     Returns:
-        dict[str, Tensor]: scalars ``loss_rpn_cls``, ``loss_cls`` and, where selected,
-        ``loss_rpn_loc``, ``loss_box_reg``. Images that are not used add 0 to each sum but count in
-        the mean, so that a step's loss is the mean of its images' losses on any number of devices.
+        (dict[str, Tensor], Regions or None): scalars ``loss_rpn_cls``, ``loss_cls`` and, where selected,
+        ``loss_rpn_loc``, ``loss_box_reg``; and the regions that the RoI terms, if any, were computed on.
+        Images that are not used add 0 to each sum but count in the mean, so that a step's loss is the
+        mean of its images' losses on any number of devices.
     """
     proposals, losses = _rpn_losses(student.proposal_generator, views, weights)
-    if weights.roi_cls or weights.roi_loc:
-        losses.update(_roi_losses(student.roi_heads, proposals, views, weights))
-    return losses
+    if not (weights.roi_cls or weights.roi_loc):
+        return losses, None
+    roi_losses, regions = _roi_losses(student.roi_heads, proposals, views, weights)
+    return {**losses, **roi_losses}, regions
 
 
 def _rpn_losses(rpn, views, weights):
-    features = [views.features[f] for f in rpn.in_features]
-    anchors = rpn.anchor_generator(features)
-    logits, deltas = rpn.rpn_head(features)
-    # (N, A * B, H, W) -> (N, H * W * A, B), Detectron2's order of anchors
-    logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
-    box_dim = rpn.anchor_generator.box_dim
-    deltas = [
-        x.view(x.shape[0], -1, box_dim, x.shape[-2], x.shape[-1]).permute(0, 3, 4, 1, 2).flatten(1, -2)
-        for x in deltas
-    ]
+    anchors, logits, deltas = rpn_predictions(rpn, views.features)
     losses = {}
     if weights.rpn_cls or weights.rpn_loc:
         labels, matched_boxes = rpn.label_and_sample_anchors(anchors, views.targets)
@@ -149,7 +126,9 @@ def _objectness_quality(anchors, labels, logits, matched_boxes, views, weights):
 
 def _roi_losses(roi_heads, proposals, views, weights):
     sampled = roi_heads.label_and_sample_proposals(proposals, views.targets)
-    logits, deltas = region_scores(roi_heads, views.features, [x.proposal_boxes for x in sampled])
+    boxes = [x.proposal_boxes for x in sampled]
+    regions = Regions(boxes, region_features(roi_heads, views.features, boxes))
+    logits, deltas = roi_heads.box_predictor(regions.features)
     labels = cat([x.gt_classes for x in sampled])
     used = cat([torch.full_like(x.gt_classes, u, dtype=torch.bool) for x, u in zip(sampled, views.used)])
     predictor = roi_heads.box_predictor
@@ -161,11 +140,10 @@ def _roi_losses(roi_heads, proposals, views, weights):
         loss = (loss * q[used]).sum() / max(len(labels), 1)
         losses["loss_cls"] = loss * predictor.loss_weight.get("loss_cls", 1.0) * weights.roi_cls
     if weights.roi_loc:
-        boxes = cat([x.proposal_boxes.tensor for x in sampled])
         truth = cat([(x.gt_boxes if x.has("gt_boxes") else x.proposal_boxes).tensor for x in sampled])
-        loss = predictor.box_reg_loss(boxes, truth, deltas, labels)
+        loss = predictor.box_reg_loss(cat([b.tensor for b in boxes]), truth, deltas, labels)
         losses["loss_box_reg"] = loss * predictor.loss_weight.get("loss_box_reg", 1.0) * weights.roi_loc
-    return losses
+    return losses, regions
 
 
 def _class_quality(logits, sampled, views, weights, background_class):
@@ -183,3 +161,29 @@ def _class_quality(logits, sampled, views, weights, background_class):
         q[mask] = p.to(q.dtype)
         quality.append(q)
     return cat(quality)
+
+
+def pseudo_targets(pseudo):
+    """Pseudo-boxes with their scores under a name that Detectron2's sampling hands on (``gt_``)."""
+    return [_labelled(x, x.scores) for x in pseudo]
+
+
+def true_targets(truth):
+    """True boxes, which are fully trusted."""
+    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device)) for x in truth]
+
+
+def _labelled(instances, scores):
+    kept = Instances(instances.image_size)
+    kept.gt_boxes, kept.gt_classes, kept.gt_scores = instances.gt_boxes, instances.gt_classes, scores
+    return kept
+
+
+def background_weight(teacher_probs, num_target):
+    """Weight of background regions: the teacher's on the first ``num_target`` images, 1 where the truth is known."""
+
+    def background_prob(boxes):
+        target = list(teacher_probs(boxes[:num_target])) if num_target else []
+        return target + [b.new_ones(len(b)) for b in boxes[num_target:]]
+
+    return background_prob

@@ -6,21 +6,24 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
-from torch import nn
 
 from ..config import ConfigError, validate_mic_config
+from .alignment import DomainAlignment
 from .consistency import (
     ConsistencyWeights,
     MaskedViews,
+    background_weight,
     check_supported,
     masked_consistency_losses,
-    region_scores,
+    pseudo_targets,
+    true_targets,
 )
 from .masking import StrongView, random_patch_mask
-from .pseudo_labels import select_pseudo_boxes
+from .regions import Regions, supervised_roi_losses, unlabelled_regions
 from .student_teacher import StudentTeacher
+from .teacher_labels import log_pseudo_boxes, teacher_pseudo_boxes
 
 
 @META_ARCH_REGISTRY.register()
@@ -28,8 +31,8 @@ class MICRCNN(StudentTeacher):
     """Masked Image Consistency (Hoyer et al., CVPR 2023) around any R-CNN of Detectron2.
 
     In training, a batch holds source and target images, told apart by ``"domain"``. The losses are
-    named by what they come from: ``source/...`` (L_S) and ``masked/...`` (lambda_M L_M). In
-    evaluation it answers as the teacher or the student does.
+    named by what they come from: ``source/...`` (L_S), ``align/...`` (L_T, where there is an alignment)
+    and ``masked/...`` (lambda_M L_M). In evaluation it answers as the teacher or the student does.
     How the teacher is kept up to date: :class:`StudentTeacher`.
     """
 
@@ -55,6 +58,7 @@ class MICRCNN(StudentTeacher):
         ramp_up_steps=0,
         consistency=None,
         empty_images="skip",
+        alignment=None,
         class_names=(),
     ):
         """
@@ -64,6 +68,7 @@ class MICRCNN(StudentTeacher):
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it.
             score_threshold (float or sequence): delta, one for all classes or one a class.
             consistency (ConsistencyWeights): weights of the terms of L_M.
+            alignment (DomainAlignment): L_T; None leaves it out.
             class_names (sequence of str): used in logs; the index where there is none.
 
         The others are keys below ``MODEL.MIC``; see :mod:`mic_det.config`.
@@ -86,6 +91,7 @@ class MICRCNN(StudentTeacher):
         self.ramp_up_steps = ramp_up_steps
         self.consistency = consistency or ConsistencyWeights()
         self.empty_images = empty_images
+        self.alignment = alignment
         self.class_names = class_names
 
     @classmethod
@@ -119,6 +125,7 @@ class MICRCNN(StudentTeacher):
                 c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_LOC_WEIGHT, c.ROI_LOC_WEIGHT, c.QUALITY
             ),
             "empty_images": c.EMPTY_IMAGES,
+            "alignment": DomainAlignment.from_config(cfg, student),
             "class_names": tuple(classes),
         }  # fmt: skip
 
@@ -140,34 +147,40 @@ class MICRCNN(StudentTeacher):
         if not source:
             raise ValueError("a training batch needs at least one source image: check SOLVER.IMS_PER_BATCH")
         weight = self.current_consistency_weight()
-        masked_target = target if weight and self.mask_target else []
+        labelled = target if weight and self.mask_target else []
         masked_source = source if weight and self.mask_source else []
+        align = self.alignment
+        whole = target if align is not None and align.sees_whole else []
+        masked_target = target if align is not None and align.sees_masked else labelled
 
         # 1. the teacher looks at whole target images
-        pseudo, teacher_probs = self.make_pseudo_boxes(masked_target) if masked_target else ([], None)
-        # 2.-3. one pass of the student's backbone over source images and masked views
-        masked = masked_target + masked_source
-        views = [{"image": self.strong_view(x["image"].to(self.device))} for x in masked]
-        images = self.student.preprocess_image(source + views)
-        n = len(source)
-        if masked:
-            self.hide_patches(_rows(images, n, len(images)))
+        pseudo, teacher_probs = self.make_pseudo_boxes(labelled) if labelled else ([], None)
+        # 2.-3. one pass of the student's backbone: source | whole target | masked target | masked source
+        strong = [{"image": self.strong_view(x["image"].to(self.device))} for x in masked_target + masked_source]
+        images = self.student.preprocess_image(source + whole + strong)
+        n, m, end = len(source), len(source) + len(whole), len(images)
+        if strong:
+            self.hide_patches(_rows(images, m, end))
         features = self.student.backbone(images.tensor)
         # 4. losses
         truth = [x["instances"].to(self.device) for x in source]
-        losses = self.source_losses(_rows(images, 0, n), _rows(features, 0, n), truth)
-        if masked:
-            trusted = [_with_unit_scores(truth[i]) for i in range(len(masked_source))]
-            targets = [_with_scores(x) for x in pseudo] + trusted
-            used = [len(x) > 0 or self.empty_images == "background" for x in pseudo] + [True] * len(trusted)
-            end = len(images)
+        losses, regions = self.source_losses(_rows(images, 0, n), _rows(features, 0, n), truth)
+        first = m if labelled else end - len(masked_source)  # of the views that L_M is for
+        masked_regions = None
+        if first < end:
+            targets = pseudo_targets(pseudo) + true_targets(truth[: len(masked_source)])
+            used = [len(x) > 0 or self.empty_images == "background" for x in pseudo] + [True] * len(masked_source)
             masked_views = MaskedViews(
-                _rows(images, n, end), _rows(features, n, end), targets, used,
-                _background_prob(teacher_probs, len(pseudo), len(trusted)),
+                _rows(images, first, end), _rows(features, first, end), targets, used,
+                background_weight(teacher_probs, len(pseudo)),
             )  # fmt: skip
             with get_event_storage().name_scope("masked"):
-                terms = masked_consistency_losses(self.student, masked_views, self.consistency)
+                terms, masked_regions = masked_consistency_losses(self.student, masked_views, self.consistency)
             losses.update({f"masked/{k}": v * weight for k, v in terms.items()})
+        if align is not None:
+            end = m + len(masked_target) if align.sees_masked else m
+            seen = _rows(images, 0, end), _rows(features, 0, end)
+            losses.update(self.alignment_losses(*seen, n, m, regions, masked_regions))
         return losses
 
     def hide_patches(self, images, generator=None):
@@ -176,71 +189,55 @@ class MICRCNN(StudentTeacher):
         images.tensor *= random_patch_mask(sizes, padded, **self.mask, generator=generator, device=self.device)
 
     def source_losses(self, images, features, truth):
-        """L_S: the student's own supervised losses, as Detectron2 computes them."""
-        storage = get_event_storage()
-        with storage.name_scope("source"):
-            proposals, losses = self.student.proposal_generator(images, features, truth)
-            _, roi_losses = self.student.roi_heads(images, features, proposals, truth)
-            storage.put_scalar("num_boxes", sum(map(len, truth)) / len(truth))
-        return {f"source/{k}": v for k, v in {**losses, **roi_losses}.items()}
-
-    @torch.no_grad()
-    def make_pseudo_boxes(self, batched_inputs):
-        """The teacher's pseudo-boxes for whole target images, in the frame of ``x["image"]``.
+        """L_S: the student's own supervised losses, as Detectron2 computes them.
 
         Returns:
-            (list[Instances], callable): pseudo-boxes of each image, and a function from one box
-            tensor (R_i, 4) an image to the teacher's background probability (R_i,) of each region.
+            (dict[str, Tensor], Regions or None): losses, and the regions of the RoI losses where the
+            alignment is for regions too.
         """
-        teacher = self.teacher
-        inputs, scales = self._teacher_inputs(batched_inputs)
-        images = teacher.preprocess_image(inputs)
-        features = teacher.backbone(images.tensor)
-        proposals, _ = teacher.proposal_generator(images, features, None)
-        detections, _ = teacher.roi_heads(images, features, proposals, None)
-        pseudo = []
-        for x, result, (sx, sy) in zip(batched_inputs, detections, scales):
-            result.pred_boxes.scale(1 / sx, 1 / sy)
-            result._image_size = tuple(x["image"].shape[-2:])
-            pseudo.append(select_pseudo_boxes(result, **self.select))
-        self._log_pseudo_boxes(pseudo)
+        storage, student, regions = get_event_storage(), self.student, None
+        with storage.name_scope("source"):
+            proposals, losses = student.proposal_generator(images, features, truth)
+            if self.alignment is not None and self.alignment.instance is not None:
+                roi_losses, regions = supervised_roi_losses(student.roi_heads, features, proposals, truth)
+            else:
+                _, roi_losses = student.roi_heads(images, features, proposals, truth)
+            storage.put_scalar("num_boxes", sum(map(len, truth)) / len(truth))
+        return {f"source/{k}": v for k, v in {**losses, **roi_losses}.items()}, regions
 
-        @torch.no_grad()
-        def background_prob(boxes):
-            boxes = [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, scales)]
-            logits, _ = region_scores(teacher.roi_heads, features, boxes)
-            return logits.softmax(dim=1)[:, -1].split([len(b) for b in boxes])
+    def alignment_losses(self, images, features, num_source, num_whole, source_regions, masked_regions):
+        """L_T of source images, whole target images and masked ones, in this order (SADA).
 
-        return pseudo, background_prob
+        Args:
+            images (ImageList), features (dict): of the N images that the classifiers see.
+            num_source, num_whole (int): where whole and where masked target images begin.
+            source_regions, masked_regions (Regions or None): those that other losses have used already;
+                the masked may have those of masked source images behind them.
+        """
+        regions = None
+        if self.alignment.instance is not None:
+            parts = [source_regions]
+            num = self.alignment.regions_per_image
+            for start, end, shared in ((num_source, num_whole, None), (num_whole, len(images), masked_regions)):
+                if start < end and shared is not None:
+                    parts.append(shared.of_images(end - start))
+                elif start < end:
+                    views = _rows(images, start, end), _rows(features, start, end)
+                    parts.append(unlabelled_regions(self.student, *views, num))
+            regions = Regions.join(parts)
+        is_target = [i >= num_source for i in range(len(images))]
+        losses, accuracies = self.alignment(images.image_sizes, features, is_target, regions, self.steps)
+        values = torch.stack(list(accuracies.values())).tolist()  # one transfer for all
+        for name, value in zip(accuracies, values):
+            if value == value:  # NaN: no region of one domain on that level
+                get_event_storage().put_scalar(f"align/{name}", value)
+        return {f"align/{k}": v for k, v in losses.items()}
 
-    def _teacher_inputs(self, batched_inputs):
-        """Target images at the teacher's input size, and the factors (x, y) from the student's view."""
-        inputs, scales = [], []
-        for x in batched_inputs:
-            image = x["image"]
-            height, width = image.shape[-2:]
-            if self.teacher_input_size:
-                factor = self.teacher_input_size / min(height, width)
-                size = (round(height * factor), round(width * factor))
-                image = nn.functional.interpolate(
-                    image[None].to(self.device).float(), size=size, mode="bilinear", antialias=True
-                )[0]
-            inputs.append({"image": image})
-            scales.append((image.shape[-1] / width, image.shape[-2] / height))
-        return inputs, scales
-
-    def _log_pseudo_boxes(self, pseudo):
-        storage = get_event_storage()
-        counts = [len(x) for x in pseudo]
-        storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
-        storage.put_scalar("pseudo/empty_images", counts.count(0) / len(counts))
-        if sum(counts):
-            storage.put_scalar("pseudo/mean_score", torch.cat([x.scores for x in pseudo]).mean())
-        classes = torch.cat([x.gt_classes for x in pseudo])
-        per_class = torch.bincount(classes, minlength=self.teacher.roi_heads.num_classes).tolist()
-        for i, count in enumerate(per_class):
-            name = self.class_names[i] if i < len(self.class_names) else i
-            storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)
+    def make_pseudo_boxes(self, batched_inputs):
+        """The teacher's pseudo-boxes for whole target images: see :func:`teacher_pseudo_boxes`."""
+        found = teacher_pseudo_boxes(self.teacher, batched_inputs, self.teacher_input_size, **self.select)
+        log_pseudo_boxes(found[0], self.teacher.roi_heads.num_classes, self.class_names)
+        return found
 
     def current_consistency_weight(self):
         """lambda_M at this step: 0 in burn-in, then ramped up over ``ramp_up_steps``."""
@@ -273,29 +270,3 @@ def _rows(batch, start, end):
     if isinstance(batch, ImageList):
         return ImageList(batch.tensor[start:end], batch.image_sizes[start:end])
     return {k: v[start:end] for k, v in batch.items()}
-
-
-def _with_scores(instances):
-    """Pseudo-boxes with their scores under a name that Detectron2's sampling hands on (``gt_``)."""
-    return _labelled(instances, instances.scores)
-
-
-def _with_unit_scores(instances):
-    """True boxes, which are fully trusted."""
-    return _labelled(instances, torch.ones(len(instances), device=instances.gt_boxes.device))
-
-
-def _labelled(instances, scores):
-    kept = type(instances)(instances.image_size)
-    kept.gt_boxes, kept.gt_classes, kept.gt_scores = instances.gt_boxes, instances.gt_classes, scores
-    return kept
-
-
-def _background_prob(teacher_probs, num_target, num_source):
-    """Background weight of regions: the teacher's on target images, 1 where the truth is known."""
-
-    def background_prob(boxes):
-        target = list(teacher_probs(boxes[:num_target])) if num_target else []
-        return target + [b.new_ones(len(b)) for b in boxes[num_target : num_target + num_source]]
-
-    return background_prob

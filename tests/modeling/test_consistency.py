@@ -5,16 +5,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from conftest import random_image, some_boxes, tiny_cfg
+from conftest import C4, random_image, some_boxes, tiny_cfg
 from mic_det.modeling import consistency
 from mic_det.modeling.consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses
-
-C4 = dict(
-    MODEL__BACKBONE__NAME="build_resnet_backbone", MODEL__RESNETS__DEPTH=50, MODEL__RESNETS__RES2_OUT_CHANNELS=16,
-    MODEL__RESNETS__WIDTH_PER_GROUP=4, MODEL__RESNETS__STEM_OUT_CHANNELS=8, MODEL__RESNETS__OUT_FEATURES=["res4"],
-    MODEL__RPN__IN_FEATURES=["res4"], MODEL__ANCHOR_GENERATOR__SIZES=[[16, 32, 64]],
-    MODEL__ROI_HEADS__NAME="Res5ROIHeads", MODEL__ROI_HEADS__IN_FEATURES=["res4"],
-)  # fmt: skip
 
 
 def student_of(**overrides):
@@ -39,7 +32,7 @@ def supervised(student, targets, seed=11):
 def masked(student, targets, weights, seed=11, **kwargs):
     views = views_of(student, targets, **kwargs)
     torch.manual_seed(seed)
-    return masked_consistency_losses(student, views, weights)
+    return masked_consistency_losses(student, views, weights)[0]
 
 
 ALL_TERMS = ConsistencyWeights(1.0, 1.0, 1.0, 1.0, quality="none")

@@ -1,5 +1,6 @@
 """Two processes on the CPU: no hang where one has no pseudo-boxes, and one teacher without communication."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -7,14 +8,14 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
+from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
 
 
-def worker(rank, world_size, folder):
+def worker(rank, world_size, folder, settings):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world_size)
     torch.manual_seed(0)
-    model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.8, **ALL_BOXES)).train()
+    model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.8, **ALL_BOXES, **settings)).train()
     if rank == 1:
         model.select["score_threshold"] = 1.0  # no pseudo-box ever
     ddp = DistributedDataParallel(model, broadcast_buffers=False)
@@ -33,8 +34,9 @@ def worker(rank, world_size, folder):
     dist.destroy_process_group()
 
 
-def test_teachers_are_equal_on_all_ranks(tmp_path):
-    mp.spawn(worker, (2, str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize("settings", [{}, ALIGNMENT], ids=["MIC", "MIC + SADA"])
+def test_all_parameters_are_equal_on_all_ranks(tmp_path, settings):
+    mp.spawn(worker, (2, str(tmp_path), settings), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert sum(first["found"]) > 0 and sum(second["found"]) == 0
     assert first["state"]["num_steps"] == 3
