@@ -149,16 +149,14 @@ def _add_alignment_keys(mic):
     # p goes from 0 to 1 in RAMP_STEPS optimizer steps (0 = SOLVER.MAX_ITER; Ganin and Lempitsky, 2015).
     a.SCHEDULE = "constant"
     a.RAMP_STEPS = 0
-    # Each part: WEIGHT of its loss, and REVERSAL_WEIGHT, the factor at which its gradient is reversed
+    # Each part: WEIGHT of its loss (0 leaves it out), and REVERSAL_WEIGHT, the factor at which its gradient is reversed
     # for the student. A reversal weight of 0 leaves the student alone: the classifiers then only
     # measure how far apart the domains are.
     # One classifier of positions for each feature map; FEATURES: () = all that the backbone has.
     a.IMAGE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.025, CHANNELS=512, FEATURES=()))
     # One classifier of regions for each level that the box pooler reads. REGIONS_PER_IMAGE: proposals
     # drawn from a target image; 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, as many as the source's.
-    a.INSTANCE = CN(
-        dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5, REGIONS_PER_IMAGE=0)
-    )
+    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5, REGIONS_PER_IMAGE=0))
     # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs:
     # -1 hands the gradient on without reversal, at each part's own scale (published).
     a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))
@@ -229,9 +227,9 @@ def _check_alignment(cfg):
     _check_at_least(f"{key}.INSTANCE.FC_DIM", a.INSTANCE.FC_DIM, 1, whole=True)
     _check_at_least(f"{key}.INSTANCE.REGIONS_PER_IMAGE", a.INSTANCE.REGIONS_PER_IMAGE, 0, whole=True)
     _check_unit_interval(f"{key}.INSTANCE.DROPOUT", a.INSTANCE.DROPOUT, right_open=True)
-    if a.CONSISTENCY.ENABLED and not (a.IMAGE.ENABLED and a.INSTANCE.ENABLED):
+    enabled = [part for part in ("IMAGE", "INSTANCE", "CONSISTENCY") if a[part].ENABLED and a[part].WEIGHT]
+    if "CONSISTENCY" in enabled and len(enabled) < 3:
         raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
-    enabled = [part for part in ("IMAGE", "INSTANCE") if a[part].ENABLED]
     if enabled and cfg.MODEL.META_ARCHITECTURE == "MICRCNN" and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
     if enabled and a.VIEW != "whole" and cfg.MODEL.MIC.MASK.DOMAINS == "source":

@@ -170,7 +170,7 @@ class DomainAlignment(nn.Module):
         parts = {
             name.lower(): AlignmentPart(a[name].WEIGHT, a[name].REVERSAL_WEIGHT)
             for name in ("IMAGE", "INSTANCE", "CONSISTENCY")
-            if a[name].ENABLED
+            if a[name].ENABLED and a[name].WEIGHT
         }
         if not parts:
             return None

@@ -116,8 +116,7 @@ def rpn_predictions(rpn, features):
     logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
     box_dim = rpn.anchor_generator.box_dim
     deltas = [
-        x.view(x.shape[0], -1, box_dim, x.shape[-2], x.shape[-1]).permute(0, 3, 4, 1, 2).flatten(1, -2)
-        for x in deltas
+        x.view(x.shape[0], -1, box_dim, x.shape[-2], x.shape[-1]).permute(0, 3, 4, 1, 2).flatten(1, -2) for x in deltas
     ]
     return anchors, logits, deltas
 

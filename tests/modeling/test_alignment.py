@@ -307,6 +307,7 @@ def test_bfloat16_losses_are_near_float32_ones(overrides):
         ({ALIGN + "IMAGE__WEIGHT": -1.0}, "IMAGE.WEIGHT"),
         ({ALIGN + "IMAGE__REVERSAL_WEIGHT": -0.1}, "IMAGE.REVERSAL_WEIGHT"),
         ({ALIGN + "CONSISTENCY__ENABLED": True, **IMAGE}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
+        ({**ALIGNMENT, ALIGN + "IMAGE__WEIGHT": 0.0}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
         ({**IMAGE, "DATASETS__TRAIN": ("some_train",)}, "DATASETS.TARGET is empty"),
         ({**IMAGE, ALIGN + "VIEW": "masked", "MODEL__MIC__MASK__DOMAINS": "source"}, "no target is masked"),
     ],
