@@ -123,27 +123,39 @@ def _check_boxes(name, path, content):
     _check_fields(file, "annotations", content["annotations"], ("id", "image_id", "category_id", "bbox"))
     if not content["categories"]:
         raise DataError(f"{file} defines no classes: fill 'categories', or leave it out if the set is unlabelled.")
+    problem = next(box_problems(name, path, content), None)
+    if problem:
+        raise DataError(problem)
+
+
+def box_problems(name, path, content):
+    """One message for each annotation of a COCO file that cannot be used."""
     images = {x["id"]: x for x in content["images"]}
     categories = {x["id"] for x in content["categories"]}
     for annotation in content["annotations"]:
-        where = f"{name}: annotation {annotation.get('id')} of {path}"
-        image = images.get(annotation["image_id"])
-        if image is None:
-            raise DataError(f"{where} belongs to image {annotation['image_id']}, which the file does not list.")
-        if annotation["category_id"] not in categories:
-            raise DataError(f"{where} has category {annotation['category_id']}, which the file does not define.")
-        box = annotation["bbox"]
-        numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-        if not numbers or len(box) != 4:
-            raise DataError(f"{where} has the bbox {box!r}: it must be four numbers [x, y, width, height] in pixels.")
-        x, y, w, h = box
-        if not (w > 0 and h > 0):
-            raise DataError(f"{where} ({image['file_name']}) has a box without area: {annotation['bbox']}. Remove it.")
-        if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
-            raise DataError(
-                f"{where} ({image['file_name']}, {image['width']} x {image['height']}) has a box outside the "
-                f"image: {annotation['bbox']}. Boxes are (x, y, width, height) in pixels."
-            )
+        problem = _box_problem(annotation, images, categories)
+        if problem:
+            yield f"{name}: annotation {annotation.get('id')} of {path} {problem}"
+
+
+def _box_problem(annotation, images, categories):
+    image, box = images.get(annotation["image_id"]), annotation["bbox"]
+    if image is None:
+        return f"belongs to image {annotation['image_id']}, which the file does not list."
+    if annotation["category_id"] not in categories:
+        return f"has category {annotation['category_id']}, which the file does not define."
+    numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    if not numbers or len(box) != 4:
+        return f"has the bbox {box!r}: it must be four numbers [x, y, width, height] in pixels."
+    x, y, w, h = box
+    if not (w > 0 and h > 0):
+        return f"({image['file_name']}) has a box without area: {box}. Remove it."
+    if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
+        return (
+            f"({image['file_name']}, {image['width']} x {image['height']}) has a box outside the image: {box}. "
+            "Boxes are (x, y, width, height) in pixels."
+        )
+    return None
 
 
 def check_datasets(cfg, training=True):
@@ -165,7 +177,7 @@ def check_datasets(cfg, training=True):
     labelled += [("TEST", n) for n in cfg.DATASETS.TEST]
     target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
     if training:
-        _check_roles(cfg)
+        check_roles(cfg)
     lines, first = [], None
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
@@ -179,12 +191,12 @@ def check_datasets(cfg, training=True):
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
         if key != "TARGET":
             first = first or (name, classes)
-            _check_classes(cfg, key, name, classes, first, dicts)
+            check_classes(cfg, key, name, classes, first, dicts)
         lines.append(describe(key, name, dicts, classes))
     return lines
 
 
-def _check_roles(cfg):
+def check_roles(cfg):
     """The model must have the sets that it learns from, and use those that it is given."""
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
@@ -201,7 +213,7 @@ def _check_roles(cfg):
         )
 
 
-def _check_classes(cfg, key, name, classes, first, dicts):
+def check_classes(cfg, key, name, classes, first, dicts):
     if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
         raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
     if classes != first[1]:
@@ -214,7 +226,9 @@ def _check_classes(cfg, key, name, classes, first, dicts):
 
 
 def describe(key, name, dicts, classes):
-    """One line on a set: its role, images, boxes and boxes per class."""
+    """One line on a set: its role, what it is, images, boxes and boxes per class."""
+    what = MetadataCatalog.get(name).get("description")
+    name = f"{name} ({what})" if what else name
     if key == "TARGET":
         return f"{key:6s} {name}: {len(dicts)} images (labels, if any, are not used)"
     boxes = Counter(a["category_id"] for d in dicts for a in d.get("annotations", []) if not a.get("iscrowd", 0))

@@ -25,6 +25,8 @@ class DomainMapper(DatasetMapper):
         if self.domain == "target":
             unlabelled = ("file_name", "image_id", "height", "width")
             dataset_dict = {k: v for k, v in dataset_dict.items() if k in unlabelled}
+        else:  # label maps are for segmentation heads: a detector does not read them
+            dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         try:
             mapped = super().__call__(dataset_dict)
         except (OSError, SyntaxError, ValueError) as e:  # PIL raises all three for broken files

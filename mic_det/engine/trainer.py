@@ -4,11 +4,13 @@ import os
 import weakref
 
 import torch
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..data.loader import build_mic_train_loader
+from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
@@ -56,6 +58,10 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         return build_mic_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_detection_test_loader(cfg, dataset_name, mapper=DomainMapper(cfg, False))
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mic_det.data.cityscapes import THING_CLASSES, THING_IDS
+from mic_det.data.cityscapes_labels import LABELS, THING_CLASSES, THING_IDS
 from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth
 from mic_det.data.minicity import MinicityError, make_minicity, render_scene, writer
 from mic_det.data.minicity.camera import Camera
-from mic_det.data.minicity.scene import LABEL_IDS
 from mic_det.data.minicity.writer import scene_rng
 
 
@@ -60,7 +59,7 @@ def test_polygons_painted_in_order_give_the_label_map(city):
         content = json.loads(file.read_text())
         painted = np.zeros((content["imgHeight"], content["imgWidth"]), np.uint8)
         for thing in content["objects"]:
-            cv2.fillPoly(painted, [np.array(thing["polygon"], np.int32)], LABEL_IDS[thing["label"]])
+            cv2.fillPoly(painted, [np.array(thing["polygon"], np.int32)], LABELS[thing["label"]][0])
         assert (painted == load(str(file).replace("polygons.json", "labelIds.png"))).all()
 
 

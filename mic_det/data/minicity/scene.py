@@ -5,17 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..cityscapes_labels import LABELS
+from ..cityscapes_labels import THING_CLASSES as THINGS
 from . import sprites
 from .camera import Camera
 from .street import clip_depth, draw_street, random_street
 
-# Cityscapes' ids of the labels that occur
-LABEL_IDS = {
-    "road": 7, "sidewalk": 8, "rail track": 10, "building": 11, "pole": 17, "traffic sign": 20, "vegetation": 21,
-    "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32,
-    "bicycle": 33,
-}  # fmt: skip
-THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 MIN_VISIBLE = 0.25  # share of its outline; less of a thing is not annotated
 MIN_PIXELS = 20
 
@@ -212,7 +207,7 @@ def _annotate(layers, camera):
     label_ids, instance_ids = np.zeros(size, np.uint8), np.zeros(size, np.int32)
     counts = dict.fromkeys(THINGS, 0)
     for label, outline, is_thing in kept:
-        value = LABEL_IDS[label]
+        value = LABELS[label][0]
         cv2.fillPoly(label_ids, [outline], value)
         if is_thing:
             counts[label] += 1
