@@ -42,6 +42,8 @@ def linear_alignment(**overrides):
     for classifier in alignment.image_classifiers.levels.values():
         torch.nn.init.constant_(classifier[0].weight, 1 / 16)
         torch.nn.init.constant_(classifier[2].weight, 1 / 8)
+        torch.nn.init.zeros_(classifier[0].bias)
+        torch.nn.init.zeros_(classifier[2].bias)
     return alignment
 
 
