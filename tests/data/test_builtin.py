@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from cityscapes_tree import BOXES, write_cityscapes
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
+from helpers_cityscapes import BOXES, write_cityscapes
 from helpers_data import run_tool_here
 from mic_det.data.builtin import cityscapes_sets, split_annotations
 from mic_det.data.catalog import DataError, describe

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from cityscapes_tree import write_cityscapes
 
+from helpers_cityscapes import write_cityscapes
 from helpers_data import (
     declared,
     forget_registered_sets,

@@ -6,8 +6,8 @@ import math
 import cv2
 import numpy as np
 import pytest
-from cityscapes_tree import SIZE, write_cityscapes, write_depth
 
+from helpers_cityscapes import SIZE, write_cityscapes, write_depth
 from helpers_data import refusal_here, run_tool_here, write_image
 from mic_det.data.fog import add_fog, disparity_to_depth, fill_invalid
 from mic_det.data.foggy import FogError, make_foggy_cityscapes, make_foggy_folder
