@@ -9,10 +9,8 @@ Detectron2's own ``cityscapes_*`` names are others: they are evaluated by Citysc
 Boxes are made from ``gtFine`` when a set is first used, and kept as COCO files in ``annotations``.
 """
 
-import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from detectron2.data.datasets import load_coco_json
 
 from .catalog import DataError, read_coco, resolve_path
 from .cityscapes import annotated_images, cityscapes_to_coco, default_source, write_json
-from .cityscapes_labels import THING_CLASSES
+from .cityscapes_labels import SEM_SEG_CLASSES, THING_CLASSES
+from .label_maps import IGNORED, cache_folder, label_map_file, make_label_maps
 
 BETAS = ("0.005", "0.01", "0.02")
 CLEAR, FOGGY = "leftImg8bit", "leftImg8bit_foggy"
@@ -61,9 +60,27 @@ def register_cityscapes():
     for name, entry in cityscapes_sets().items():
         if name not in DatasetCatalog.list():
             DatasetCatalog.register(name, lambda n=name, e=entry: load_cityscapes(n, e))
-            MetadataCatalog.get(name).set(
-                thing_classes=list(entry.classes), evaluator_type="coco", description=entry.describe()
-            )
+            MetadataCatalog.get(name).set(thing_classes=list(entry.classes), **_metadata(entry))
+
+
+def _metadata(entry):
+    return dict(
+        evaluator_type="coco", description=entry.describe(), stuff_classes=list(SEM_SEG_CLASSES), ignore_label=IGNORED
+    )
+
+
+def prepare_label_maps(name):
+    """Make the label maps of a registered set that are missing; other names are left alone.
+
+    Raises:
+        DataError: where a source file cannot be read, or nothing can be written.
+    """
+    entry = cityscapes_sets().get(name)
+    if entry is not None:
+        try:
+            make_label_maps(cityscapes_root(), entry.split)
+        except (OSError, ValueError) as e:
+            raise DataError(f"{name}: {e}.") from e
 
 
 def cityscapes_root():
@@ -109,15 +126,12 @@ def load_cityscapes(name, entry):
     suffix = f"{name}.json" if entry.half or len(entry.classes) == 1 else coco_name(entry.split, entry.beta)
     path = _store(root, suffix, content)
     MetadataCatalog.pop(name, None)
-    MetadataCatalog.get(name).set(
-        json_file=str(path), image_root=str(folder), evaluator_type="coco", description=entry.describe()
-    )
+    MetadataCatalog.get(name).set(json_file=str(path), image_root=str(folder), **_metadata(entry))
     dicts = load_coco_json(str(path), str(folder), name)
     for x in dicts:
         relative = Path(x["file_name"]).relative_to(folder)
-        stem = relative.name.split("_leftImg8bit")[0]
-        labels = root / "gtFine" / relative.parent / f"{stem}_gtFine_labelTrainIds.png"
-        if labels.is_file():
+        labels = label_map_file(root, (relative.parent / relative.name.split("_leftImg8bit")[0]).as_posix())
+        if labels is not None:
             x["sem_seg_file_name"] = str(labels)
     return dicts
 
@@ -203,9 +217,7 @@ def _foggy_name(name, beta):
 
 def _places(root, file):
     """Where a COCO file may be: beside the data, or in the user's cache where that cannot be written."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mic_det"
-    key = hashlib.sha1(str(root.resolve()).encode()).hexdigest()[:12]
-    return root / "annotations" / file, cache / key / file
+    return root / "annotations" / file, cache_folder(root) / file
 
 
 def _store(root, file, content):

@@ -11,8 +11,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import ConfigError
-from .catalog import DataError, box_problems, check_classes, check_roles, read_coco, resolve_path
+from .catalog import DataError, box_problems, read_coco, resolve_path
 from .parallel import run_parallel
+from .run_sets import check_classes, check_roles
 
 TINY = 2  # pixels; a side below it can hardly be learned
 

@@ -33,7 +33,8 @@ def cityscapes_to_coco(
         progress (bool): show a progress bar.
 
     Returns:
-        dict: in COCO's format; file names are relative to ``root/image_dir``; categories 1 to 8.
+        dict: in COCO's format; file names are relative to ``root/image_dir``; categories 1 to 8. Each image tells
+        its label map's name below ``gtFine`` as ``sem_seg_file_name``, whether there is one or not.
 
     Raises:
         FileNotFoundError: where the split is missing, a city is empty, or an image or its annotation is
@@ -48,7 +49,10 @@ def cityscapes_to_coco(
     found = run_parallel(read, jobs, workers, f"{split} boxes", progress)
     images, annotations = [], []
     for image_id, ((_, name), ((height, width), own)) in enumerate(zip(pairs, found), start=1):
-        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        label_map = f"{name[: -len(image_suffix)]}gtFine_labelTrainIds.png"
+        images.append(
+            {"id": image_id, "file_name": name, "height": height, "width": width, "sem_seg_file_name": label_map}
+        )
         for annotation in own:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     categories = [{"id": i, "name": name} for i, name in enumerate(THING_CLASSES, start=1)]

@@ -169,6 +169,10 @@ class DomainAlignment(nn.Module):
         }
         if not parts:
             return None
+        if getattr(student, "roi_heads", None) is None:
+            raise ConfigError(
+                f"MODEL.MIC.ALIGNMENT is for detectors; MODEL.MIC.STUDENT is {type(student).__name__}: disable it."
+            )
         shapes = student.backbone.output_shape()
         pooler, pooler_features = box_pooler(student.roi_heads)
         kwargs = {}

@@ -58,6 +58,7 @@ def mic_panels(model, batched_input, truth=None, generator=None, score_threshold
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
     view = to_rgb(view.clamp(0, 255).round().to(torch.uint8))
     prediction = model.inference([batched_input], do_postprocess=False)[0]
+    prediction = prediction[0] if isinstance(prediction, list) else prediction  # beside pixels, of PanopticFPN
     prediction = prediction[prediction.scores >= score_threshold]
     panels = [
         ("target image", draw_boxes(picture, [], [])),

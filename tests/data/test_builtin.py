@@ -13,8 +13,9 @@ from pycocotools.coco import COCO
 from helpers_cityscapes import BOXES, write_cityscapes
 from helpers_data import run_tool_here
 from mic_det.data.builtin import cityscapes_sets, split_annotations
-from mic_det.data.catalog import DataError, describe
+from mic_det.data.catalog import DataError
 from mic_det.data.cityscapes_labels import LABELS, THING_CLASSES
+from mic_det.data.run_sets import describe
 
 
 @pytest.fixture

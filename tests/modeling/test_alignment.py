@@ -8,7 +8,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 
 from conftest import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config import ConfigError
+from mic_det.config_checks import validate_mic_config
 from mic_det.modeling.alignment import domain_weights, gradient_reversal
 from mic_det.modeling.regions import Regions
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..cityscapes import cityscapes_to_coco, write_json
 from ..fog import add_fog, depth_to_distance, encode_disparity
+from ..label_maps import train_ids
 from ..parallel import WorkerError, run_parallel, write_png
 from .folder import MinicityError, claim, image_files, is_complete, make_recipe
 from .scene import render_scene
@@ -19,7 +20,7 @@ def make_minicity(
     """Make the city below ``root``; complete images of an earlier, interrupted call are kept.
 
     Image k of a split depends on (seed, split, k) alone. Files are Cityscapes': ``leftImg8bit``,
-    ``gtFine`` (polygons, instanceIds, labelIds), ``disparity``, ``camera``, ``leftImg8bit_foggy``;
+    ``gtFine`` (polygons, instanceIds, labelIds, labelTrainIds), ``disparity``, ``camera``, ``leftImg8bit_foggy``;
     COCO files come beside them: ``annotations/instances_{split}.json`` and
     ``annotations/instances_foggy_{beta}_{split}.json``.
 
@@ -73,6 +74,7 @@ def _make_image(job):
         write_png(file, add_fog(scene.image, distance, beta, scene.airlight)[:, :, ::-1])
     write_png(files["instanceIds"], scene.instance_ids.astype(np.uint16))
     write_png(files["labelIds"], scene.label_ids)
+    write_png(files["labelTrainIds"], train_ids(scene.label_ids))
     objects = [{"label": label, "polygon": outline.tolist()} for label, outline in scene.polygons]
     write_json({"imgHeight": size[1], "imgWidth": size[0], "objects": objects}, files["polygons"])
     disparity = encode_disparity(scene.depth, camera.baseline, camera.f)
