@@ -14,6 +14,7 @@ from ..config import needs_boxes, needs_sem_seg
 from ..data.loader import build_mic_train_loader
 from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
+from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
@@ -72,6 +73,9 @@ class MICTrainer(DefaultTrainer):
         evaluators = [DetectionEvaluator(dataset_name, output_dir=folder)] if needs_boxes(cfg) else []
         if needs_sem_seg(cfg):
             evaluators.append(LabelMapEvaluator(dataset_name, output_dir=folder))
+            if needs_boxes(cfg) and cfg.MODEL.MASK_ON:
+                least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH
+                evaluators.append(PanopticQuality(dataset_name, min_score=least))
         return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
 
     @classmethod
