@@ -14,24 +14,68 @@ COLORS = np.array(
 ) / 255  # fmt: skip
 
 
-def draw_boxes(image, boxes, classes, scores=None, class_names=()):
-    """Draw labelled boxes.
+MIN_WIDTH = 800  # pixels; narrower pictures are enlarged, so that labels are legible
+
+
+def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None):
+    """Draw labelled boxes; those with a reason to be rejected are dashed.
 
     Args:
         image (ndarray): (H, W, 3) RGB uint8.
         boxes (array): (M, 4), XYXY pixels of ``image``.
         classes (sequence of int), scores (sequence of float or None).
+        reasons (sequence of str): why a box is rejected, "" for the others; None = none is.
 
     Returns:
         ndarray: (H', W', 3) RGB uint8, at least 800 pixels wide so that labels are legible.
     """
-    scale = max(1.0, 800 / image.shape[1])
-    names = [class_names[c] if c < len(class_names) else str(c) for c in classes]
-    labels = names if scores is None else [f"{n} {s:.2f}" for n, s in zip(names, scores)]
-    visualizer = Visualizer(image, scale=scale)
-    colors = [COLORS[c % len(COLORS)] for c in classes]
-    drawn = visualizer.overlay_instances(boxes=np.asarray(boxes).reshape(-1, 4), labels=labels, assigned_colors=colors)
-    return drawn.get_image()
+    scale = max(1.0, MIN_WIDTH / image.shape[1])
+    if scale > 1:
+        size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * scale
+    reasons = [""] * len(boxes) if reasons is None else reasons
+    visualizer = Visualizer(np.ascontiguousarray(image))
+    # text grows with the picture: one of 2048 pixels is looked at from further away than one of 800
+    text_height = max(14, image.shape[1] / 80)
+    placed = []
+    # rejected boxes lie below the others, large ones below small ones
+    order = sorted(range(len(boxes)), key=lambda i: (not reasons[i], -_area(boxes[i])))
+    for i in order:
+        color = COLORS[classes[i] % len(COLORS)]
+        style, alpha = ("--", 0.8) if reasons[i] else ("-", 0.9)
+        visualizer.draw_box(boxes[i], alpha=alpha, edge_color=color, line_style=style)
+    for i in reversed(order):  # the best places are for the boxes that count
+        name = class_names[classes[i]] if classes[i] < len(class_names) else str(classes[i])
+        label = name if scores is None else f"{name} {scores[i]:.2f}"
+        label = f"{label}: {reasons[i]}" if reasons[i] else label
+        place = _label_place(label, boxes[i], text_height, image.shape, placed)
+        color = COLORS[classes[i] % len(COLORS)]
+        points = text_height * 72 / visualizer.output.dpi
+        visualizer.draw_text(label, place, font_size=points, color=color, horizontal_alignment="left")
+    return visualizer.output.get_image()
+
+
+def _area(box):
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _label_place(label, box, text_height, shape, placed):
+    """Upper left corner of a label (pixels): above its box, or where else no label is; noted in ``placed``."""
+    width, height = 0.62 * text_height * len(label), 1.35 * text_height
+    x0, y0, x1, y1 = box
+    choices = [(x0, y0 - height), (x0, y1 + 3), (x0 + 3, y0 + 3), (x1 - width, y0 - height), (x1 - width, y1 + 3)]
+    inside = [
+        (min(max(0, x), max(0, shape[1] - width)), y) for x, y in choices if 0 <= y and y + height <= shape[0]
+    ] or [(min(max(0, x0), max(0, shape[1] - width)), min(max(0, y0), shape[0] - height))]
+    free = [p for p in inside if not any(_overlap(p, (width, height), q, size) for q, size in placed)]
+    place = (free or inside)[0]
+    placed.append((place, (width, height)))
+    return place
+
+
+def _overlap(p, p_size, q, q_size):
+    return all(p[i] < q[i] + q_size[i] and q[i] < p[i] + p_size[i] for i in (0, 1))
 
 
 @torch.no_grad()
@@ -97,7 +141,13 @@ def contact_sheet(rows):
     return np.concatenate(strips)
 
 
-def _caption(text, width, height=36):
+def _caption(text, width):
+    """A white strip with a caption; as legible in a wide picture as in one of 800 pixels."""
+    size = max(1.0, width / MIN_WIDTH)
+    height, thickness = round(36 * size), max(2, round(2 * size))
+    text_width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * size, thickness)[0][0]
+    fit = min(1.0, (width - 16) / text_width) if width > 16 and text_width else 1.0
     strip = np.full((height, width, 3), 255, np.uint8)
-    cv2.putText(strip, text, (8, height - 11), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2, cv2.LINE_AA)
+    at = (8, height - round(11 * size))
+    cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * size * fit, (0, 0, 0), thickness, cv2.LINE_AA)
     return strip

@@ -1,0 +1,91 @@
+"""A trained detector as a function of one image, and the names of its classes."""
+
+import logging
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
+
+from ..config import ConfigError
+from ..data.catalog import DataError
+from .checkpoint import MICCheckpointer
+from .trainer import MICTrainer
+
+
+def load_detector(cfg, weights=None):
+    """The config's model with the weights of ``MODEL.WEIGHTS`` (or of a file), in eval mode.
+
+    Raises:
+        ConfigError: where no weights are named.
+        CheckpointError: where the file cannot be used.
+    """
+    weights = weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained detector.")
+    model = MICTrainer.build_model(cfg).eval()
+    MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(weights)
+    return model
+
+
+class Predictor:
+    """As Detectron2's DefaultPredictor, for MICRCNN too and with mic_det's checks of the weights.
+
+    MICRCNN answers as ``MODEL.MIC.EVALUATE`` says: the teacher or the student.
+    """
+
+    def __init__(self, cfg, score_threshold=0.5):
+        """
+        Args:
+            score_threshold (float): least score of a box, in [0, 1]; may be below
+                ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, which is then lowered to it.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
+        self.score_threshold = score_threshold
+        self.input_format = cfg.INPUT.FORMAT
+        self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
+        self.model = load_detector(cfg)
+
+    @torch.no_grad()
+    def __call__(self, rgb):
+        """
+        Args:
+            rgb (ndarray): (H, W, 3) uint8.
+
+        Returns:
+            Instances: ``pred_boxes`` (XYXY pixels of ``rgb``), ``scores`` and ``pred_classes``, on the CPU,
+            sorted by descending score.
+        """
+        height, width = rgb.shape[:2]
+        data = T.AugInput(rgb if self.input_format == "RGB" else rgb[:, :, ::-1].copy())
+        self.resize(data)
+        image = torch.as_tensor(data.image.transpose(2, 0, 1).copy())
+        found = self.model([{"image": image, "height": height, "width": width}])[0]["instances"].to("cpu")
+        found = found[found.scores >= self.score_threshold]
+        return found[found.scores.argsort(descending=True, stable=True)]
+
+
+def class_list(cfg):
+    """Ids (as in the annotation files) and names of the classes, from the first set that can tell.
+
+    The data need not be there: without any, classes are called by their number, counted from 1.
+
+    Returns:
+        list[(int, str)]: one for each of ``MODEL.ROI_HEADS.NUM_CLASSES``.
+    """
+    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        try:
+            if not MetadataCatalog.get(name).get("thing_classes") and name in DatasetCatalog.list():
+                DatasetCatalog.get(name)  # the names are known once it has been read
+        except (DataError, OSError):
+            continue
+        names = MetadataCatalog.get(name).get("thing_classes") or ()
+        if len(names) == count:
+            ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
+            ids = {v: k for k, v in ids.items()}
+            return [(int(ids.get(i, i + 1)), str(n)) for i, n in enumerate(names)]
+    logging.getLogger(__name__).warning("No set of DATASETS can be read to name the classes: numbers are used.")
+    return [(i + 1, f"class {i + 1}") for i in range(count)]
