@@ -7,6 +7,9 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
 
+from ..modeling.teacher_labels import preprocess
+from .sem_seg import sem_seg_panels
+
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
 COLORS = np.array(
     [(220, 20, 60), (255, 140, 0), (30, 144, 255), (0, 206, 209), (50, 205, 50), (186, 85, 211), (255, 215, 0),
@@ -79,7 +82,10 @@ def _overlap(p, p_size, q, q_size):
 
 
 @torch.no_grad()
-def mic_panels(model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=()):
+def mic_panels(
+    model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=(), input_format="BGR",
+    source=None,
+):  # fmt: skip
     """What MICRCNN makes of one target image.
 
     Args:
@@ -87,26 +93,36 @@ def mic_panels(model, batched_input, truth=None, generator=None, score_threshold
         batched_input (dict): one mapped target image; predictions and boxes are in the frame of ``"image"``.
         truth (Instances): true boxes in the same frame, where known.
         generator (torch.Generator): draws the mask.
+        input_format (str): order of the images' channels, ``INPUT.FORMAT``.
+        source (dict): a mapped source image with label map, to show ClassMix with.
 
     Returns:
         list[(str, ndarray)]: caption and RGB picture of each panel.
     """
     image = batched_input["image"]
-    to_rgb = lambda x: convert_image_to_rgb(x.permute(1, 2, 0).cpu(), model.student.input_format)  # noqa: E731
+    to_rgb = lambda x: convert_image_to_rgb(x.permute(1, 2, 0).cpu(), input_format)  # noqa: E731
     picture = to_rgb(image)
     with EventStorage():  # the teacher logs what it finds; a picture is not a training step
-        (pseudo,), _ = model.make_pseudo_boxes([batched_input])
-    masked = model.student.preprocess_image([{"image": model.strong_view(image.to(model.device))}])
+        taught = model.teach([batched_input])
+    masked = preprocess(model.student, [{"image": model.strong_view(image.to(model.device))}])
     model.hide_patches(masked, generator)
     height, width = image.shape[-2:]
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
     view = to_rgb(view.clamp(0, 255).round().to(torch.uint8))
+    panels = [("target image", draw_boxes(picture, [], [])), ("masked view of the student", draw_boxes(view, [], []))]
+    if model.has_boxes:
+        panels += _box_panels(model, batched_input, picture, taught.boxes[0], truth, score_threshold, class_names)
+    if model.has_sem_seg:
+        found = sem_seg_panels(model, batched_input, taught, source, input_format)
+        panels += [(text, draw_boxes(labels, [], [])) for text, labels in found]
+    return panels
+
+
+def _box_panels(model, batched_input, picture, pseudo, truth, score_threshold, class_names):
     prediction = model.inference([batched_input], do_postprocess=False)[0]
     prediction = prediction[0] if isinstance(prediction, list) else prediction  # beside pixels, of PanopticFPN
     prediction = prediction[prediction.scores >= score_threshold]
     panels = [
-        ("target image", draw_boxes(picture, [], [])),
-        ("masked view of the student", draw_boxes(view, [], [])),
         (f"teacher's pseudo-boxes ({len(pseudo)})",
          _draw(picture, pseudo, pseudo.gt_boxes, pseudo.gt_classes, class_names)),
         (f"prediction, score >= {score_threshold}",

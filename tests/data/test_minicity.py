@@ -282,3 +282,16 @@ def test_coco_files_share_boxes_between_clear_and_foggy(city):
     assert clear["annotations"] == foggy["annotations"]
     assert sum(summary["train"]["boxes"].values()) == len(clear["annotations"]) > 0
     assert all((root / "leftImg8bit_foggy" / x["file_name"]).is_file() for x in foggy["images"])
+
+
+def test_the_ground_is_labelled_where_it_is():
+    """Below the skyline there is no sky, and a row of the road is as wide as its kerbs stand apart."""
+    for seed in range(8):
+        scene = render_scene(seed)
+        horizon = int(scene.camera.v0) + 10  # above it, gaps between far houses show the sky
+        assert not (scene.label_ids[horizon:] == LABELS["sky"][0]).any()
+        near = scene.label_ids[-1]  # the last row: nothing but ground and what stands on it
+        assert set(near.tolist()) <= {LABELS[n][0] for n in ("road", "sidewalk", "rail track", "building", *THING_CLASSES,
+                                                              "pole", "traffic sign", "vegetation")}  # fmt: skip
+        rows = [(scene.label_ids[row] == LABELS["road"][0]).sum() for row in (horizon + 10, -1)]
+        assert rows[0] < rows[1] <= 512

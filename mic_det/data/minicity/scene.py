@@ -67,7 +67,8 @@ def render_scene(rng, size=(512, 256)):
     image = image * street.light * np.asarray(street.cast)
     image = image + rng.normal(0, rng.uniform(1.5, 4), image.shape)
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    layers = [(label, _clip(points, camera), False) for label, points in polygons]
+    layers = [(label, _cut(points, camera), False) for label, points in polygons]
+    layers = [layer for layer in layers if len(layer[1]) > 2]
     layers += [(item.label, line, item.label in THINGS) for item, line in zip(items, outlines) if line is not None]
     polygons, label_ids, instance_ids = _annotate(layers, camera)
     airlight = tuple(rng.uniform(185, 215) * (1 + rng.uniform(-0.02, 0.02, 3)))
@@ -182,6 +183,14 @@ def _outline(alpha, thin):
         return cv2.convexHull(points)[:, 0] if len(points) > 2 else None
     contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return max(contours, key=cv2.contourArea)[:, 0] if contours else None
+
+
+def _cut(points, camera):
+    """The part of a convex polygon that is in the picture, (K, 2) int pixels; K = 0 where none is."""
+    right, bottom = camera.width - 1, camera.height - 1
+    frame = np.array([(0, 0), (right, 0), (right, bottom), (0, bottom)], np.float32)
+    _, inside = cv2.intersectConvexConvex(np.asarray(points, np.float32), frame)
+    return np.zeros((0, 2), np.int32) if inside is None else np.rint(inside).astype(np.int32).reshape(-1, 2)
 
 
 def _clip(points, camera):
