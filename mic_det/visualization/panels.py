@@ -83,7 +83,7 @@ def _overlap(p, p_size, q, q_size):
 
 @torch.no_grad()
 def mic_panels(
-    model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=(), input_format="BGR",
+    model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=(), input_format=None,
     source=None,
 ):  # fmt: skip
     """What MICRCNN makes of one target image.
@@ -93,13 +93,14 @@ def mic_panels(
         batched_input (dict): one mapped target image; predictions and boxes are in the frame of ``"image"``.
         truth (Instances): true boxes in the same frame, where known.
         generator (torch.Generator): draws the mask.
-        input_format (str): order of the images' channels, ``INPUT.FORMAT``.
+        input_format (str): order of the images' channels, ``INPUT.FORMAT``; None = the student tells.
         source (dict): a mapped source image with label map, to show ClassMix with.
 
     Returns:
         list[(str, ndarray)]: caption and RGB picture of each panel.
     """
     image = batched_input["image"]
+    input_format = input_format or model.student.input_format
     to_rgb = lambda x: convert_image_to_rgb(x.permute(1, 2, 0).cpu(), input_format)  # noqa: E731
     picture = to_rgb(image)
     with EventStorage():  # the teacher logs what it finds; a picture is not a training step

@@ -290,8 +290,5 @@ def test_the_ground_is_labelled_where_it_is():
         scene = render_scene(seed)
         horizon = int(scene.camera.v0) + 10  # above it, gaps between far houses show the sky
         assert not (scene.label_ids[horizon:] == LABELS["sky"][0]).any()
-        near = scene.label_ids[-1]  # the last row: nothing but ground and what stands on it
-        assert set(near.tolist()) <= {LABELS[n][0] for n in ("road", "sidewalk", "rail track", "building", *THING_CLASSES,
-                                                              "pole", "traffic sign", "vegetation")}  # fmt: skip
         rows = [(scene.label_ids[row] == LABELS["road"][0]).sum() for row in (horizon + 10, -1)]
         assert rows[0] < rows[1] <= 512
