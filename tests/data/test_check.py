@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers_cityscapes import write_cityscapes
 from helpers_data import (
@@ -165,3 +166,23 @@ def test_cityscapes_names_are_checked_too(tmp_path, monkeypatch):
     (root / "leftImg8bit_foggy/val/zürich/zürich_000001_000019_leftImg8bit_foggy_beta_0.02.png").write_bytes(b"x")
     problems, _, _ = check(tmp_path, **names)
     assert len(problems) == 1 and "beta_0.02.png cannot be read" in problems[0]
+
+
+def test_label_maps_are_opened_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    root = write_cityscapes(tmp_path / "cityscapes", betas=("0.02",))
+    names = dict(
+        DATASETS__DECLARED={}, DATASETS__TRAIN=["cityscapes_det_train"],
+        DATASETS__TARGET=["cityscapes_foggy_0.02_train"],
+        DATASETS__TEST=["cityscapes_foggy_0.02_val"], MODEL__META_ARCHITECTURE="MICRCNN",
+        MODEL__MIC__STUDENT="SemanticSegmentor", MODEL__SEM_SEG_HEAD__NUM_CLASSES=19,
+        MODEL__SEM_SEG_HEAD__IGNORE_VALUE=255,
+    )  # fmt: skip
+    assert check(tmp_path, **names)[0] == []
+    file = root / "gtFine/val/zürich/zürich_000001_000019_gtFine_labelTrainIds.png"
+    for label, size, message in ((33, (40, 60), "has the label 33"), (0, (4, 6), "has the shape")):
+        Image.fromarray(np.full(size, label, np.uint8)).save(file)
+        problems = check(tmp_path, **names)[0]
+        assert len(problems) == 1 and "000001_000019_gtFine_labelTrainIds.png" in problems[0] and message in problems[0]
+    file.write_bytes(b"x")
+    assert "cannot be read" in check(tmp_path, **names)[0][0]
