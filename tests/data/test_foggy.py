@@ -148,6 +148,7 @@ def disparity_of(root):
         (lambda r: write_depth(r, np.zeros(SIZE, np.uint16)), "disparity.png has no valid pixel"),
         (lambda r: write_depth(r, np.zeros(SIZE, np.uint8)), "disparity.png is uint8.*16 bit"),
         (lambda r: write_depth(r, np.zeros((4, 4), np.uint16)), "shape .4, 4.*size .40, 60"),
+        (lambda r: (r / "leftImg8bit_foggy").write_text("a file in the way"), "cannot write .*beta_0.02.png"),
     ],
 )
 def test_what_is_missing_or_broken_is_named(tmp_path, change, message):
