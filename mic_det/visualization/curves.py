@@ -22,7 +22,7 @@ LINE_COLORS = (
 )
 
 
-def line_chart(title, curves, *, ylabel="", smooth=1, ylim=None, dashed=(), size=(7.2, 3.4)):
+def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, dashed=(), size=(7.2, 3.4)):
     """
     Args:
         curves (dict): label -> (steps, values).
@@ -40,7 +40,7 @@ def line_chart(title, curves, *, ylabel="", smooth=1, ylim=None, dashed=(), size
         marker = "o" if len(steps) < 12 else ""
         axes.plot(steps, running_mean(values, smooth), label=label, linewidth=1.6, marker=marker, markersize=4, **style)
     axes.set_title(title, fontsize=11, loc="left")
-    axes.set_xlabel("step", fontsize=9)
+    axes.set_xlabel(xlabel, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
     if ylim:
         axes.set_ylim(*ylim)

@@ -4,8 +4,11 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.utils.events import EventStorage
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
+
+from ..modeling.pseudo_labels import rejection_reasons, select_pseudo_boxes
+from ..modeling.teacher_labels import teacher_pseudo_boxes
 
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
 COLORS = np.array(
@@ -32,7 +35,8 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
     scale = max(1.0, MIN_WIDTH / image.shape[1])
     if scale > 1:
         size = round(image.shape[1] * scale), round(image.shape[0] * scale)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        # the pixels of a very small image stay what they are
+        image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT if scale > 3 else cv2.INTER_CUBIC)
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * scale
     reasons = [""] * len(boxes) if reasons is None else reasons
     visualizer = Visualizer(np.ascontiguousarray(image))
@@ -79,7 +83,7 @@ def _overlap(p, p_size, q, q_size):
 
 
 @torch.no_grad()
-def mic_panels(model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=()):
+def mic_panels(model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=(), max_rejected=10):
     """What MICRCNN makes of one target image.
 
     Args:
@@ -87,29 +91,33 @@ def mic_panels(model, batched_input, truth=None, generator=None, score_threshold
         batched_input (dict): one mapped target image; predictions and boxes are in the frame of ``"image"``.
         truth (Instances): true boxes in the same frame, where known.
         generator (torch.Generator): draws the mask.
+        score_threshold (float): least score of a prediction that is drawn.
+        max_rejected (int): of the teacher's detections that are no pseudo-boxes, so many are drawn, the best.
 
     Returns:
         list[(str, ndarray)]: caption and RGB picture of each panel.
     """
     image = batched_input["image"]
-    to_rgb = lambda x: convert_image_to_rgb(x.permute(1, 2, 0).cpu(), model.student.input_format)  # noqa: E731
-    picture = to_rgb(image)
-    with EventStorage():  # the teacher logs what it finds; a picture is not a training step
-        (pseudo,), _ = model.make_pseudo_boxes([batched_input])
+    channels = model.student.input_format
+    picture = to_rgb(image, channels)
+    pseudo, detections, reasons = _judged(model, batched_input)
+    rejected = [i for i, reason in enumerate(reasons) if reason]
+    drawn = [i for i, reason in enumerate(reasons) if not reason] + rejected[:max_rejected]
     masked = model.student.preprocess_image([{"image": model.strong_view(image.to(model.device))}])
     model.hide_patches(masked, generator)
     height, width = image.shape[-2:]
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
-    view = to_rgb(view.clamp(0, 255).round().to(torch.uint8))
+    view = to_rgb(view.clamp(0, 255).round().to(torch.uint8), channels)
     prediction = model.inference([batched_input], do_postprocess=False)[0]
     prediction = prediction[prediction.scores >= score_threshold]
     panels = [
         ("target image", draw_boxes(picture, [], [])),
         ("masked view of the student", draw_boxes(view, [], [])),
-        (f"teacher's pseudo-boxes ({len(pseudo)})",
-         _draw(picture, pseudo, pseudo.gt_boxes, pseudo.gt_classes, class_names)),
+        (_count(pseudo, rejected, max_rejected),
+         draw_instances(picture, detections[drawn], detections[drawn].pred_boxes, detections[drawn].pred_classes,
+                        class_names, [reasons[i] for i in drawn])),
         (f"prediction, score >= {score_threshold}",
-         _draw(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
+         draw_instances(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
     ]  # fmt: skip
     if truth is not None:
         boxes = truth.gt_boxes.tensor.cpu().numpy()
@@ -117,8 +125,31 @@ def mic_panels(model, batched_input, truth=None, generator=None, score_threshold
     return panels
 
 
-def _draw(picture, instances, boxes, classes, class_names):
-    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), instances.scores.tolist(), class_names)
+def _judged(model, batched_input):
+    """The teacher's pseudo-boxes, all of its detections (best first), and why some are rejected ("" = are not)."""
+    every = teacher_pseudo_boxes(model.teacher, [batched_input], model.teacher_input_size, score_threshold=0.0)[0][0]
+    detections = Instances(
+        every.image_size, pred_boxes=every.gt_boxes, scores=every.scores, pred_classes=every.gt_classes
+    )  # fmt: skip
+    return select_pseudo_boxes(detections, **model.select), detections, rejection_reasons(detections, **model.select)
+
+
+def _count(pseudo, rejected, most):
+    """Caption of the panel of pseudo-boxes."""
+    if len(rejected) > most:
+        return f"teacher's pseudo-boxes ({len(pseudo)}), {most} best of {len(rejected)} rejected dashed"
+    return f"teacher's pseudo-boxes ({len(pseudo)})" + (f", {len(rejected)} rejected dashed" if rejected else "")
+
+
+def to_rgb(image, channels):
+    """A (3, H, W) uint8 tensor in the channel order of ``INPUT.FORMAT`` as an (H, W, 3) RGB array."""
+    return convert_image_to_rgb(image.permute(1, 2, 0).cpu(), channels)
+
+
+def draw_instances(picture, instances, boxes, classes, class_names, reasons=None):
+    """:func:`draw_boxes` of detections or pseudo-boxes, which call their boxes and classes differently."""
+    scores = instances.scores.tolist()
+    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons)
 
 
 def contact_sheet(rows):
