@@ -12,5 +12,10 @@ except ImportError as e:
 
 from . import modeling  # noqa: F401  registers MICRCNN and the torchvision backbone
 from .config import add_mic_config
+from .data.builtin import register_cityscapes
+from .data.driving import register_driving
+
+register_cityscapes()
+register_driving()
 
 __all__ = ["add_mic_config", "__version__"]

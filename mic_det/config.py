@@ -9,7 +9,8 @@ from detectron2.config import CfgNode as CN
 QUALITY_MODES = ("teacher", "student", "none")
 MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
-EVALUATED_MODELS = ("teacher", "student")
+EVALUATED_MODELS = ("teacher", "student", "both")
+SEM_SEG_MODELS = ("BoxPanopticFPN", "PanopticFPN", "SemanticSegmentor")
 AMP_DTYPES = ("float16", "bfloat16")
 ALIGNED_VIEWS = ("whole", "masked", "both")
 REVERSAL_SCHEDULES = ("constant", "dann")
@@ -26,6 +27,7 @@ def add_mic_config(cfg):
     _add_backbone_keys(cfg)
     _add_method_keys(cfg)
     _add_alignment_keys(cfg.MODEL.MIC)
+    _add_sem_seg_keys(cfg.MODEL.MIC)
 
 
 def _add_dataset_keys(cfg):
@@ -36,6 +38,9 @@ def _add_dataset_keys(cfg):
     #   DECLARED:
     #     my_fog: {JSON: "fog/annotations.json", IMAGES: "fog/images"}
     # JSON: COCO-format annotation file ("" = an unlabelled folder, searched recursively).
+    # SEM_SEG: folder of label maps (8-bit PNG, 255 = ignored), for models with a segmentation head. A
+    # map has its image's name with .png, or the one that the JSON's image tells as "sem_seg_file_name".
+    # SEM_SEG_CLASSES: names of the labels 0, 1, ...; "cityscapes" = its 19 train ids.
     # IMAGES: folder to which the JSON's file names are relative.
     # Relative paths are below $DETECTRON2_DATASETS (default ./datasets); "~" and "$VAR" are expanded.
     cfg.DATASETS.DECLARED = CN(new_allowed=True)
@@ -66,10 +71,12 @@ def _add_backbone_keys(cfg):
 
 def _add_method_keys(cfg):
     mic = cfg.MODEL.MIC = CN()
-    # The student: any registered meta-architecture with an R-CNN's parts (backbone,
-    # proposal_generator, roi_heads). The teacher is a second one of the same kind.
+    # The student: a registered meta-architecture with an R-CNN's parts (backbone, proposal_generator,
+    # roi_heads), BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that
+    # Detectron2 merges with the pixels) or SemanticSegmentor. The teacher is a second one.
     mic.STUDENT = "GeneralizedRCNN"
-    # Which of the two answers in evaluation and prediction: "teacher" or "student".
+    # Which of the two answers in evaluation and prediction: "teacher" or "student"; "both" evaluates
+    # the teacher and then the student (metrics "student/..."), and predicts by the teacher.
     mic.EVALUATE = "teacher"
     # Optimizer steps of source-only training before the teacher starts. Until then the teacher is a
     # copy of the student (t = 0) and L_M is left out; an alignment, where there is one, is not.
@@ -162,106 +169,38 @@ def _add_alignment_keys(mic):
     a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))
 
 
+def _add_sem_seg_keys(mic):
+    # The segmentation path, for students with a segmentation head (SemSegFPNHead). The loss is L_M's
+    # with pixel labels, Eq. 6, weighted by the image's quality, Eq. 8.
+    s = mic.SEM_SEG = CN()
+    # lambda_M of the segmentation; 0 leaves it out. Burn-in and ramp are those of boxes.
+    s.WEIGHT = 1.0
+    # tau in [0, 1]: a pixel is sure where the teacher's top probability exceeds it. Published: 0.968.
+    s.PIXEL_THRESHOLD = 0.968
+    # Strips of the target image, in pixels of the student's view, whose pseudo-labels get weight 0
+    # (published for Cityscapes: 15 and 120 at 512 x 1024, where the own car and the rim are).
+    s.IGNORE_TOP = 0
+    s.IGNORE_BOTTOM = 0
+    # Patch size and ratio where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used.
+    s.MASK = CN(dict(BLOCK_SIZE=64, RATIO=0.7))
+    # ClassMix self-training (DACS), the segmentation's L_T: weight of its loss; 0 leaves it out.
+    s.MIX_WEIGHT = 0.0
+
+
+def student_architecture(cfg):
+    """Name of the meta-architecture that is trained: MICRCNN's student, or the plain model itself."""
+    return cfg.MODEL.MIC.STUDENT if cfg.MODEL.META_ARCHITECTURE == "MICRCNN" else cfg.MODEL.META_ARCHITECTURE
+
+
+def needs_sem_seg(cfg):
+    """Whether the model learns from label maps."""
+    return student_architecture(cfg) in SEM_SEG_MODELS
+
+
+def needs_boxes(cfg):
+    """Whether the model learns from boxes."""
+    return student_architecture(cfg) != "SemanticSegmentor"
+
+
 class ConfigError(ValueError):
     """A setting that cannot work; the message names the key and what is allowed."""
-
-
-def validate_mic_config(cfg):
-    """Refuse settings that cannot work before anything is built or loaded.
-
-    Args:
-        cfg (CfgNode): a config with mic_det's keys.
-
-    Raises:
-        ConfigError: names the first wrong key, its value and what is allowed.
-    """
-    mic = cfg.MODEL.MIC
-    _check_unit_interval("MODEL.MIC.TEACHER.ALPHA", mic.TEACHER.ALPHA, right_open=True)
-    _check_unit_interval("MODEL.MIC.MASK.RATIO", mic.MASK.RATIO, right_open=True)
-    for key in ("SCORE_THRESHOLD", "NMS_THRESHOLD"):
-        _check_unit_interval(f"MODEL.MIC.PSEUDO_BOXES.{key}", mic.PSEUDO_BOXES[key])
-    for value in mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS:
-        _check_unit_interval("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", value)
-    _check_enum("MODEL.MIC.MASK.DOMAINS", mic.MASK.DOMAINS, MASKED_DOMAINS)
-    _check_enum("MODEL.MIC.CONSISTENCY.QUALITY", mic.CONSISTENCY.QUALITY, QUALITY_MODES)
-    _check_enum("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", mic.CONSISTENCY.EMPTY_IMAGES, EMPTY_IMAGE_RULES)
-    _check_enum("MODEL.MIC.EVALUATE", mic.EVALUATE, EVALUATED_MODELS)
-    _check_enum("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, AMP_DTYPES)
-    _check_enum("MODEL.TORCHVISION.NORM", cfg.MODEL.TORCHVISION.NORM, BACKBONE_NORMS)
-    _check_at_least("MODEL.MIC.MASK.BLOCK_SIZE", mic.MASK.BLOCK_SIZE, 1, whole=True)
-    _check_at_least("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", mic.PSEUDO_BOXES.MAX_PER_IMAGE, 1, whole=True)
-    _check_at_least("MODEL.MIC.BURN_IN_STEPS", mic.BURN_IN_STEPS, 0, whole=True)
-    _check_at_least("MODEL.MIC.TEACHER.INPUT_SIZE", mic.TEACHER.INPUT_SIZE, 0, whole=True)
-    _check_at_least("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", mic.CONSISTENCY.RAMP_UP_STEPS, 0, whole=True)
-    _check_at_least("SOLVER.IMS_PER_BATCH_TARGET", cfg.SOLVER.IMS_PER_BATCH_TARGET, 1, whole=True)
-    _check_at_least("SOLVER.ACCUMULATE_STEPS", cfg.SOLVER.ACCUMULATE_STEPS, 1, whole=True)
-    _check_at_least("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", mic.PSEUDO_BOXES.MIN_SIZE, 0)
-    for key in ("WEIGHT", "RPN_CLS_WEIGHT", "ROI_CLS_WEIGHT", "RPN_LOC_WEIGHT", "ROI_LOC_WEIGHT"):
-        _check_at_least(f"MODEL.MIC.CONSISTENCY.{key}", mic.CONSISTENCY[key], 0)
-    _check_color(mic.COLOR)
-    _check_alignment(cfg)
-    _check_classes_and_sets(cfg)
-
-
-def _check_color(color):
-    for key in ("JITTER_PROB", "BLUR_PROB"):
-        _check_unit_interval(f"MODEL.MIC.COLOR.{key}", color[key])
-    # torchvision shifts the hue by at most half a turn
-    if not 0 <= color.JITTER_STRENGTH <= 0.5:
-        raise ConfigError(f"MODEL.MIC.COLOR.JITTER_STRENGTH is {color.JITTER_STRENGTH}: use a number in [0, 0.5].")
-    low_high = tuple(color.BLUR_SIGMA)
-    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
-        raise ConfigError(f"MODEL.MIC.COLOR.BLUR_SIGMA is {low_high}: use two numbers (low, high), 0 < low <= high.")
-
-
-def _check_alignment(cfg):
-    a, key = cfg.MODEL.MIC.ALIGNMENT, "MODEL.MIC.ALIGNMENT"
-    _check_enum(f"{key}.VIEW", a.VIEW, ALIGNED_VIEWS)
-    _check_enum(f"{key}.SCHEDULE", a.SCHEDULE, REVERSAL_SCHEDULES)
-    _check_at_least(f"{key}.RAMP_STEPS", a.RAMP_STEPS, 0, whole=True)
-    for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
-        _check_at_least(f"{key}.{part}.WEIGHT", a[part].WEIGHT, 0)
-    for part in ("IMAGE", "INSTANCE"):
-        _check_at_least(f"{key}.{part}.REVERSAL_WEIGHT", a[part].REVERSAL_WEIGHT, 0)
-    _check_at_least(f"{key}.IMAGE.CHANNELS", a.IMAGE.CHANNELS, 1, whole=True)
-    _check_at_least(f"{key}.INSTANCE.FC_DIM", a.INSTANCE.FC_DIM, 1, whole=True)
-    _check_at_least(f"{key}.INSTANCE.REGIONS_PER_IMAGE", a.INSTANCE.REGIONS_PER_IMAGE, 0, whole=True)
-    _check_unit_interval(f"{key}.INSTANCE.DROPOUT", a.INSTANCE.DROPOUT, right_open=True)
-    enabled = [part for part in ("IMAGE", "INSTANCE", "CONSISTENCY") if a[part].ENABLED and a[part].WEIGHT]
-    if "CONSISTENCY" in enabled and len(enabled) < 3:
-        raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
-    if enabled and cfg.MODEL.META_ARCHITECTURE == "MICRCNN" and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
-        raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
-    if enabled and a.VIEW != "whole" and cfg.MODEL.MIC.MASK.DOMAINS == "source":
-        raise ConfigError(f'{key}.VIEW is {a.VIEW!r}, but MODEL.MIC.MASK.DOMAINS is "source": no target is masked.')
-
-
-def _check_classes_and_sets(cfg):
-    mic = cfg.MODEL.MIC
-    per_class = len(mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
-    if per_class and per_class != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise ConfigError(
-            f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
-        )
-    for name, entry in cfg.DATASETS.DECLARED.items():
-        if not isinstance(entry, CN) or not set(entry) <= {"JSON", "IMAGES"} or not entry.get("IMAGES"):
-            raise ConfigError(
-                f"DATASETS.DECLARED.{name} must be a mapping with IMAGES (a folder) and, where the set is "
-                f"labelled, JSON (a COCO file); it is {dict(entry) if isinstance(entry, CN) else entry!r}."
-            )
-
-
-def _check_unit_interval(key, value, right_open=False):
-    if not 0 <= value <= 1 or (right_open and value == 1):
-        raise ConfigError(f"{key} is {value}: use a number in [0, 1{')' if right_open else ']'}.")
-
-
-def _check_at_least(key, value, least, whole=False):
-    if value < least or (whole and value != int(value)):
-        raise ConfigError(f"{key} is {value}: use a {'whole ' if whole else ''}number of at least {least}.")
-
-
-def _check_enum(key, value, allowed):
-    if value not in allowed:
-        raise ConfigError(f"{key} is {value!r}: use one of {', '.join(map(repr, allowed))}.")

@@ -7,7 +7,8 @@ from detectron2.config import get_cfg
 
 from conftest import tiny_cfg
 from mic_det import add_mic_config
-from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config import ConfigError
+from mic_det.config_checks import validate_mic_config
 from mic_det.engine.setup import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,7 +32,7 @@ WRONG = [
     ("MODEL.MIC.MASK.DOMAINS", ["targets", ""], "'target', 'source', 'both'"),
     ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'none'"),
     ("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", ["keep"], "'skip', 'background'"),
-    ("MODEL.MIC.EVALUATE", ["both"], "'teacher', 'student'"),
+    ("MODEL.MIC.EVALUATE", ["neither"], "'teacher', 'student'"),
     ("MODEL.TORCHVISION.NORM", ["GN"], "'FrozenBN', 'BN'"),
     ("SOLVER.AMP.DTYPE", ["float64"], "'float16', 'bfloat16'"),
     ("MODEL.MIC.COLOR.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
@@ -75,6 +76,7 @@ PRESETS = {
     "quality_teacher": {}, "ratio_0.3": {"MASK.RATIO": 0.3}, "ratio_0.7": {"MASK.RATIO": 0.7},
     "block_16": {"MASK.BLOCK_SIZE": 16}, "block_64": {"MASK.BLOCK_SIZE": 64},
     "sada_published": {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")},
+    "semseg_published": {"TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "align_masked": {"ALIGNMENT.VIEW": "masked"}, "align_both": {"ALIGNMENT.VIEW": "both"},
     "align_dann": {"ALIGNMENT.SCHEDULE": "dann"},

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mic_det.config import ConfigError
+from mic_det.config import ConfigError, needs_sem_seg
+from mic_det.data.builtin import prepare_label_maps
 from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
@@ -45,19 +46,26 @@ def main(args):
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     if name not in DatasetCatalog.list():
         raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
+    if needs_sem_seg(cfg):
+        prepare_label_maps(name)
     dicts = DatasetCatalog.get(name)
     class_names = MetadataCatalog.get(name).get("thing_classes") or source_classes(cfg)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
     # truth is drawn, not used: map as a labelled set, at the size of evaluation
     mapper = DomainMapper(cfg, is_train=False)
-    mapper.is_train = True
+    mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg) and "sem_seg_file_name" in dicts[0]
     os.makedirs(args.output, exist_ok=True)
     rows, stems = [], {"contact_sheet"}
     for i in chosen:
         mapped = mapper(dicts[i])
         torch.manual_seed(int(i))  # colours; the mask has a generator of its own
         generator = torch.Generator().manual_seed(int(i))
-        rows.append(mic_panels(model, mapped, mapped.get("instances"), generator, class_names=class_names))
+        rows.append(
+            mic_panels(
+                model, mapped, mapped.get("instances"), generator, class_names=class_names,
+                input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, mapper, int(i)),
+            )
+        )  # fmt: skip
         stem = os.path.splitext(os.path.basename(dicts[i]["file_name"]))[0]
         stem = stem if stem not in stems else f"{stem}_{i}"  # the same name in another folder
         stems.add(stem)
@@ -65,6 +73,15 @@ def main(args):
     sheet = os.path.join(args.output, "contact_sheet.png")
     write(sheet, contact_sheet(rows))
     print(f"{len(rows)} pictures and {sheet}")
+
+
+def mixed_source(cfg, mapper, i):
+    """A source image with its label map, where ClassMix is trained with; None elsewhere."""
+    if not (needs_sem_seg(cfg) and cfg.MODEL.MIC.SEM_SEG.MIX_WEIGHT and cfg.DATASETS.TRAIN):
+        return None
+    prepare_label_maps(cfg.DATASETS.TRAIN[0])
+    dicts = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    return mapper(dicts[i % len(dicts)])
 
 
 def source_classes(cfg):

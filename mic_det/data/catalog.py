@@ -1,15 +1,15 @@
-"""Data sets declared in a config, and what is checked of them before training starts."""
+"""Data sets declared in a config."""
 
 import json
 import math
 import os
-from collections import Counter
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from ..config import ConfigError
+from .cityscapes_labels import SEM_SEG_CLASSES
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
@@ -34,14 +34,18 @@ def register_declared_datasets(cfg):
         ConfigError: where a declared name is one that was registered elsewhere.
     """
     for name, entry in cfg.DATASETS.DECLARED.items():
-        declared = (str(entry.get("JSON", "")), str(entry.IMAGES))
+        declared = (str(entry.get("JSON", "")), str(entry.IMAGES), str(entry.get("SEM_SEG", "")))
         if name in DatasetCatalog.list():
             if MetadataCatalog.get(name).get("declared") is None:
                 raise ConfigError(f"DATASETS.DECLARED.{name}: a data set of this name exists already; use another.")
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         DatasetCatalog.register(name, lambda n=name, d=declared: load_declared(n, *d))
-        MetadataCatalog.get(name).set(declared=declared, evaluator_type="coco", **_coco_metadata(*declared))
+        MetadataCatalog.get(name).set(declared=declared, evaluator_type="coco", **_coco_metadata(*declared[:2]))
+        if declared[2]:
+            classes = entry.SEM_SEG_CLASSES
+            classes = list(SEM_SEG_CLASSES) if classes == "cityscapes" else [str(c) for c in classes]
+            MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
 
 
 def _coco_metadata(json_file, image_folder):
@@ -50,13 +54,14 @@ def _coco_metadata(json_file, image_folder):
     return {"json_file": str(resolve_path(json_file)), "image_root": str(resolve_path(image_folder))}
 
 
-def load_declared(name, json_file, image_folder):
+def load_declared(name, json_file, image_folder, sem_seg_folder=""):
     """Dataset dicts of one declared set, in Detectron2's format.
 
     Args:
         name (str): the set's name; its metadata gets ``thing_classes`` where there are categories.
         json_file (str): COCO annotations, "" for a folder of unlabelled images.
         image_folder (str): where the images are.
+        sem_seg_folder (str): where their label maps are, "" for none; see ``DATASETS.DECLARED``.
 
     Raises:
         DataError: for a missing or empty folder, a missing or unreadable JSON, boxes without area or
@@ -66,9 +71,23 @@ def load_declared(name, json_file, image_folder):
     if not folder.is_dir():
         raise DataError(f"{name}: there is no image folder {folder}. Set DATASETS.DECLARED.{name}.IMAGES.")
     if not json_file:
-        return _list_images(name, folder)
+        return _with_label_maps(_list_images(name, folder), folder, sem_seg_folder)
     path = resolve_path(json_file)
     content = read_coco(name, path)
+    told = {str(folder / x["file_name"]): x.get("sem_seg_file_name") for x in content["images"]}
+    return _with_label_maps(_load_coco(name, path, folder, content), folder, sem_seg_folder, told)
+
+
+def _with_label_maps(dicts, folder, sem_seg_folder, told=None):
+    """Add ``sem_seg_file_name``: the name that the JSON tells, or the image's own with .png."""
+    told = told or {}
+    for x in dicts if sem_seg_folder else ():
+        own = Path(x["file_name"]).relative_to(folder).with_suffix(".png")
+        x["sem_seg_file_name"] = str(resolve_path(sem_seg_folder) / (told.get(x["file_name"]) or own))
+    return dicts
+
+
+def _load_coco(name, path, folder, content):
     if "annotations" not in content or "categories" not in content:
         return [
             {
@@ -123,100 +142,36 @@ def _check_boxes(name, path, content):
     _check_fields(file, "annotations", content["annotations"], ("id", "image_id", "category_id", "bbox"))
     if not content["categories"]:
         raise DataError(f"{file} defines no classes: fill 'categories', or leave it out if the set is unlabelled.")
+    problem = next(box_problems(name, path, content), None)
+    if problem:
+        raise DataError(problem)
+
+
+def box_problems(name, path, content):
+    """One message for each annotation of a COCO file that cannot be used."""
     images = {x["id"]: x for x in content["images"]}
     categories = {x["id"] for x in content["categories"]}
     for annotation in content["annotations"]:
-        where = f"{name}: annotation {annotation.get('id')} of {path}"
-        image = images.get(annotation["image_id"])
-        if image is None:
-            raise DataError(f"{where} belongs to image {annotation['image_id']}, which the file does not list.")
-        if annotation["category_id"] not in categories:
-            raise DataError(f"{where} has category {annotation['category_id']}, which the file does not define.")
-        box = annotation["bbox"]
-        numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-        if not numbers or len(box) != 4:
-            raise DataError(f"{where} has the bbox {box!r}: it must be four numbers [x, y, width, height] in pixels.")
-        x, y, w, h = box
-        if not (w > 0 and h > 0):
-            raise DataError(f"{where} ({image['file_name']}) has a box without area: {annotation['bbox']}. Remove it.")
-        if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
-            raise DataError(
-                f"{where} ({image['file_name']}, {image['width']} x {image['height']}) has a box outside the "
-                f"image: {annotation['bbox']}. Boxes are (x, y, width, height) in pixels."
-            )
+        problem = _box_problem(annotation, images, categories)
+        if problem:
+            yield f"{name}: annotation {annotation.get('id')} of {path} {problem}"
 
 
-def check_datasets(cfg, training=True):
-    """Load every set that a run needs and compare their classes, before hours are spent.
-
-    Args:
-        cfg (CfgNode): the run's config.
-        training (bool): False checks ``DATASETS.TEST`` alone.
-
-    Returns:
-        list[str]: one line a set: images, boxes, boxes per class.
-
-    Raises:
-        DataError: missing sets or files; class lists that differ from each other or from
-            ``MODEL.ROI_HEADS.NUM_CLASSES``.
-        ConfigError: an unknown or missing set.
-    """
-    labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
-    labelled += [("TEST", n) for n in cfg.DATASETS.TEST]
-    target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
-    if training:
-        _check_roles(cfg)
-    lines, first = [], None
-    for key, name in labelled + target:
-        if name not in DatasetCatalog.list():
-            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.DECLARED.")
-        dicts = DatasetCatalog.get(name)
-        if not dicts:
-            raise DataError(f"{name} (DATASETS.{key}) has no images.")
-        missing = next((d["file_name"] for d in dicts if not os.path.isfile(d["file_name"])), None)
-        if missing:
-            raise DataError(f"{name} (DATASETS.{key}): image {missing} is missing.")
-        classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-        if key != "TARGET":
-            first = first or (name, classes)
-            _check_classes(cfg, key, name, classes, first, dicts)
-        lines.append(describe(key, name, dicts, classes))
-    return lines
-
-
-def _check_roles(cfg):
-    """The model must have the sets that it learns from, and use those that it is given."""
-    if not cfg.DATASETS.TRAIN:
-        raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
-    mic, is_mic = cfg.MODEL.MIC, cfg.MODEL.META_ARCHITECTURE == "MICRCNN"
-    if is_mic and mic.CONSISTENCY.WEIGHT and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
-        raise ConfigError(
-            "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
-            "'source', or MODEL.MIC.CONSISTENCY.WEIGHT 0 (an EMA teacher alone)."
+def _box_problem(annotation, images, categories):
+    image, box = images.get(annotation["image_id"]), annotation["bbox"]
+    if image is None:
+        return f"belongs to image {annotation['image_id']}, which the file does not list."
+    if annotation["category_id"] not in categories:
+        return f"has category {annotation['category_id']}, which the file does not define."
+    numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    if not numbers or len(box) != 4:
+        return f"has the bbox {box!r}: it must be four numbers [x, y, width, height] in pixels."
+    x, y, w, h = box
+    if not (w > 0 and h > 0):
+        return f"({image['file_name']}) has a box without area: {box}. Remove it."
+    if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
+        return (
+            f"({image['file_name']}, {image['width']} x {image['height']}) has a box outside the image: {box}. "
+            "Boxes are (x, y, width, height) in pixels."
         )
-    if cfg.DATASETS.TARGET and not is_mic:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
-            "set DATASETS.TARGET to (), or use MICRCNN."
-        )
-
-
-def _check_classes(cfg, key, name, classes, first, dicts):
-    if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
-        raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
-    if classes != first[1]:
-        raise DataError(f"{name} (DATASETS.{key}) has the classes {classes}, but {first[0]} has {first[1]}.")
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise DataError(
-            f"{name} (DATASETS.{key}) has {len(classes)} classes {classes}, but MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}."
-        )
-
-
-def describe(key, name, dicts, classes):
-    """One line on a set: its role, images, boxes and boxes per class."""
-    if key == "TARGET":
-        return f"{key:6s} {name}: {len(dicts)} images (labels, if any, are not used)"
-    boxes = Counter(a["category_id"] for d in dicts for a in d.get("annotations", []) if not a.get("iscrowd", 0))
-    per_class = ", ".join(f"{c} {boxes[i]}" for i, c in enumerate(classes))
-    return f"{key:6s} {name}: {len(dicts)} images, {sum(boxes.values())} boxes ({per_class})"
+    return None

@@ -105,3 +105,49 @@ def depth_to_distance(depth, fx, fy, u0, v0):
     """
     v, u = np.mgrid[: depth.shape[0], : depth.shape[1]]
     return depth * np.sqrt(1 + ((u - u0) / fx) ** 2 + ((v - v0) / fy) ** 2)
+
+
+def fill_invalid(values, valid, image, sigma=12.0, reach=8):
+    """Fill invalid pixels from valid ones that look alike, so that edges of the image stay edges.
+
+    In rounds of growing distance (1, 2, 4, ... pixels), each pixel that is still empty takes the mean of the
+    valid pixels of a 5 x 5 grid of that spacing around it, weighted by likeness of colour. What finds
+    none that look alike takes the nearest valid pixel's value.
+
+    Args:
+        values (ndarray): (H, W) float, e.g. disparities.
+        valid (ndarray): (H, W) bool.
+        image (ndarray): (H, W, 3) uint8, the guide.
+        sigma (float): difference of colour, in grey levels, at which a neighbour counts exp(-1/2).
+        reach (int): number of rounds.
+
+    Returns:
+        ndarray: (H, W) float64; valid pixels as they were, NaN everywhere where none is valid.
+    """
+    filled = np.where(valid, values, np.nan).astype(np.float64)
+    if not valid.any() or valid.all():
+        return filled
+    guide = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
+    height, width = valid.shape
+    y, x = np.nonzero(~valid)
+    for step in (2**i for i in range(reach)):
+        total, weight = np.zeros(len(y)), np.zeros(len(y))
+        for dy in range(-2 * step, 2 * step + 1, step):
+            for dx in range(-2 * step, 2 * step + 1, step):
+                v, u = np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)
+                difference = ((guide[v, u] - guide[y, x]) ** 2).sum(axis=1)
+                w = np.exp(-difference / (2 * sigma**2)) * valid[v, u]
+                total += w * np.where(valid[v, u], values[v, u], 0)
+                weight += w
+        found = weight > 0.5
+        filled[y[found], x[found]] = total[found] / weight[found]
+        y, x = y[~found], x[~found]
+        if not len(y):
+            return filled
+    _, labels = cv2.distanceTransformWithLabels(
+        (~valid).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    nearest = np.zeros(labels.max() + 1)
+    nearest[labels[valid]] = values[valid]
+    filled[y, x] = nearest[labels[y, x]]
+    return filled

@@ -2,6 +2,7 @@
 
 from detectron2.data import DatasetMapper
 
+from ..config import needs_sem_seg
 from .catalog import DataError
 
 
@@ -16,19 +17,47 @@ class DomainMapper(DatasetMapper):
     def __init__(self, cfg, is_train=True, domain="source"):
         super().__init__(**DatasetMapper.from_config(cfg, is_train))
         self.domain = domain
+        self.sem_seg = is_train and needs_sem_seg(cfg)
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
     def __call__(self, dataset_dict):
         """
         Raises:
-            DataError: where the image cannot be read, or has another size than annotated.
+            DataError: where the image or its label map cannot be read, or has another size than annotated.
         """
         if self.domain == "target":
             unlabelled = ("file_name", "image_id", "height", "width")
             dataset_dict = {k: v for k, v in dataset_dict.items() if k in unlabelled}
+        elif not self.sem_seg:  # label maps are for training a segmentation head
+            dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         try:
             mapped = super().__call__(dataset_dict)
         except (OSError, SyntaxError, ValueError) as e:  # PIL raises all three for broken files
+            label_map = dataset_dict.get("sem_seg_file_name")
+            also = f" or its label map {label_map}" if label_map else ""
             raise DataError(
-                f"cannot read image {dataset_dict['file_name']} ({e}). Replace it, or remove it from the data set."
+                f"cannot read image {dataset_dict['file_name']}{also} ({e}). Replace it, or remove it from the set."
             ) from e
+        except AssertionError as e:  # of Detectron2's transforms, which take image and label map together
+            if "sem_seg_file_name" not in dataset_dict:
+                raise
+            raise DataError(self._size_error(dataset_dict, dataset_dict["sem_seg_file_name"])) from e
+        if "sem_seg" in mapped:
+            self._check_label_map(mapped, dataset_dict["sem_seg_file_name"])
         return {**mapped, "domain": self.domain}
+
+    def _check_label_map(self, mapped, file):
+        labels, size = mapped["sem_seg"], tuple(mapped["image"].shape[-2:])
+        if tuple(labels.shape) != size:
+            raise DataError(self._size_error(mapped, file))
+        wrong = labels[(labels != self.ignore_value) & ((labels < 0) | (labels >= self.num_classes))]
+        if len(wrong):
+            raise DataError(
+                f"label map {file} has the label {int(wrong[0])}: MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+                f"{self.num_classes}, and {self.ignore_value} (MODEL.SEM_SEG_HEAD.IGNORE_VALUE) is ignored."
+            )
+
+    @staticmethod
+    def _size_error(x, file):
+        return f"label map {file} is not of the size of its image {x['file_name']}. Replace it."

@@ -57,7 +57,8 @@ class PseudoBoxPictures(HookBase):
         for i, x in enumerate(self.inputs):
             torch.manual_seed(i)  # colours; the mask has a generator of its own
             generator = torch.Generator().manual_seed(i)
-            rows.append(mic_panels(self.model, x, generator=generator, class_names=self.class_names))
+            look = {"class_names": self.class_names, "input_format": self.cfg.INPUT.FORMAT}
+            rows.append(mic_panels(self.model, x, generator=generator, **look))
         return rows
 
     def _read_inputs(self):

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 
-from ..config import ConfigError
+from ..config import ConfigError, needs_boxes
 from ..data.catalog import DataError
 from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
@@ -17,9 +17,11 @@ def load_detector(cfg, weights=None):
     """The config's model with the weights of ``MODEL.WEIGHTS`` (or of a file), in eval mode.
 
     Raises:
-        ConfigError: where no weights are named.
+        ConfigError: where no weights are named, or the model has no boxes.
         CheckpointError: where the file cannot be used.
     """
+    if not needs_boxes(cfg):
+        raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which finds no boxes.")
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained detector.")

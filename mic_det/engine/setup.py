@@ -9,8 +9,10 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
-from ..config import ConfigError, add_mic_config, validate_mic_config
-from ..data.catalog import check_datasets, register_declared_datasets
+from ..config import ConfigError, add_mic_config
+from ..config_checks import validate_mic_config
+from ..data.catalog import register_declared_datasets
+from ..data.run_sets import check_datasets
 
 
 def load_config(config_file="", opts=()):

@@ -4,12 +4,18 @@ import os
 import weakref
 
 import torch
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
+from ..config import needs_boxes, needs_sem_seg
 from ..data.loader import build_mic_train_loader
+from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
+from ..evaluation.panoptic import PanopticQuality
+from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
 from .hooks import PseudoBoxPictures
@@ -67,9 +73,37 @@ class MICTrainer(DefaultTrainer):
         return build_mic_train_loader(cfg)
 
     @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_detection_test_loader(cfg, dataset_name, mapper=DomainMapper(cfg, False))
+
+    @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return DetectionEvaluator(dataset_name, output_dir=folder)
+        evaluators = [DetectionEvaluator(dataset_name, output_dir=folder)] if needs_boxes(cfg) else []
+        if needs_sem_seg(cfg):
+            evaluators.append(LabelMapEvaluator(dataset_name, output_dir=folder))
+            if needs_boxes(cfg) and cfg.MODEL.MASK_ON:
+                least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH
+                evaluators.append(PanopticQuality(dataset_name, min_score=least))
+        return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As Detectron2's; ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``."""
+        results = super().test(cfg, model, evaluators)
+        mic = getattr(model, "module", model)
+        if not isinstance(mic, MICRCNN) or mic.evaluate != "both":
+            return results
+        mic.evaluate, cfg = "student", cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "student")
+        try:
+            student = super().test(cfg, model, evaluators)
+        finally:
+            mic.evaluate = "both"
+        if results:  # of the main process
+            results["student"] = student
+        return results
 
     @classmethod
     def build_model(cls, cfg):

@@ -37,6 +37,9 @@ def gradient_reversal(x, weight):
 class ImageClassifiers(nn.Module):
     """One domain classifier for each feature map: 1x1 convolution, ReLU, 1x1 convolution to a logit.
 
+    Weights start as PyTorch's layers do. The published code starts both layers near 0 (standard deviation
+    0.001), which takes long runs to leave.
+
     Args:
         channels (dict[str, int]): channels of each feature map, by name.
         hidden (int): channels between the two convolutions.
@@ -50,10 +53,6 @@ class ImageClassifiers(nn.Module):
                 for name, c in channels.items()
             }
         )
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.001)
-                nn.init.zeros_(layer.bias)
 
     def forward(self, features, reversal_weight):
         """Logits (N, 1, H, W) float32 by name, positive for the target, of features (N, C, H, W) by name."""
@@ -79,10 +78,6 @@ class InstanceClassifiers(nn.Module):
             )
             for _ in range(num_levels)
         )  # fmt: skip
-        for classifier in self.levels:
-            for index, std in ((0, 0.01), (3, 0.01), (6, 0.05)):
-                nn.init.normal_(classifier[index].weight, std=std)
-                nn.init.zeros_(classifier[index].bias)
 
     def forward(self, x, levels, reversal_weight):
         """Logits (R,) float32, positive for the target, of features (R, D) on ``levels`` (R,)."""
@@ -174,6 +169,10 @@ class DomainAlignment(nn.Module):
         }
         if not parts:
             return None
+        if getattr(student, "roi_heads", None) is None:
+            raise ConfigError(
+                f"MODEL.MIC.ALIGNMENT is for detectors; MODEL.MIC.STUDENT is {type(student).__name__}: disable it."
+            )
         shapes = student.backbone.output_shape()
         pooler, pooler_features = box_pooler(student.roi_heads)
         kwargs = {}

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import cat
 from detectron2.modeling.box_regression import _dense_box_regression_loss
-from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 
 from .regions import Regions, region_features, rpn_predictions
@@ -45,18 +44,6 @@ class ConsistencyWeights:
     rpn_loc: float = 0.0
     roi_loc: float = 0.0
     quality: str = field(default="teacher")
-
-
-def check_supported(roi_heads):
-    """Raise ``TypeError`` where the masked loss of a student's RoI heads is not defined here."""
-    from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
-
-    if not isinstance(roi_heads, (StandardROIHeads, Res5ROIHeads)) or isinstance(roi_heads, CascadeROIHeads):
-        raise TypeError(
-            f"MODEL.ROI_HEADS.NAME is {type(roi_heads).__name__}: MICRCNN knows StandardROIHeads and Res5ROIHeads."
-        )
-    if getattr(roi_heads.box_predictor, "use_sigmoid_ce", False):
-        raise TypeError("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE must be False: MICRCNN's loss is softmax cross entropy.")
 
 
 def masked_consistency_losses(student, views, weights):

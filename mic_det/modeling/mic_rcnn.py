@@ -1,4 +1,4 @@
-"""MICRCNN: an R-CNN that learns from an unlabelled target domain by masked image consistency."""
+"""MICRCNN: a detector that learns from an unlabelled target domain by masked image consistency."""
 
 import copy
 
@@ -6,33 +6,36 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
 
-from ..config import ConfigError, validate_mic_config
+from ..config_checks import validate_mic_config
+from .aligned_views import alignment_losses, image_rows
 from .alignment import DomainAlignment
 from .consistency import (
     ConsistencyWeights,
     MaskedViews,
     background_weight,
-    check_supported,
     masked_consistency_losses,
     pseudo_targets,
     true_targets,
 )
 from .masking import StrongView, random_patch_mask
-from .regions import Regions, supervised_roi_losses, unlabelled_regions
+from .mixing import class_mix
+from .regions import supervised_roi_losses
+from .segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss
 from .student_teacher import StudentTeacher
-from .teacher_labels import log_pseudo_boxes, teacher_pseudo_boxes
+from .supported import check_pair
+from .teacher_labels import TeacherLabels, log_pseudo_boxes, preprocess, teacher_labels
 
 
 @META_ARCH_REGISTRY.register()
 class MICRCNN(StudentTeacher):
-    """Masked Image Consistency (Hoyer et al., CVPR 2023) around any R-CNN of Detectron2.
+    """Masked Image Consistency (Hoyer et al., CVPR 2023) around an R-CNN, a PanopticFPN or a SemanticSegmentor.
 
     In training, a batch holds source and target images, told apart by ``"domain"``. The losses are
-    named by what they come from: ``source/...`` (L_S), ``align/...`` (L_T, where there is an alignment)
-    and ``masked/...`` (lambda_M L_M). In evaluation it answers as the teacher or the student does.
+    named by what they come from: ``source/...`` (L_S), ``align/...`` and ``mix/...`` (L_T: alignment of a
+    detector, ClassMix of a segmentation) and ``masked/...`` (lambda_M L_M). In evaluation it answers as
+    the teacher or the student does.
     How the teacher is kept up to date: :class:`StudentTeacher`.
     """
 
@@ -59,25 +62,27 @@ class MICRCNN(StudentTeacher):
         consistency=None,
         empty_images="skip",
         alignment=None,
+        sem_seg=None,
         class_names=(),
     ):
         """
         Args:
-            student, teacher (nn.Module): two R-CNNs (``backbone``, ``proposal_generator``,
-                ``roi_heads``, ``preprocess_image``) of the same architecture.
+            student, teacher (nn.Module): two models of the same architecture with a ``backbone`` and an R-CNN's
+                heads (``proposal_generator``, ``roi_heads``), a ``sem_seg_head``, or both.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it.
             score_threshold (float or sequence): delta, one for all classes or one a class.
             consistency (ConsistencyWeights): weights of the terms of L_M.
             alignment (DomainAlignment): L_T; None leaves it out.
+            sem_seg (SemSegSettings): of the segmentation head, where there is one.
             class_names (sequence of str): used in logs; the index where there is none.
 
         The others are keys below ``MODEL.MIC``; see :mod:`mic_det.config`.
 
         Raises:
-            TypeError: where the student is not an R-CNN that the masked loss is defined for.
+            TypeError: where the student has heads that the masked loss is not defined for.
             ValueError: where the two do not have the same classes.
         """
-        _check_pair(student, teacher)
+        check_pair(student, teacher)
         super().__init__(student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, evaluate=evaluate)
         self.strong_view = strong_view
         self.teacher_input_size = teacher_input_size
@@ -92,6 +97,9 @@ class MICRCNN(StudentTeacher):
         self.consistency = consistency or ConsistencyWeights()
         self.empty_images = empty_images
         self.alignment = alignment
+        self.sem_seg = sem_seg or SemSegSettings()
+        self.has_boxes = getattr(student, "roi_heads", None) is not None
+        self.has_sem_seg = getattr(student, "sem_seg_head", None) is not None
         self.class_names = class_names
 
     @classmethod
@@ -100,7 +108,9 @@ class MICRCNN(StudentTeacher):
         mic = cfg.MODEL.MIC
         student = META_ARCH_REGISTRY.get(mic.STUDENT)(cfg)
         classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ()) if cfg.DATASETS.TRAIN else ()
-        c = mic.CONSISTENCY
+        c, s = mic.CONSISTENCY, mic.SEM_SEG
+        # one mask for boxes and segmentation; a segmentation that trains alone has one of its own
+        mask = mic.MASK if getattr(student, "roi_heads", None) is not None else s.MASK
         return {
             "student": student,
             "teacher": copy.deepcopy(student),
@@ -116,8 +126,8 @@ class MICRCNN(StudentTeacher):
             "nms_threshold": mic.PSEUDO_BOXES.NMS_THRESHOLD,
             "max_boxes": mic.PSEUDO_BOXES.MAX_PER_IMAGE,
             "min_box_size": mic.PSEUDO_BOXES.MIN_SIZE,
-            "mask_block_size": mic.MASK.BLOCK_SIZE,
-            "mask_ratio": mic.MASK.RATIO,
+            "mask_block_size": mask.BLOCK_SIZE,
+            "mask_ratio": mask.RATIO,
             "masked_domains": mic.MASK.DOMAINS,
             "consistency_weight": c.WEIGHT,
             "ramp_up_steps": c.RAMP_UP_STEPS,
@@ -126,6 +136,7 @@ class MICRCNN(StudentTeacher):
             ),
             "empty_images": c.EMPTY_IMAGES,
             "alignment": DomainAlignment.from_config(cfg, student),
+            "sem_seg": SemSegSettings(s.WEIGHT, s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM, s.MIX_WEIGHT),
             "class_names": tuple(classes),
         }  # fmt: skip
 
@@ -133,8 +144,8 @@ class MICRCNN(StudentTeacher):
         """
         Args:
             batched_inputs (list[dict]): Detectron2's format. In training each dict also has
-                ``"domain"``: ``"source"`` (with ``"instances"``) or ``"target"``. A missing domain
-                means source.
+                ``"domain"``: ``"source"`` (with ``"instances"`` for boxes, ``"sem_seg"`` for segmentation) or
+                ``"target"``. A missing domain means source.
 
         Returns:
             In training, dict[str, Tensor] of losses; else Detectron2's list of outputs.
@@ -146,42 +157,71 @@ class MICRCNN(StudentTeacher):
         target = [x for x in batched_inputs if x.get("domain", "source") == "target"]
         if not source:
             raise ValueError("a training batch needs at least one source image: check SOLVER.IMS_PER_BATCH")
-        weight = self.current_consistency_weight()
-        labelled = target if weight and self.mask_target else []
-        masked_source = source if weight and self.mask_source else []
+        ramp = self.ramp()
+        box_weight = self.consistency_weight * ramp if self.has_boxes else 0.0
+        pixel_weight = self.sem_seg.weight * ramp if self.has_sem_seg else 0.0
+        consistent = bool(box_weight or pixel_weight)
+        labelled = target if consistent and self.mask_target else []
+        masked_source = source if consistent and self.mask_source else []
+        mixed = target if self.has_sem_seg and self.sem_seg.mix_weight and ramp else []
         align = self.alignment
         whole = target if align is not None and align.sees_whole else []
         masked_target = target if align is not None and align.sees_masked else labelled
 
         # 1. the teacher looks at whole target images
-        pseudo, teacher_probs = self.make_pseudo_boxes(labelled) if labelled else ([], None)
-        # 2.-3. one pass of the student's backbone: source | whole target | masked target | masked source
-        strong = [{"image": self.strong_view(x["image"].to(self.device))} for x in masked_target + masked_source]
-        images = self.student.preprocess_image(source + whole + strong)
-        n, m, end = len(source), len(source) + len(whole), len(images)
-        if strong:
-            self.hide_patches(_rows(images, m, end))
+        taught = self.teach(target) if labelled or mixed else TeacherLabels()
+        # 2.-3. one pass of the student's backbone: source | whole | masked target | masked source | mixed target
+        truth = self.source_truth(source)
+        mixed, mixed_labels = self.mix(source, truth, mixed, taught)
+        strong = [
+            {"image": self.strong_view(x["image"].to(self.device))} for x in masked_target + masked_source + mixed
+        ]
+        images = preprocess(self.student, source + whole + strong)
+        n, m, end = len(source), len(source) + len(whole), len(images) - len(mixed)
+        if end > m:
+            self.hide_patches(image_rows(images, m, end))
         features = self.student.backbone(images.tensor)
         # 4. losses
-        truth = [x["instances"].to(self.device) for x in source]
-        losses, regions = self.source_losses(_rows(images, 0, n), _rows(features, 0, n), truth)
+        losses, regions = self.source_losses(image_rows(images, 0, n), image_rows(features, 0, n), truth)
         first = m if labelled else end - len(masked_source)  # of the views that L_M is for
         masked_regions = None
         if first < end:
-            targets = pseudo_targets(pseudo) + true_targets(truth[: len(masked_source)])
-            used = [len(x) > 0 or self.empty_images == "background" for x in pseudo] + [True] * len(masked_source)
-            masked_views = MaskedViews(
-                _rows(images, first, end), _rows(features, first, end), targets, used,
-                background_weight(teacher_probs, len(pseudo)),
-            )  # fmt: skip
-            with get_event_storage().name_scope("masked"):
-                terms, masked_regions = masked_consistency_losses(self.student, masked_views, self.consistency)
-            losses.update({f"masked/{k}": v * weight for k, v in terms.items()})
+            views = image_rows(images, first, end), image_rows(features, first, end)
+            if box_weight:
+                terms, masked_regions = self.masked_box_losses(*views, taught if labelled else TeacherLabels(),
+                                                               truth["boxes"][: len(masked_source)])  # fmt: skip
+                losses.update({f"masked/{k}": v * box_weight for k, v in terms.items()})
+            if pixel_weight:
+                targets = (taught.pixels if labelled else []) + truth["pixels"][: len(masked_source)]
+                loss = pixel_loss(self.student.sem_seg_head, views[1], targets)
+                losses["masked/loss_sem_seg"] = loss * pixel_weight
+        if mixed:
+            loss = pixel_loss(self.student.sem_seg_head, image_rows(features, end, len(images)), mixed_labels)
+            losses["mix/loss_sem_seg"] = loss * self.sem_seg.mix_weight
         if align is not None:
             end = m + len(masked_target) if align.sees_masked else m
-            seen = _rows(images, 0, end), _rows(features, 0, end)
-            losses.update(self.alignment_losses(*seen, n, m, regions, masked_regions))
+            seen = image_rows(images, 0, end), image_rows(features, 0, end)
+            losses.update(alignment_losses(align, self.student, *seen, (n, m), (regions, masked_regions), self.steps))
         return losses
+
+    def source_truth(self, source):
+        """Labels of source images on the device: ``boxes`` (Instances) and ``pixels`` (PixelLabels), where used."""
+        boxes = [x["instances"].to(self.device) for x in source] if self.has_boxes else []
+        pixels = [PixelLabels.of_truth(x["sem_seg"].to(self.device)) for x in source] if self.has_sem_seg else []
+        return {"boxes": boxes, "pixels": pixels}
+
+    def mix(self, source, truth, target, taught):
+        """ClassMix: each target image with half the classes of a source image (DACS), and the labels of the mixture."""
+        inputs, labels = [], []
+        for i, x in enumerate(target):
+            j = i % len(source)
+            image, mixed, _ = class_mix(
+                source[j]["image"].to(self.device), truth["pixels"][j], x["image"].to(self.device), taught.pixels[i],
+                self.student.sem_seg_head.ignore_value,
+            )  # fmt: skip
+            inputs.append({"image": image})
+            labels.append(mixed)
+        return inputs, labels
 
     def hide_patches(self, images, generator=None):
         """Multiply normalised images with a patch mask, in place: hidden patches get the mean colour."""
@@ -195,78 +235,55 @@ class MICRCNN(StudentTeacher):
             (dict[str, Tensor], Regions or None): losses, and the regions of the RoI losses where the
             alignment is for regions too.
         """
-        storage, student, regions = get_event_storage(), self.student, None
+        storage, student, regions, losses = get_event_storage(), self.student, None, {}
+        boxes = truth["boxes"]
         with storage.name_scope("source"):
-            proposals, losses = student.proposal_generator(images, features, truth)
-            if self.alignment is not None and self.alignment.instance is not None:
-                roi_losses, regions = supervised_roi_losses(student.roi_heads, features, proposals, truth)
-            else:
-                _, roi_losses = student.roi_heads(images, features, proposals, truth)
-            storage.put_scalar("num_boxes", sum(map(len, truth)) / len(truth))
-        return {f"source/{k}": v for k, v in {**losses, **roi_losses}.items()}, regions
+            if self.has_sem_seg:
+                head = student.sem_seg_head
+                labels, _ = padded_labels(truth["pixels"], images.tensor.shape[-2:], head.ignore_value)
+                losses.update(head(features, labels)[1])
+            if self.has_boxes:
+                proposals, rpn_losses = student.proposal_generator(images, features, boxes)
+                if self.alignment is not None and self.alignment.instance is not None:
+                    roi_losses, regions = supervised_roi_losses(student.roi_heads, features, proposals, boxes)
+                else:
+                    _, roi_losses = student.roi_heads(images, features, proposals, boxes)
+                losses.update({**rpn_losses, **roi_losses})
+                storage.put_scalar("num_boxes", sum(map(len, boxes)) / len(boxes))
+        return {f"source/{k}": v for k, v in losses.items()}, regions
 
-    def alignment_losses(self, images, features, num_source, num_whole, source_regions, masked_regions):
-        """L_T of source images, whole target images and masked ones, in this order (SADA).
+    def masked_box_losses(self, images, features, taught, source_boxes):
+        """The detector's part of L_M on masked target images, then masked source images, before lambda_M."""
+        pseudo = taught.boxes
+        used = [len(x) > 0 or self.empty_images == "background" for x in pseudo] + [True] * len(source_boxes)
+        views = MaskedViews(
+            images, features, pseudo_targets(pseudo) + true_targets(source_boxes), used,
+            background_weight(taught.background_prob, len(pseudo)),
+        )  # fmt: skip
+        with get_event_storage().name_scope("masked"):
+            return masked_consistency_losses(self.student, views, self.consistency)
 
-        Args:
-            images (ImageList), features (dict): of the N images that the classifiers see.
-            num_source, num_whole (int): where whole and where masked target images begin.
-            source_regions, masked_regions (Regions or None): those that other losses have used already;
-                the masked may have those of masked source images behind them.
-        """
-        regions = None
-        if self.alignment.instance is not None:
-            parts = [source_regions]
-            num = self.alignment.regions_per_image
-            for start, end, shared in ((num_source, num_whole, None), (num_whole, len(images), masked_regions)):
-                if start < end and shared is not None:
-                    parts.append(shared.of_images(end - start))
-                elif start < end:
-                    views = _rows(images, start, end), _rows(features, start, end)
-                    parts.append(unlabelled_regions(self.student, *views, num))
-            regions = Regions.join(parts)
-        is_target = [i >= num_source for i in range(len(images))]
-        losses, accuracies = self.alignment(images.image_sizes, features, is_target, regions, self.steps)
-        values = torch.stack(list(accuracies.values())).tolist()  # one transfer for all
-        for name, value in zip(accuracies, values):
-            if value == value:  # NaN: no region of one domain on that level
-                get_event_storage().put_scalar(f"align/{name}", value)
-        return {f"align/{k}": v for k, v in losses.items()}
-
-    def make_pseudo_boxes(self, batched_inputs):
-        """The teacher's pseudo-boxes for whole target images: see :func:`teacher_pseudo_boxes`."""
-        found = teacher_pseudo_boxes(self.teacher, batched_inputs, self.teacher_input_size, **self.select)
-        log_pseudo_boxes(found[0], self.teacher.roi_heads.num_classes, self.class_names)
+    def teach(self, batched_inputs):
+        """The teacher's labels of whole target images (:class:`TeacherLabels`), which are logged too."""
+        found = teacher_labels(self.teacher, batched_inputs, self.select, self.teacher_input_size, self.sem_seg)
+        if self.has_boxes:
+            log_pseudo_boxes(found.boxes, self.teacher.roi_heads.num_classes, self.class_names)
+        if self.has_sem_seg:
+            get_event_storage().put_scalar("pseudo/pixel_quality", torch.stack(found.quality).mean())
         return found
 
-    def current_consistency_weight(self):
-        """lambda_M at this step: 0 in burn-in, then ramped up over ``ramp_up_steps``."""
+    def make_pseudo_boxes(self, batched_inputs):
+        """``boxes`` and ``background_prob`` of :meth:`teach`."""
+        found = self.teach(batched_inputs)
+        return found.boxes, found.background_prob
+
+    def ramp(self):
+        """Share of lambda_M at this step: 0 in burn-in, then growing to 1 over ``ramp_up_steps``."""
         after = self.steps - self.burn_in_steps
         if after < 0:
             return 0.0
-        ramp = min(1.0, (after + 1) / self.ramp_up_steps) if self.ramp_up_steps else 1.0
-        return self.consistency_weight * ramp
+        return min(1.0, (after + 1) / self.ramp_up_steps) if self.ramp_up_steps else 1.0
 
-
-def _check_pair(student, teacher):
-    for model in (student, teacher):
-        for part in ("backbone", "proposal_generator", "roi_heads", "preprocess_image"):
-            if getattr(model, part, None) is None:
-                raise TypeError(
-                    f"MODEL.MIC.STUDENT is {type(model).__name__}, which has no {part}: "
-                    "MICRCNN wraps R-CNN meta-architectures such as GeneralizedRCNN."
-                )
-        check_supported(model.roi_heads)
-    classes = student.roi_heads.num_classes, teacher.roi_heads.num_classes
-    if classes[0] != classes[1]:
-        raise ConfigError(
-            f"the student has {classes[0]} classes and the teacher {classes[1]}: "
-            "both must be built with the same MODEL.ROI_HEADS.NUM_CLASSES."
-        )
-
-
-def _rows(batch, start, end):
-    """Rows of an ImageList or of a dict of features, as views."""
-    if isinstance(batch, ImageList):
-        return ImageList(batch.tensor[start:end], batch.image_sizes[start:end])
-    return {k: v[start:end] for k, v in batch.items()}
+    def current_consistency_weight(self):
+        """lambda_M of boxes at this step."""
+        return self.consistency_weight * self.ramp()

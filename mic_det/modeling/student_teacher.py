@@ -26,7 +26,8 @@ class StudentTeacher(nn.Module):
             alpha (float): the average's limit, in [0, 1).
             burn_in_steps (int): optimizer steps during which the teacher is a copy of the student;
                 t counts from 0 after them.
-            evaluate (str): "teacher" or "student", whose ``inference`` answers.
+            evaluate (str): "teacher" or "student", whose ``inference`` answers; "both" = the teacher's,
+                and trainers evaluate the student too.
         """
         super().__init__()
         self.student = student
@@ -103,7 +104,9 @@ class StudentTeacher(nn.Module):
     def inference(self, batched_inputs, do_postprocess=True):
         """Detections of the model that ``MODEL.MIC.EVALUATE`` names; both must be in eval mode."""
         self.update_teacher()
-        model = self.teacher if self.evaluate == "teacher" else self.student
+        model = self.student if self.evaluate == "student" else self.teacher
+        if not hasattr(model, "inference"):  # SemanticSegmentor answers by its forward alone
+            return model(batched_inputs)
         return model.inference(batched_inputs, do_postprocess=do_postprocess)
 
 

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mic_det.data.cityscapes import THING_CLASSES, cityscapes_to_coco, write_coco
+from helpers_cityscapes import triangle
+from mic_det.data.cityscapes import cityscapes_to_coco, polygons_to_instance_ids, write_json
+from mic_det.data.cityscapes_labels import THING_CLASSES
 
 
 def write_tree(root, maps, split="train", city="äbc"):
@@ -53,7 +55,7 @@ def test_pycocotools_reads_it_and_decodes_the_masks(tmp_path):
     ids = np.zeros((9, 8), int)
     ids[1:4, 2:7] = 28003
     coco = cityscapes_to_coco(write_tree(tmp_path, {"000000": ids}), "train")
-    write_coco(coco, tmp_path / "a.json")
+    write_json(coco, tmp_path / "a.json")
     loaded = COCO(str(tmp_path / "a.json"))
     (annotation,) = loaded.loadAnns(loaded.getAnnIds())
     assert (loaded.annToMask(annotation) == (ids == 28003)).all()
@@ -64,7 +66,7 @@ def test_pycocotools_reads_it_and_decodes_the_masks(tmp_path):
 def test_written_twice_the_bytes_are_the_same(tmp_path):
     root = write_tree(tmp_path, {"000000": np.full((4, 4), 24000)})
     for name in ("a", "b"):
-        write_coco(cityscapes_to_coco(root, "train"), tmp_path / f"{name}.json")
+        write_json(cityscapes_to_coco(root, "train"), tmp_path / f"{name}.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
     json.loads((tmp_path / "a.json").read_text())
@@ -105,3 +107,27 @@ def test_maps_of_another_size_or_kind_and_broken_files_are_named(tmp_path):
     file.write_bytes(b"no image")
     with pytest.raises(ValueError, match="000000_000019_gtFine_instanceIds.png .*cannot be read.*unpack"):
         cityscapes_to_coco(root, "train")
+
+
+def test_a_triangle_and_hidden_parts_by_polygons(tmp_path):
+    content, mask = triangle()
+    file = tmp_path / "a_gtFine_polygons.json"
+    file.write_text(json.dumps(content))
+    assert ((polygons_to_instance_ids(file) == 26000) == mask).all() and mask.sum() > 500
+    content["objects"].append({"label": "person", "polygon": [[0, 0], [49, 0], [49, 30], [0, 30]]})
+    content["objects"].append({"label": "car", "polygon": [[0, 0], [49, 0], [49, 49], [0, 49]], "deleted": 1})
+    file.write_text(json.dumps(content))
+    ids = polygons_to_instance_ids(file)
+    assert (ids[:31] == 24000).all() and ((ids[31:] == 26000) == mask[31:]).all()
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [("{", "JSONDecodeError"), ("[]", "TypeError"), ('{"imgHeight": 4, "imgWidth": 4}', "objects"),
+     ('{"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "dragon", "polygon": [[0, 0], [1, 1]]}]}', "dragon")],
+)  # fmt: skip
+def test_broken_polygon_files_are_named(tmp_path, content, named):
+    file = tmp_path / "a_gtFine_polygons.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"a_gtFine_polygons.json is not a readable.*{named}"):
+        polygons_to_instance_ids(file)

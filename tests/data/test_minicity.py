@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mic_det.data.cityscapes import THING_CLASSES, THING_IDS
+from mic_det.data.cityscapes_labels import LABELS, THING_CLASSES, THING_IDS
 from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth
 from mic_det.data.minicity import MinicityError, make_minicity, render_scene, writer
 from mic_det.data.minicity.camera import Camera
-from mic_det.data.minicity.scene import LABEL_IDS
 from mic_det.data.minicity.writer import scene_rng
 
 
@@ -60,7 +59,7 @@ def test_polygons_painted_in_order_give_the_label_map(city):
         content = json.loads(file.read_text())
         painted = np.zeros((content["imgHeight"], content["imgWidth"]), np.uint8)
         for thing in content["objects"]:
-            cv2.fillPoly(painted, [np.array(thing["polygon"], np.int32)], LABEL_IDS[thing["label"]])
+            cv2.fillPoly(painted, [np.array(thing["polygon"], np.int32)], LABELS[thing["label"]][0])
         assert (painted == load(str(file).replace("polygons.json", "labelIds.png"))).all()
 
 
@@ -283,3 +282,13 @@ def test_coco_files_share_boxes_between_clear_and_foggy(city):
     assert clear["annotations"] == foggy["annotations"]
     assert sum(summary["train"]["boxes"].values()) == len(clear["annotations"]) > 0
     assert all((root / "leftImg8bit_foggy" / x["file_name"]).is_file() for x in foggy["images"])
+
+
+def test_the_ground_is_labelled_where_it_is():
+    """Below the skyline there is no sky, and a row of the road is as wide as its kerbs stand apart."""
+    for seed in range(8):
+        scene = render_scene(seed)
+        horizon = int(scene.camera.v0) + 10  # above it, gaps between far houses show the sky
+        assert not (scene.label_ids[horizon:] == LABELS["sky"][0]).any()
+        rows = [(scene.label_ids[row] == LABELS["road"][0]).sum() for row in (horizon + 10, -1)]
+        assert rows[0] < rows[1] <= 512

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import tiny_cfg
 from mic_det.config import ConfigError
-from mic_det.data.catalog import check_datasets
+from mic_det.data.run_sets import check_datasets
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 
 from conftest import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config import ConfigError
+from mic_det.config_checks import validate_mic_config
 from mic_det.modeling.alignment import domain_weights, gradient_reversal
 from mic_det.modeling.regions import Regions
 
@@ -42,6 +43,8 @@ def linear_alignment(**overrides):
     for classifier in alignment.image_classifiers.levels.values():
         torch.nn.init.constant_(classifier[0].weight, 1 / 16)
         torch.nn.init.constant_(classifier[2].weight, 1 / 8)
+        torch.nn.init.zeros_(classifier[0].bias)
+        torch.nn.init.zeros_(classifier[2].bias)
     return alignment
 
 

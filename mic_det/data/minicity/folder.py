@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..cityscapes import write_json
 
-MINICITY_VERSION = 2  # raise it whenever a scene of the same seed would look different
+MINICITY_VERSION = 3  # raise it whenever a scene of the same seed would look, or be labelled, differently
 CITIES = {"train": ("altstedt", "brookfield", "carville", "dunmore"), "val": ("eastport", "fairview")}
 FOLDERS = ("leftImg8bit", "leftImg8bit_foggy", "gtFine", "disparity", "camera")
 MIN_SIZE = (32, 16)  # pixels; nothing can be told apart in smaller pictures
@@ -99,7 +99,7 @@ def image_files(root, split, k, betas):
     """The files of image k, by what they hold; ``foggy`` maps each beta to its file."""
     root, name = Path(root), stem(split, k)
     files = {"clear": root / "leftImg8bit" / f"{name}_leftImg8bit.png"}
-    for kind in ("instanceIds.png", "labelIds.png", "polygons.json"):
+    for kind in ("instanceIds.png", "labelIds.png", "labelTrainIds.png", "polygons.json"):
         files[kind.split(".")[0]] = root / "gtFine" / f"{name}_gtFine_{kind}"
     files["disparity"] = root / "disparity" / f"{name}_disparity.png"
     files["camera"] = root / "camera" / f"{name}_camera.json"

@@ -5,17 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..cityscapes_labels import LABELS
+from ..cityscapes_labels import THING_CLASSES as THINGS
 from . import sprites
 from .camera import Camera
 from .street import clip_depth, draw_street, random_street
 
-# Cityscapes' ids of the labels that occur
-LABEL_IDS = {
-    "road": 7, "sidewalk": 8, "rail track": 10, "building": 11, "pole": 17, "traffic sign": 20, "vegetation": 21,
-    "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32,
-    "bicycle": 33,
-}  # fmt: skip
-THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 MIN_VISIBLE = 0.25  # share of its outline; less of a thing is not annotated
 MIN_PIXELS = 20
 
@@ -72,7 +67,8 @@ def render_scene(rng, size=(512, 256)):
     image = image * street.light * np.asarray(street.cast)
     image = image + rng.normal(0, rng.uniform(1.5, 4), image.shape)
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    layers = [(label, _clip(points, camera), False) for label, points in polygons]
+    layers = [(label, _cut(points, camera), False) for label, points in polygons]
+    layers = [layer for layer in layers if len(layer[1]) > 2]
     layers += [(item.label, line, item.label in THINGS) for item, line in zip(items, outlines) if line is not None]
     polygons, label_ids, instance_ids = _annotate(layers, camera)
     airlight = tuple(rng.uniform(185, 215) * (1 + rng.uniform(-0.02, 0.02, 3)))
@@ -189,6 +185,14 @@ def _outline(alpha, thin):
     return max(contours, key=cv2.contourArea)[:, 0] if contours else None
 
 
+def _cut(points, camera):
+    """The part of a convex polygon that is in the picture, (K, 2) int pixels; K = 0 where none is."""
+    right, bottom = camera.width - 1, camera.height - 1
+    frame = np.array([(0, 0), (right, 0), (right, bottom), (0, bottom)], np.float32)
+    _, inside = cv2.intersectConvexConvex(np.asarray(points, np.float32), frame)
+    return np.zeros((0, 2), np.int32) if inside is None else np.rint(inside).astype(np.int32).reshape(-1, 2)
+
+
 def _clip(points, camera):
     limits = (camera.width - 1, camera.height - 1)
     return np.clip(np.rint(points), 0, limits).astype(np.int32)
@@ -212,7 +216,7 @@ def _annotate(layers, camera):
     label_ids, instance_ids = np.zeros(size, np.uint8), np.zeros(size, np.int32)
     counts = dict.fromkeys(THINGS, 0)
     for label, outline, is_thing in kept:
-        value = LABEL_IDS[label]
+        value = LABELS[label][0]
         cv2.fillPoly(label_ids, [outline], value)
         if is_thing:
             counts[label] += 1

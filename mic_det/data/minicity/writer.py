@@ -1,20 +1,14 @@
 """Write the miniature city in Cityscapes' layout."""
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from ..cityscapes import cityscapes_to_coco, write_coco, write_json
+from ..cityscapes import cityscapes_to_coco, write_json
 from ..fog import add_fog, depth_to_distance, encode_disparity
+from ..label_maps import train_ids
+from ..parallel import WorkerError, run_parallel, write_png
 from .folder import MinicityError, claim, image_files, is_complete, make_recipe
 from .scene import render_scene
 
@@ -26,7 +20,7 @@ def make_minicity(
     """Make the city below ``root``; complete images of an earlier, interrupted call are kept.
 
     Image k of a split depends on (seed, split, k) alone. Files are Cityscapes': ``leftImg8bit``,
-    ``gtFine`` (polygons, instanceIds, labelIds), ``disparity``, ``camera``, ``leftImg8bit_foggy``;
+    ``gtFine`` (polygons, instanceIds, labelIds, labelTrainIds), ``disparity``, ``camera``, ``leftImg8bit_foggy``;
     COCO files come beside them: ``annotations/instances_{split}.json`` and
     ``annotations/instances_foggy_{beta}_{split}.json``.
 
@@ -55,48 +49,12 @@ def make_minicity(
             for split, number in numbers.items() for k in range(number)
             if not is_complete(image_files(root, split, k, betas))
         ]  # fmt: skip
-        _run(jobs, workers, progress)
+        run_parallel(_make_image, jobs, workers, "miniature city", progress)
         return {split: _write_coco(root, split, number, betas) for split, number in numbers.items() if number}
+    except WorkerError as e:
+        raise MinicityError(str(e)) from e
     except (OSError, ValueError) as e:
         raise MinicityError(f"{root} could not be completed ({e}): mend that and run the same again.") from e
-
-
-def _run(jobs, workers, progress):
-    workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
-    with tqdm(total=len(jobs), desc="miniature city", unit="image", disable=not progress) as bar:
-        if workers == 1:
-            for job in jobs:
-                _make_image(job)
-                bar.update()
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            try:
-                with _interrupts_ignored():
-                    done = pool.map(_make_image, jobs, chunksize=4)
-                for _ in done:
-                    bar.update()
-            except BrokenProcessPool as e:
-                raise MinicityError(
-                    "a worker process ended early: run with one worker (in a script of your own, "
-                    'call make_minicity below `if __name__ == "__main__":`).'
-                ) from e
-            except KeyboardInterrupt:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-
-@contextlib.contextmanager
-def _interrupts_ignored():
-    """Processes started here leave Ctrl-C to this one, which stops them after the image at hand."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def scene_rng(seed, split, k):
@@ -110,28 +68,19 @@ def _make_image(job):
     rng = scene_rng(seed, split, k)
     scene = render_scene(rng, size)
     camera, files = scene.camera, image_files(root, split, k, betas)
-    _write_png(files["clear"], scene.image[:, :, ::-1])
+    write_png(files["clear"], scene.image[:, :, ::-1])
     distance = depth_to_distance(scene.depth, camera.f, camera.f, camera.u0, camera.v0)
     for beta, file in files["foggy"].items():
-        _write_png(file, add_fog(scene.image, distance, beta, scene.airlight)[:, :, ::-1])
-    _write_png(files["instanceIds"], scene.instance_ids.astype(np.uint16))
-    _write_png(files["labelIds"], scene.label_ids)
+        write_png(file, add_fog(scene.image, distance, beta, scene.airlight)[:, :, ::-1])
+    write_png(files["instanceIds"], scene.instance_ids.astype(np.uint16))
+    write_png(files["labelIds"], scene.label_ids)
+    write_png(files["labelTrainIds"], train_ids(scene.label_ids))
     objects = [{"label": label, "polygon": outline.tolist()} for label, outline in scene.polygons]
     write_json({"imgHeight": size[1], "imgWidth": size[0], "objects": objects}, files["polygons"])
     disparity = encode_disparity(scene.depth, camera.baseline, camera.f)
     disparity[rng.uniform(size=disparity.shape) < 0.02] = 0  # stereo has holes
-    _write_png(files["disparity"], disparity)
+    write_png(files["disparity"], disparity)
     write_json(camera.as_cityscapes(), files["camera"])
-
-
-def _write_png(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode(".png", array)
-    if not ok:
-        raise MinicityError(f"cannot encode {path}")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
 
 
 def _write_coco(root, split, number, betas):
@@ -141,10 +90,10 @@ def _write_coco(root, split, number, betas):
             f"{root} has {len(clear['images'])} {split} images, asked for {number}: "
             "choose another folder or pass --overwrite."
         )
-    write_coco(clear, root / "annotations" / f"instances_{split}.json")
+    write_json(clear, root / "annotations" / f"instances_{split}.json")
     for beta in betas:
         foggy = cityscapes_to_coco(root, split, "leftImg8bit_foggy", f"leftImg8bit_foggy_beta_{beta}.png")
-        write_coco(foggy, root / "annotations" / f"instances_foggy_{beta}_{split}.json")
+        write_json(foggy, root / "annotations" / f"instances_foggy_{beta}_{split}.json")
     names = {c["id"]: c["name"] for c in clear["categories"]}
     boxes = dict.fromkeys(names.values(), 0)
     for annotation in clear["annotations"]:

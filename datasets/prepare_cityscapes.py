@@ -1,0 +1,61 @@
+"""COCO files of Cityscapes and Foggy Cityscapes: eight classes, tight boxes of visible pixels, groups as crowd.
+
+Training makes what it needs by itself; this makes it beforehand, in parallel, and again with --overwrite.
+Example:
+    python datasets/prepare_cityscapes.py --root datasets/cityscapes --split train val --beta 0.02
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from mic_det.data.builtin import coco_name, foggy_annotations, split_annotations
+from mic_det.data.catalog import DataError
+from mic_det.data.cityscapes import SOURCES, write_json
+from mic_det.data.parallel import WorkerError
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "cityscapes")
+    parser.add_argument("--root", default=root, help="folder with gtFine and leftImg8bit (default: %(default)s)")
+    parser.add_argument("--output", help="folder of the COCO files (default: ROOT/annotations)")
+    parser.add_argument("--split", nargs="+", default=["train", "val"], help="default: train val")
+    parser.add_argument("--beta", nargs="*", default=[], help="also for foggy images of this beta, or of all")
+    parser.add_argument("--source", choices=SOURCES, help="default: instanceIds where there are such files")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
+    args = parser.parse_args()
+    if args.workers is not None and args.workers < 1:
+        parser.error("--workers: at least 1")
+    root = Path(args.root)
+    output = Path(args.output) if args.output else root / "annotations"
+    try:
+        for split in args.split:
+            content = split_annotations(root, split, args.source, args.workers, args.overwrite)
+            write_json(content, output / coco_name(split))
+            for beta in args.beta:
+                write_json(foggy_annotations(content, beta), output / coco_name(split, beta))
+            print(f"{split}: {summary(content)}")
+    except (OSError, ValueError, DataError, WorkerError) as e:
+        sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(f"in {output}")
+
+
+def summary(content):
+    """Images, images without a box, boxes per class and groups, in one line."""
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    single = [a for a in content["annotations"] if not a["iscrowd"]]
+    counts = Counter(names[a["category_id"]] for a in single)
+    empty = len(content["images"]) - len({a["image_id"] for a in single})
+    boxes = ", ".join(f"{name} {counts[name]}" for name in names.values())
+    groups = len(content["annotations"]) - len(single)
+    return f"{len(content['images'])} images ({empty} without a box), {len(single)} boxes ({boxes}), {groups} groups"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Many independent jobs on all cores, with a progress bar, and files that are whole or absent."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import cv2
+from tqdm import tqdm
+
+
+class WorkerError(RuntimeError):
+    """A worker process ended without an answer."""
+
+
+def run_parallel(function, jobs, workers=None, description=None, progress=True, unit="image"):
+    """Call ``function`` on each job and return the answers, in the order of the jobs.
+
+    Args:
+        function (callable): a module's function of one job; both must be picklable.
+        jobs (sequence): its arguments.
+        workers (int): processes; None = one a core, 1 = in this process.
+        description (str), progress (bool), unit (str): of the progress bar.
+
+    Raises:
+        WorkerError: where a worker process was killed. Errors of ``function`` come through as they are.
+    """
+    jobs = list(jobs)
+    workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
+    with tqdm(total=len(jobs), desc=description, unit=unit, disable=not progress) as bar:
+        if workers == 1:
+            return [_counted(bar, function(job)) for job in jobs]
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            try:
+                with _interrupts_ignored():
+                    done = pool.map(function, jobs, chunksize=4)
+                return [_counted(bar, answer) for answer in done]
+            except BrokenProcessPool as e:
+                raise WorkerError(
+                    "a worker process ended early: run with one worker (in a script of your own, "
+                    'call this below `if __name__ == "__main__":`).'
+                ) from e
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _counted(bar, answer):
+    bar.update()
+    return answer
+
+
+@contextlib.contextmanager
+def _interrupts_ignored():
+    """Processes started here leave Ctrl-C to this one, which stops them after the job at hand."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def write_bytes(path, content):
+    """Write a file whole or not at all, also where several processes write the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_png(path, image):
+    """Write (H, W) or (H, W, 3) BGR pixels as a PNG file, whole or not at all.
+
+    Raises:
+        OSError: where it cannot be encoded or written.
+    """
+    ok, data = cv2.imencode(".png", image)
+    if not ok:
+        raise OSError(f"cannot encode {path}")
+    write_bytes(path, data.tobytes())

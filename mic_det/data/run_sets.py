@@ -1,0 +1,115 @@
+"""The data sets that a run needs, checked before training starts."""
+
+import os
+from collections import Counter
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
+from .builtin import prepare_label_maps
+from .catalog import DataError
+
+
+def check_datasets(cfg, training=True):
+    """Load every set that a run needs and compare their classes, before hours are spent.
+
+    Args:
+        cfg (CfgNode): the run's config.
+        training (bool): False checks ``DATASETS.TEST`` alone.
+
+    Returns:
+        list[str]: one line a set: images, boxes, boxes per class.
+
+    Raises:
+        DataError: missing sets or files; class lists that differ from each other or from
+            ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        ConfigError: an unknown or missing set.
+    """
+    labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
+    labelled += [("TEST", n) for n in cfg.DATASETS.TEST]
+    target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
+    if training:
+        check_roles(cfg)
+    lines, first = [], None
+    for key, name in labelled + target:
+        if name not in DatasetCatalog.list():
+            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.DECLARED.")
+        if needs_sem_seg(cfg) and key != "TARGET":
+            prepare_label_maps(name)
+        dicts = DatasetCatalog.get(name)
+        if not dicts:
+            raise DataError(f"{name} (DATASETS.{key}) has no images.")
+        missing = next((d["file_name"] for d in dicts if not os.path.isfile(d["file_name"])), None)
+        if missing:
+            raise DataError(f"{name} (DATASETS.{key}): image {missing} is missing.")
+        classes = list(MetadataCatalog.get(name).get("thing_classes", []))
+        if key != "TARGET":
+            if needs_boxes(cfg):
+                first = first or (name, classes)
+                check_classes(cfg, key, name, classes, first, dicts)
+            if needs_sem_seg(cfg):
+                check_label_maps(cfg, key, name, dicts)
+        lines.append(describe(key, name, dicts, classes))
+    return lines
+
+
+def check_roles(cfg):
+    """The model must have the sets that it learns from, and use those that it is given."""
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
+    mic, is_mic = cfg.MODEL.MIC, cfg.MODEL.META_ARCHITECTURE == "MICRCNN"
+    weight = mic.CONSISTENCY.WEIGHT * needs_boxes(cfg) or mic.SEM_SEG.WEIGHT * needs_sem_seg(cfg)
+    if is_mic and weight and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
+        raise ConfigError(
+            "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
+            "'source', or MODEL.MIC.CONSISTENCY.WEIGHT 0 (an EMA teacher alone)."
+        )
+    if cfg.DATASETS.TARGET and not is_mic:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
+            "set DATASETS.TARGET to (), or use MICRCNN."
+        )
+
+
+def check_classes(cfg, key, name, classes, first, dicts):
+    if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
+        raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
+    if classes != first[1]:
+        raise DataError(f"{name} (DATASETS.{key}) has the classes {classes}, but {first[0]} has {first[1]}.")
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise DataError(
+            f"{name} (DATASETS.{key}) has {len(classes)} classes {classes}, but MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}."
+        )
+
+
+def check_label_maps(cfg, key, name, dicts):
+    """Every image of a set must have a label map, of as many classes as the model has.
+
+    Raises:
+        DataError: names the set and the first file that is missing.
+    """
+    classes = MetadataCatalog.get(name).get("stuff_classes", [])
+    absent = next((d for d in dicts if not os.path.isfile(d.get("sem_seg_file_name") or "")), None)
+    if not classes or absent:
+        where = absent and absent.get("sem_seg_file_name") or f"that of {(absent or dicts[0])['file_name']}"
+        raise DataError(
+            f"{name} (DATASETS.{key}) lacks label maps, which {student_architecture(cfg)} learns from: {where} is "
+            f"missing. Declare DATASETS.DECLARED.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the folder."
+        )
+    if len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        raise DataError(
+            f"{name} (DATASETS.{key}) has {len(classes)} classes of pixels ({', '.join(classes)}), but "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}."
+        )
+
+
+def describe(key, name, dicts, classes):
+    """One line on a set: its role, what it is, images, boxes and boxes per class."""
+    what = MetadataCatalog.get(name).get("description")
+    name = f"{name} ({what})" if what else name
+    if key == "TARGET":
+        return f"{key:6s} {name}: {len(dicts)} images (labels, if any, are not used)"
+    boxes = Counter(a["category_id"] for d in dicts for a in d.get("annotations", []) if not a.get("iscrowd", 0))
+    per_class = ", ".join(f"{c} {boxes[i]}" for i, c in enumerate(classes))
+    return f"{key:6s} {name}: {len(dicts)} images, {sum(boxes.values())} boxes ({per_class})"

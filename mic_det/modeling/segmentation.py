@@ -1,0 +1,101 @@
+"""Semantic segmentation beside or instead of boxes: pixel labels, the weighted loss, the teacher's labels.
+
+MIC's segmentation path (Sec. 3.2, Eq. 6-9): the teacher's most probable class of each pixel is the label, and one
+number an image, the share of pixels it is sure of, weights its loss.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .pseudo_labels import sem_seg_pseudo_labels
+
+
+@dataclass
+class SemSegSettings:
+    """Settings of the segmentation path; ``weight`` is its lambda_M, ``mix_weight`` that of ClassMix.
+
+    ``threshold`` is tau; ``ignore_top`` and ``ignore_bottom`` are strips of the target image, in pixels of
+    the student's view, whose pseudo-labels have weight 0.
+    """
+
+    weight: float = 1.0
+    threshold: float = 0.968
+    ignore_top: int = 0
+    ignore_bottom: int = 0
+    mix_weight: float = 0.0
+
+
+@dataclass
+class PixelLabels:
+    """Labels (H, W) int64 of one image and the weight (H, W) float of each pixel in the loss."""
+
+    labels: torch.Tensor
+    weights: torch.Tensor
+
+    @staticmethod
+    def of_truth(sem_seg):
+        """True labels (H, W), fully trusted."""
+        return PixelLabels(sem_seg, torch.ones(sem_seg.shape, device=sem_seg.device))
+
+
+def pixel_loss(head, features, targets):
+    """Weighted cross entropy of a segmentation head (MIC, Eq. 6 with the weight of Eq. 8).
+
+    Args:
+        head (SemSegFPNHead): the student's.
+        features (dict): backbone features of N images.
+        targets (list[PixelLabels]): N, without padding.
+
+    Returns:
+        Tensor: scalar; the mean over all pixels that have a label, times the head's loss weight. Padding and
+        ignored pixels do not count; pixels of weight 0 count as right.
+    """
+    logits = head.layers(features).float()
+    logits = F.interpolate(logits, scale_factor=head.common_stride, mode="bilinear", align_corners=False)
+    labels, weights = padded_labels(targets, logits.shape[-2:], head.ignore_value)
+    loss = F.cross_entropy(logits, labels, reduction="none", ignore_index=head.ignore_value)
+    counted = (labels != head.ignore_value).sum().clamp(min=1)
+    return (loss * weights).sum() / counted * head.loss_weight
+
+
+def padded_labels(targets, size, ignore_value):
+    """Labels (N, H, W) and weights (N, H, W) in the frame of padded images; padding is ignored, with weight 0."""
+    device = targets[0].labels.device
+    labels = torch.full((len(targets), *size), ignore_value, dtype=torch.int64, device=device)
+    weights = torch.zeros((len(targets), *size), device=device)
+    for row, weight, target in zip(labels, weights, targets):
+        h, w = target.labels.shape
+        row[:h, :w] = target.labels
+        weight[:h, :w] = target.weights
+    return labels, weights
+
+
+@torch.no_grad()
+def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
+    """The teacher's label and weight of each pixel.
+
+    Args:
+        head (SemSegFPNHead): the teacher's, in eval mode.
+        features (dict): its backbone's features of N whole target images.
+        input_sizes, output_sizes (list[(int, int)]): height and width of each image as the teacher sees it,
+            without padding, and as the student does.
+        settings (SemSegSettings): tau and the strips that are ignored.
+
+    Returns:
+        (list[PixelLabels], list[Tensor]): one entry an image, and its quality q.
+    """
+    logits, _ = head(features)
+    found, qualities = [], []
+    for x, (height, width), size in zip(logits, input_sizes, output_sizes):
+        x = x[None, :, :height, :width]
+        if (height, width) != tuple(size):
+            x = F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False)
+        labels, quality = sem_seg_pseudo_labels(x, settings.threshold)
+        weights = quality.expand(labels[0].shape).clone()
+        weights[: settings.ignore_top] = 0
+        weights[weights.shape[0] - settings.ignore_bottom :] = 0
+        found.append(PixelLabels(labels[0], weights))
+        qualities.append(quality[0])
+    return found, qualities
