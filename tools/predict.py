@@ -9,7 +9,6 @@ Examples:
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
-from mic_det.engine.setup import load_config
+from mic_det.engine.setup import load_config, split_opts
 from mic_det.evaluation.export import Predictions
 from mic_det.visualization.panels import draw_boxes
 
@@ -38,10 +37,7 @@ def parse_args():
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
-    # argparse takes KEY VALUE pairs straight after --input for inputs; a key is told by its look
-    keys = [i for i, x in enumerate(args.input) if re.fullmatch(r"[A-Z0-9_]+(\.\w+)+", x) and not os.path.exists(x)]
-    if keys:
-        args.input, args.opts = args.input[: keys[0]], args.input[keys[0] :] + args.opts
+    args.input, args.opts = split_opts(args.input, args.opts)
     args.format = args.format.split(",")
     unknown = [f for f in args.format if f not in FORMATS]
     if unknown:

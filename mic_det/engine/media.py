@@ -171,4 +171,4 @@ def write_picture(path, rgb):
     except (OSError, cv2.error):
         written = False
     if not written:
-        raise DataError(f"cannot write {path}: check --output.")
+        raise DataError(f"cannot write {path}: is the folder writable, and is there space on the disk?")

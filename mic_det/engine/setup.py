@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 
 import yaml
 from detectron2.config import get_cfg
@@ -50,6 +51,18 @@ def _one_line(error):
     text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     text = " ".join(text.split())
     return text if len(text) < 400 else f"{text[:200]} ... {text[-150:]}"
+
+
+def split_opts(values, opts=()):
+    """Part ``KEY VALUE`` pairs from the values of an option that takes several: argparse gives it all that follow.
+
+    Returns:
+        (list[str], list[str]): the option's own values, and the pairs, those in ``opts`` last.
+    """
+    key = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Z][A-Z0-9_]*(\.\w+)*")
+    keys = [i for i, x in enumerate(values) if key.fullmatch(x) and not os.path.exists(x)]
+    end = keys[0] if keys else len(values)
+    return list(values[:end]), [*values[end:], *opts]
 
 
 def setup(args):

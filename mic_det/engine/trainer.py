@@ -18,6 +18,7 @@ from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
+from .hooks import PseudoBoxPictures
 from .train_loop import AccumulatingTrainer
 
 
@@ -58,6 +59,14 @@ class MICTrainer(DefaultTrainer):
         resumed = resume and self.checkpointer.has_checkpoint()
         if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
             model.restart()
+
+    def build_hooks(self):
+        """Detectron2's; with ``VIS_PERIOD``, pictures of the pseudo-boxes, just before what is logged is written."""
+        hooks, model = super().build_hooks(), self.checkpointer.model
+        cfg = self.cfg
+        if cfg.VIS_PERIOD > 0 and comm.is_main_process() and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
+            hooks.insert(-1, PseudoBoxPictures(cfg, model))
+        return hooks
 
     @classmethod
     def build_train_loader(cls, cfg):

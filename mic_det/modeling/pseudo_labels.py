@@ -22,10 +22,9 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
         frame of ``instances``.
     """
     boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
-    delta = torch.as_tensor(score_threshold, dtype=scores.dtype, device=scores.device)
-    keep = scores >= (delta[classes] if delta.dim() else delta)
+    keep = _confident(instances, score_threshold)
     if min_size > 0:
-        keep &= ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+        keep &= _large(boxes, min_size)
     boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     if nms_threshold is None:
         order = scores.argsort(descending=True, stable=True)
@@ -35,6 +34,39 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
     return Instances(
         instances.image_size, gt_boxes=Boxes(boxes[order]), gt_classes=classes[order], scores=scores[order]
     )
+
+
+def _confident(instances, score_threshold):
+    delta = torch.as_tensor(score_threshold, dtype=instances.scores.dtype, device=instances.scores.device)
+    return instances.scores >= (delta[instances.pred_classes] if delta.dim() else delta)
+
+
+def _large(boxes, min_size):
+    return ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+
+
+@torch.no_grad()
+def rejection_reasons(instances, score_threshold, nms_threshold=None, *, max_boxes=None, min_size=0.0):
+    """Why :func:`select_pseudo_boxes` leaves detections out; its arguments.
+
+    Returns:
+        list[str]: for each detection "" where it is a pseudo-box, else the first that applies of "score",
+        "size", "NMS" (overlaps a better one of its class) and "count" (more than ``max_boxes``).
+    """
+    boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
+    sure, large = _confident(instances, score_threshold), _large(boxes, min_size)
+    candidates = (sure & large).nonzero()[:, 0]
+    if nms_threshold is None:
+        order = scores[candidates].argsort(descending=True, stable=True)
+    else:
+        order = batched_nms(boxes[candidates].float(), scores[candidates].float(), classes[candidates], nms_threshold)
+    best = candidates[order].tolist()
+    kept, surplus = set(best[:max_boxes]), set(best[len(best[:max_boxes]) :])
+    reasons = []
+    for i, (is_sure, is_large) in enumerate(zip(sure.tolist(), large.tolist())):
+        reason = "" if i in kept else "count" if i in surplus else "NMS"
+        reasons.append(reason if is_sure and is_large else "size" if is_sure else "score")
+    return reasons
 
 
 @torch.no_grad()

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.utils.events import EventStorage
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 
-from ..modeling.teacher_labels import preprocess
+from ..modeling.pseudo_labels import rejection_reasons
+from ..modeling.teacher_labels import preprocess, teacher_labels
 from .sem_seg import sem_seg_panels
 
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
@@ -35,7 +36,8 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
     scale = max(1.0, MIN_WIDTH / image.shape[1])
     if scale > 1:
         size = round(image.shape[1] * scale), round(image.shape[0] * scale)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        # the pixels of a very small image stay what they are
+        image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT if scale > 3 else cv2.INTER_LINEAR)
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * scale
     reasons = [""] * len(boxes) if reasons is None else reasons
     visualizer = Visualizer(np.ascontiguousarray(image))
@@ -84,7 +86,7 @@ def _overlap(p, p_size, q, q_size):
 @torch.no_grad()
 def mic_panels(
     model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=(), input_format=None,
-    source=None,
+    source=None, max_rejected=10,
 ):  # fmt: skip
     """What MICRCNN makes of one target image.
 
@@ -93,41 +95,43 @@ def mic_panels(
         batched_input (dict): one mapped target image; predictions and boxes are in the frame of ``"image"``.
         truth (Instances): true boxes in the same frame, where known.
         generator (torch.Generator): draws the mask.
+        score_threshold (float): least score of a prediction that is drawn.
         input_format (str): order of the images' channels, ``INPUT.FORMAT``; None = the student tells.
         source (dict): a mapped source image with label map, to show ClassMix with.
+        max_rejected (int): of the teacher's detections that are no pseudo-boxes, so many are drawn, the best.
 
     Returns:
         list[(str, ndarray)]: caption and RGB picture of each panel.
     """
     image = batched_input["image"]
     input_format = input_format or model.student.input_format
-    to_rgb = lambda x: convert_image_to_rgb(x.permute(1, 2, 0).cpu(), input_format)  # noqa: E731
-    picture = to_rgb(image)
-    with EventStorage():  # the teacher logs what it finds; a picture is not a training step
-        taught = model.teach([batched_input])
+    picture = to_rgb(image, input_format)
+    # all of the teacher's detections, not logged as pseudo-boxes: a picture is not a training step
+    taught = teacher_labels(
+        model.teacher, [batched_input], {"score_threshold": 0.0}, model.teacher_input_size, model.sem_seg
+    )
     masked = preprocess(model.student, [{"image": model.strong_view(image.to(model.device))}])
     model.hide_patches(masked, generator)
     height, width = image.shape[-2:]
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
-    view = to_rgb(view.clamp(0, 255).round().to(torch.uint8))
+    view = to_rgb(view.clamp(0, 255).round().to(torch.uint8), input_format)
     panels = [("target image", draw_boxes(picture, [], [])), ("masked view of the student", draw_boxes(view, [], []))]
     if model.has_boxes:
-        panels += _box_panels(model, batched_input, picture, taught.boxes[0], truth, score_threshold, class_names)
+        panels.append(_pseudo_box_panel(model, picture, taught.boxes[0], class_names, max_rejected))
+        panels += _box_panels(model, batched_input, picture, truth, score_threshold, class_names)
     if model.has_sem_seg:
         found = sem_seg_panels(model, batched_input, taught, source, input_format)
         panels += [(text, draw_boxes(labels, [], [])) for text, labels in found]
     return panels
 
 
-def _box_panels(model, batched_input, picture, pseudo, truth, score_threshold, class_names):
+def _box_panels(model, batched_input, picture, truth, score_threshold, class_names):
     prediction = model.inference([batched_input], do_postprocess=False)[0]
     prediction = prediction[0] if isinstance(prediction, list) else prediction  # beside pixels, of PanopticFPN
     prediction = prediction[prediction.scores >= score_threshold]
     panels = [
-        (f"teacher's pseudo-boxes ({len(pseudo)})",
-         _draw(picture, pseudo, pseudo.gt_boxes, pseudo.gt_classes, class_names)),
         (f"prediction, score >= {score_threshold}",
-         _draw(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
+         draw_instances(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
     ]  # fmt: skip
     if truth is not None:
         boxes = truth.gt_boxes.tensor.cpu().numpy()
@@ -135,8 +139,34 @@ def _box_panels(model, batched_input, picture, pseudo, truth, score_threshold, c
     return panels
 
 
-def _draw(picture, instances, boxes, classes, class_names):
-    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), instances.scores.tolist(), class_names)
+def _pseudo_box_panel(model, picture, found, class_names, max_rejected):
+    """Caption and picture of the teacher's detections: pseudo-boxes, and the best of those that are rejected."""
+    detections = Instances(
+        found.image_size, pred_boxes=found.gt_boxes, scores=found.scores, pred_classes=found.gt_classes
+    )  # fmt: skip
+    reasons = rejection_reasons(detections, **model.select)
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    rejected = [i for i, reason in enumerate(reasons) if reason]  # the best first, as they were found
+    caption = f"teacher's pseudo-boxes ({len(kept)})"
+    if len(rejected) > max_rejected:
+        caption += f", {max_rejected} best of {len(rejected)} rejected dashed"
+    elif rejected:
+        caption += f", {len(rejected)} rejected dashed"
+    drawn = kept + rejected[:max_rejected]
+    shown = detections[drawn]
+    why = [reasons[i] for i in drawn]
+    return caption, draw_instances(picture, shown, shown.pred_boxes, shown.pred_classes, class_names, why)
+
+
+def to_rgb(image, channels):
+    """A (3, H, W) uint8 tensor in the channel order of ``INPUT.FORMAT`` as an (H, W, 3) RGB array."""
+    return convert_image_to_rgb(image.permute(1, 2, 0).cpu(), channels)
+
+
+def draw_instances(picture, instances, boxes, classes, class_names, reasons=None):
+    """:func:`draw_boxes` of detections or pseudo-boxes, which call their boxes and classes differently."""
+    scores = instances.scores.tolist()
+    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons)
 
 
 def contact_sheet(rows):

@@ -147,7 +147,7 @@ def test_pseudo_box_panel_counts_and_draws_the_teachers_boxes(model):
     try:
         for threshold in (0.0, 1.0):
             model.select = {**selection, "score_threshold": threshold}
-            panels = panels_of(model, image)
+            panels = panels_of(model, image, max_rejected=0)
             (caption, picture) = panels[2]
             counts[threshold] = int(caption.split("(")[1].split(")")[0])
             assert (picture != panels[0][1]).any() == (counts[threshold] > 0)

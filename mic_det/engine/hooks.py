@@ -1,0 +1,86 @@
+"""Hooks of Detectron2's training loop that mic_det adds."""
+
+import contextlib
+import logging
+import os
+import random
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import HookBase
+
+from ..data.catalog import DataError
+from ..data.mapper import DomainMapper
+from ..visualization.panels import contact_sheet, mic_panels
+from .media import write_picture
+
+
+class PseudoBoxPictures(HookBase):
+    """Draws what MICRCNN makes of a few target images, every so many steps.
+
+    The pictures go to ``OUTPUT_DIR/visuals/STEP.jpg`` (after so many steps) and to TensorBoard. The images, and
+    the patches that are hidden in them, are the same each time. Training goes on as if nothing had been drawn:
+    random states and modules' modes are put back, and other steps cost nothing.
+    """
+
+    def __init__(self, cfg, model, num_images=3):
+        """
+        Args:
+            cfg (CfgNode): ``VIS_PERIOD``, in optimizer steps; the images are those of ``DATASETS.TARGET``.
+            model (MICRCNN): not wrapped for distributed training. Only one process needs the hook.
+            num_images (int): evenly spread over the first target set.
+        """
+        self.cfg, self.model, self.num_images = cfg, model, num_images
+        self.period = cfg.VIS_PERIOD
+        self.inputs = None  # read when they are first needed
+
+    def after_step(self):
+        step = self.trainer.iter + 1
+        if step % self.period:
+            return
+        with undisturbed(self.model):
+            sheet = contact_sheet(self.draw())
+        self.trainer.storage.put_image("pseudo-boxes", sheet.transpose(2, 0, 1))
+        try:
+            write_picture(os.path.join(self.cfg.OUTPUT_DIR, "visuals", f"{step:07d}.jpg"), sheet)
+        except DataError as e:  # a full disk is no reason to lose the training
+            logging.getLogger(__name__).warning("No picture of step %d: %s", step, e)
+
+    def draw(self):
+        """One row of captioned panels an image; see :func:`mic_panels`."""
+        if self.inputs is None:
+            self.inputs = self._read_inputs()
+        self.model.update_teacher()  # now instead of at the next step's start, from the same student
+        self.model.eval()
+        rows = []
+        for i, x in enumerate(self.inputs):
+            torch.manual_seed(i)  # colours; the mask has a generator of its own
+            generator = torch.Generator().manual_seed(i)
+            look = {"class_names": self.class_names, "input_format": self.cfg.INPUT.FORMAT}
+            rows.append(mic_panels(self.model, x, generator=generator, **look))
+        return rows
+
+    def _read_inputs(self):
+        # labels of the target, where there are any, stay unseen here too
+        dicts = DatasetCatalog.get(self.cfg.DATASETS.TARGET[0])
+        self.class_names = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+        chosen = np.unique(np.linspace(0, len(dicts) - 1, self.num_images).astype(int))
+        mapper = DomainMapper(self.cfg, is_train=False, domain="target")
+        return [mapper(dicts[i]) for i in chosen]
+
+
+@contextlib.contextmanager
+def undisturbed(model):
+    """Put the random states of torch, NumPy and Python and the modes of all modules back afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    states = random.getstate(), np.random.get_state()
+    try:
+        # manual_seed reaches all GPUs of the process, so all are put back
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, mode in modes:
+            module.training = mode

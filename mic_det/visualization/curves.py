@@ -1,0 +1,99 @@
+"""Curves and bars as SVG pictures that an HTML page can hold."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+# Distinct on white, also for most colour-blind readers, in this order
+LINE_COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#8c6d31",
+    "#56b4e9",
+    "#e69f00",
+    "#444444",
+    "#7b4ab5",
+    "#b22222",
+)
+
+
+def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, dashed=(), size=(7.2, 3.4)):
+    """
+    Args:
+        curves (dict): label -> (steps, values).
+        smooth (int): values are means over so many neighbours; 1 = as they are.
+        ylim ((low, high)): of the vertical axis; None = from 0 to what is there.
+        dashed (collection of str): labels of dashed lines, for what others are compared with.
+
+    Returns:
+        Figure: one line a label; single points are marked.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, (steps, values)) in enumerate(curves.items()):
+        style = {"linestyle": "--" if label in dashed else "-", "color": LINE_COLORS[i % len(LINE_COLORS)]}
+        marker = "o" if len(steps) < 12 else ""
+        axes.plot(steps, running_mean(values, smooth), label=label, linewidth=1.6, marker=marker, markersize=4, **style)
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(xlabel, fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+    if ylim:
+        axes.set_ylim(*ylim)
+    else:
+        axes.set_ylim(bottom=0)
+    _finish(figure, axes, len(curves))
+    return figure
+
+
+def bar_chart(title, groups, series, *, ylabel="", size=(7.2, 3.4)):
+    """
+    Args:
+        groups (list[str]): labels below the bars.
+        series (dict): label -> one value a group; NaN leaves a gap.
+
+    Returns:
+        Figure: bars side by side.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / max(1, len(series))
+    for i, (label, values) in enumerate(series.items()):
+        at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
+        axes.bar(at, values, width * 0.92, label=label, color=LINE_COLORS[i % len(LINE_COLORS)])
+    axes.set_xticks(range(len(groups)), groups, fontsize=8.5, rotation=30 if len(groups) > 6 else 0)
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_ylabel(ylabel, fontsize=9)
+    axes.set_ylim(bottom=0)
+    _finish(figure, axes, len(series))
+    return figure
+
+
+def _finish(figure, axes, count):
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8.5)
+    if count > 1 or axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside right upper", fontsize=8.5, frameon=False)
+
+
+def running_mean(values, window):
+    """Mean over ``window`` neighbours, over fewer at the ends; as many values as there were."""
+    values = np.asarray(values, dtype=float)
+    if window <= 1 or len(values) < 2:
+        return values
+    half = window // 2
+    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+def svg_uri(figure):
+    """A figure as a ``data:`` URI; text becomes outlines, so no font is needed."""
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "mic_det"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
