@@ -44,6 +44,11 @@ def _add_dataset_keys(cfg):
     # IMAGES: folder to which the JSON's file names are relative.
     # Relative paths are below $DETECTRON2_DATASETS (default ./datasets); "~" and "$VAR" are expanded.
     cfg.DATASETS.DECLARED = CN(new_allowed=True)
+    # A set of target images whose pseudo-labels are measured at each evaluation (TEST.EVAL_PERIOD, the end,
+    # --eval-only), for analysis alone; "" = none. With labels: precision, recall, AP50, mIoU. Without: the
+    # share of images and classes that have pseudo-boxes, and the agreement of teacher and student.
+    # MAX_IMAGES: so many, evenly spread over the set; 0 = all.
+    cfg.TEST.PSEUDO_LABELS = CN(dict(DATASET="", MAX_IMAGES=200))
     # Target images per optimizer step, over all devices. SOLVER.IMS_PER_BATCH counts source images.
     cfg.SOLVER.IMS_PER_BATCH_TARGET = 1
     # Micro-batches whose gradients are added up before one optimizer step (and one teacher update).

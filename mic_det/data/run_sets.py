@@ -50,7 +50,27 @@ def check_datasets(cfg, training=True):
             if needs_sem_seg(cfg):
                 check_label_maps(cfg, key, name, dicts)
         lines.append(describe(key, name, dicts, classes))
+    check_pseudo_label_set(cfg, first)
     return lines
+
+
+def check_pseudo_label_set(cfg, first):
+    """Whether the set of ``TEST.PSEUDO_LABELS`` exists and, where it has boxes, has the source's classes.
+
+    Args:
+        first ((str, list[str]) or None): name and classes of the first labelled set.
+    """
+    name = cfg.TEST.PSEUDO_LABELS.DATASET
+    if not name:
+        return
+    if name not in DatasetCatalog.list():
+        raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.DECLARED.")
+    if needs_sem_seg(cfg):
+        prepare_label_maps(name)
+    labelled = any(d.get("annotations") for d in DatasetCatalog.get(name))
+    classes = list(MetadataCatalog.get(name).get("thing_classes", []))
+    if labelled and first and classes != first[1]:
+        raise DataError(f"{name} (TEST.PSEUDO_LABELS) has the classes {classes}, but {first[0]} has {first[1]}.")
 
 
 def check_roles(cfg):

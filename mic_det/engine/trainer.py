@@ -15,10 +15,11 @@ from ..data.loader import build_mic_train_loader
 from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
+from ..evaluation.pseudo_labels import evaluate_pseudo_labels
 from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
-from .hooks import PseudoBoxPictures
+from .hooks import PseudoBoxPictures, undisturbed
 from .train_loop import AccumulatingTrainer
 
 
@@ -89,21 +90,35 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As Detectron2's; ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``."""
-        results = super().test(cfg, model, evaluators)
+        """As Detectron2's; for MICRCNN also what ``TEST.PSEUDO_LABELS`` asks for, under ``pseudo_labels``.
+
+        ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``. A training goes on with the
+        random numbers that it would have without the evaluation.
+        """
         mic = getattr(model, "module", model)
-        if not isinstance(mic, MICRCNN) or mic.evaluate != "both":
+        with undisturbed(mic):
+            results = super().test(cfg, model, evaluators)
+            if not isinstance(mic, MICRCNN):
+                return results
+            if cfg.TEST.PSEUDO_LABELS.DATASET:
+                quality = evaluate_pseudo_labels(cfg, mic)
+                if quality:  # of the main process
+                    results["pseudo_labels"] = quality
+            if mic.evaluate == "both":
+                student = cls._test_student(cfg, model, mic, evaluators)
+                if results:
+                    results["student"] = student
             return results
-        mic.evaluate, cfg = "student", cfg.clone()
+
+    @classmethod
+    def _test_student(cls, cfg, model, mic, evaluators):
+        cfg, mic.evaluate = cfg.clone(), "student"
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "student")
         try:
-            student = super().test(cfg, model, evaluators)
+            return super().test(cfg, model, evaluators)
         finally:
             mic.evaluate = "both"
-        if results:  # of the main process
-            results["student"] = student
-        return results
 
     @classmethod
     def build_model(cls, cfg):

@@ -1,0 +1,202 @@
+"""How good a teacher's pseudo-labels are: for analysis alone, never for training."""
+
+import logging
+import os
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances, pairwise_iou
+from detectron2.utils import comm
+from torch import nn
+
+from ..data.mapper import DomainMapper
+from ..modeling.teacher_labels import teacher_labels
+from .coco import DetectionEvaluator
+from .sem_seg import LabelMapEvaluator
+
+
+def evaluate_pseudo_labels(cfg, model):
+    """Measure the teacher's pseudo-labels on the set that ``TEST.PSEUDO_LABELS.DATASET`` names.
+
+    Args:
+        cfg (CfgNode): also ``TEST.PSEUDO_LABELS.MAX_IMAGES``, evenly spread over the set; 0 = all.
+        model (MICRCNN): not wrapped for distributed training.
+
+    Returns:
+        dict[str, float]: see :class:`PseudoLabelEvaluator`; empty where this is not the main process.
+    """
+    name, most = cfg.TEST.PSEUDO_LABELS.DATASET, cfg.TEST.PSEUDO_LABELS.MAX_IMAGES
+    dicts = DatasetCatalog.get(name)
+    if most and len(dicts) > most:
+        dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, most).astype(int)]
+    loader = build_detection_test_loader(
+        dicts, mapper=DomainMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )  # fmt: skip
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", f"{name}_pseudo_labels")
+    model.update_teacher()
+    evaluator = PseudoLabelEvaluator(name, dicts, model, folder)
+    results = inference_on_dataset(PseudoLabels(model), loader, evaluator).get("pseudo_labels", {})
+    if results:
+        shown = ("images", "classes", "agreement", "precision", "recall", "AP50", "mIoU")
+        text = ", ".join(f"{k} {results[k]:.1f}" for k in shown if k in results)
+        logging.getLogger(__name__).info("Pseudo-labels of %d images of %s: %s", len(dicts), name, text)
+    return results
+
+
+class PseudoLabels(nn.Module):
+    """MICRCNN's pseudo-labels of images, in the size of their files: an answer of Detectron2's format.
+
+    ``"instances"`` are the teacher's pseudo-boxes, ``"student"`` what the student would make of the same images
+    by the same rules; ``"sem_seg"`` is 1 at the teacher's label of each pixel, (classes, height, width).
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.training = model.training  # Detectron2 restores the mode that it finds here, in the model too
+
+    def forward(self, batched_inputs):
+        model, answers = self.model, [{} for _ in batched_inputs]
+        for key, source in (("instances", model.teacher), ("student", model.student)):
+            found = teacher_labels(source, batched_inputs, model.select, model.teacher_input_size, model.sem_seg)
+            for answer, x, boxes in zip(answers, batched_inputs, found.boxes):
+                answer[key] = detector_postprocess(_as_detections(boxes), x["height"], x["width"])
+            if key == "instances":
+                for answer, x, pixels in zip(answers, batched_inputs, found.pixels):
+                    answer["sem_seg"] = _one_hot(pixels.labels, model.teacher.sem_seg_head, x["height"], x["width"])
+        return answers
+
+
+def _as_detections(pseudo):
+    return Instances(
+        pseudo.image_size, pred_boxes=pseudo.gt_boxes, scores=pseudo.scores, pred_classes=pseudo.gt_classes
+    )  # fmt: skip
+
+
+def _one_hot(labels, head, height, width):
+    resized = nn.functional.interpolate(labels[None, None].float(), size=(height, width), mode="nearest-exact")
+    return nn.functional.one_hot(resized[0, 0].long(), head.predictor.out_channels).permute(2, 0, 1).byte()
+
+
+class PseudoLabelEvaluator(DatasetEvaluator):
+    """Results ``pseudo_labels``, in per cent but for the first:
+
+    - ``boxes``: pseudo-boxes an image;
+    - ``images``: share of images with a pseudo-box; ``classes``: share of classes with one anywhere;
+    - ``agreement`` of teacher and student: 2 m / (t + s) of t and s pseudo-boxes, m of them pairs of one class
+      with IoU >= 0.5.
+
+    Where the set has labels also, of boxes at IoU 0.5 and with pycocotools' matching (crowds do not count),
+    ``precision``, ``recall``, ``AP50``, and each for every class (``precision-car``); with label maps ``mIoU`` and
+    ``IoU-road``.
+    """
+
+    def __init__(self, name, dicts, model, output_dir):
+        """
+        Args:
+            name (str): a registered set; ``dicts`` are those of its images that are measured.
+            output_dir (str): where pycocotools' inputs go.
+        """
+        self.has_boxes, self.image_ids = model.has_boxes, [d["image_id"] for d in dicts]
+        self.boxes = self.pixels = None
+        if self.has_boxes:
+            self.num_classes = model.teacher.roi_heads.num_classes
+            if any(d.get("annotations") for d in dicts):
+                self.boxes = _BoxQuality(name, output_dir=output_dir)
+        if model.has_sem_seg and all(os.path.isfile(d.get("sem_seg_file_name") or "") for d in dicts):
+            if MetadataCatalog.get(name).get("stuff_classes"):
+                self.pixels = LabelMapEvaluator(name)
+        self.parts = [x for x in (self.boxes, self.pixels) if x is not None]
+
+    def reset(self):
+        self.counts = []  # (boxes, student's boxes, pairs) an image
+        self.per_class = torch.zeros(self.num_classes if self.has_boxes else 0, dtype=torch.int64)
+        for part in self.parts:
+            part.reset()
+
+    def process(self, inputs, outputs):
+        for part in self.parts:
+            part.process(inputs, outputs)
+        if not self.has_boxes:
+            return
+        for output in outputs:
+            teacher, student = output["instances"].to("cpu"), output["student"].to("cpu")
+            self.counts.append((len(teacher), len(student), number_of_pairs(teacher, student)))
+            self.per_class += torch.bincount(teacher.pred_classes, minlength=self.num_classes)
+
+    def evaluate(self):
+        results = {}
+        gathered = comm.gather((self.counts, self.per_class), dst=0)
+        if comm.is_main_process() and self.has_boxes:
+            counts = np.array([c for counts, _ in gathered for c in counts]).reshape(-1, 3)
+            total, student, pairs = counts.sum(axis=0).tolist()
+            results["boxes"] = total / max(len(counts), 1)
+            results["images"] = 100 * float((counts[:, 0] > 0).mean())
+            results["classes"] = 100 * float((sum(c for _, c in gathered) > 0).float().mean())
+            results["agreement"] = 200 * pairs / (total + student) if total + student else float("nan")
+        if self.boxes is not None:
+            results.update(self.boxes.evaluate(img_ids=self.image_ids).get("bbox", {}))
+        if self.pixels is not None:
+            found = (self.pixels.evaluate() or {}).get("sem_seg", {})
+            results.update({k: v for k, v in found.items() if k.startswith(("mIoU", "IoU-"))})
+        return {"pseudo_labels": results} if comm.is_main_process() else {}
+
+
+def number_of_pairs(first, second, iou=0.5):
+    """Pairs of two detectors' boxes of one class that overlap by ``iou`` or more, each box in at most one pair.
+
+    Boxes are paired greedily, the largest overlap first.
+
+    Args:
+        first, second (Instances): with ``pred_boxes`` and ``pred_classes``, in the same frame.
+    """
+    overlaps = pairwise_iou(first.pred_boxes, second.pred_boxes)
+    overlaps = overlaps * (first.pred_classes[:, None] == second.pred_classes[None])
+    pairs = 0
+    while overlaps.numel() and overlaps.max() >= iou:
+        i, j = divmod(int(overlaps.argmax()), overlaps.shape[1])
+        overlaps[i], overlaps[:, j] = 0, 0
+        pairs += 1
+    return pairs
+
+
+class _BoxQuality(DetectionEvaluator):
+    """Precision and recall at IoU 0.5 beside AP50, of boxes that are taken as they are."""
+
+    def __init__(self, *args, **kwargs):
+        # the matches of single boxes, which the C++ implementation keeps to itself
+        super().__init__(*args, tasks=("bbox",), use_fast_impl=False, **kwargs)
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        found = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        names = list(class_names or [])
+        if coco_eval is None:  # not a single box: everything is missed
+            return {"precision": float("nan"), "recall": 0.0, "AP50": 0.0}
+        counts = np.zeros((len(coco_eval.params.catIds), 3))  # right, wrong, true boxes
+        index = {c: i for i, c in enumerate(coco_eval.params.catIds)}
+        everything = coco_eval.params.areaRng[0]
+        for image in coco_eval.evalImgs:
+            if image is None or image["aRng"] != everything:
+                continue
+            counted = ~image["dtIgnore"][0].astype(bool)
+            right = image["dtMatches"][0].astype(bool) & counted
+            truth = (np.asarray(image["gtIgnore"]) == 0).sum()
+            counts[index[image["category_id"]]] += right.sum(), (counted & ~right).sum(), truth
+        results = {"AP50": found["AP50"], **_precision_recall(counts.sum(axis=0))}
+        for name, row in zip(names, counts):
+            results.update({f"{k}-{name}": v for k, v in _precision_recall(row).items()})
+            results[f"AP50-{name}"] = found[f"AP50-{name}"]
+        return results
+
+
+def _precision_recall(counts):
+    right, wrong, truth = counts
+    nan = float("nan")
+    return {
+        "precision": 100 * right / (right + wrong) if right + wrong else nan,
+        "recall": 100 * right / truth if truth else nan,
+    }
+
