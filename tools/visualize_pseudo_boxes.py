@@ -2,14 +2,14 @@
 
 Example:
     python tools/visualize_pseudo_boxes.py --config-file configs/minicity/mic.yaml \
-        --output pictures MODEL.WEIGHTS output/minicity/mic/model_final.pth
+        --weights output/minicity/mic/model_final.pth --output pictures
 """
 
 import argparse
 import os
 import sys
 
-import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -18,17 +18,19 @@ from mic_det.config import ConfigError, needs_sem_seg
 from mic_det.data.builtin import prepare_label_maps
 from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.engine.checkpoint import CheckpointError
+from mic_det.engine.media import write_picture
+from mic_det.engine.predict import load_model
 from mic_det.engine.setup import load_config
-from mic_det.engine.trainer import MICTrainer
-from mic_det.modeling import MICRCNN
 from mic_det.visualization.panels import contact_sheet, mic_panels
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
+    parser.add_argument("--weights", help="checkpoint of MICRCNN; default: MODEL.WEIGHTS")
     parser.add_argument("--output", required=True, help="folder for one picture an image and contact_sheet.png")
+    parser.add_argument("--window", action="store_true", help="also show each picture until its window is closed")
     parser.add_argument("--dataset", help="a registered or declared set; default: the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=6, help="evenly spread over the set")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
@@ -37,12 +39,11 @@ def parse_args():
 
 def main(args):
     cfg = load_config(args.config_file, args.opts)
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint whose teacher is to be seen.")
-    model = MICTrainer.build_model(cfg).eval()
-    if not isinstance(model, MICRCNN):
+    if cfg.MODEL.META_ARCHITECTURE != "MICRCNN":
         raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MICRCNN.")
-    MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(cfg.MODEL.WEIGHTS)
+    if args.window:
+        check_display()
+    model = load_model(cfg, args.weights)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     if name not in DatasetCatalog.list():
         raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
@@ -54,7 +55,6 @@ def main(args):
     # truth is drawn, not used: map as a labelled set, at the size of evaluation
     mapper = DomainMapper(cfg, is_train=False)
     mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg) and "sem_seg_file_name" in dicts[0]
-    os.makedirs(args.output, exist_ok=True)
     rows, stems = [], {"contact_sheet"}
     for i in chosen:
         mapped = mapper(dicts[i])
@@ -69,9 +69,12 @@ def main(args):
         stem = os.path.splitext(os.path.basename(dicts[i]["file_name"]))[0]
         stem = stem if stem not in stems else f"{stem}_{i}"  # the same name in another folder
         stems.add(stem)
-        write(os.path.join(args.output, f"{stem}.png"), contact_sheet([[panel] for panel in rows[-1]]))
+        picture = contact_sheet([[panel] for panel in rows[-1]])
+        write_picture(os.path.join(args.output, f"{stem}.png"), picture)
+        if args.window:
+            show(stem, picture)
     sheet = os.path.join(args.output, "contact_sheet.png")
-    write(sheet, contact_sheet(rows))
+    write_picture(sheet, contact_sheet(rows))
     print(f"{len(rows)} pictures and {sheet}")
 
 
@@ -92,9 +95,24 @@ def source_classes(cfg):
     return ()
 
 
-def write(path, rgb):
-    if not cv2.imwrite(path, rgb[:, :, ::-1]):
-        raise DataError(f"cannot write {path}: check --output.")
+def check_display():
+    """A window needs a display and one of Matplotlib's interactive backends; told before time is spent."""
+    toolkit = getattr(plt.figure().canvas, "required_interactive_framework", None)
+    plt.close()
+    if toolkit is None:
+        raise ConfigError(
+            "--window: Matplotlib finds no display to open a window on (or no toolkit, such as Python's tkinter). "
+            "Leave it out, and look at the files."
+        )
+
+
+def show(title, rgb):
+    """One picture in a window, until the user closes it."""
+    height, width = rgb.shape[:2]
+    plt.figure(title, figsize=(9 * min(1, width / height), 9 * min(1, height / width)), layout="constrained")
+    plt.imshow(rgb)
+    plt.axis("off")
+    plt.show()
 
 
 if __name__ == "__main__":

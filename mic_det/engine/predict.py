@@ -13,18 +13,16 @@ from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
 
-def load_detector(cfg, weights=None):
+def load_model(cfg, weights=None):
     """The config's model with the weights of ``MODEL.WEIGHTS`` (or of a file), in eval mode.
 
     Raises:
-        ConfigError: where no weights are named, or the model has no boxes.
+        ConfigError: where no weights are named.
         CheckpointError: where the file cannot be used.
     """
-    if not needs_boxes(cfg):
-        raise ConfigError(f"{student_architecture(cfg)} predicts pixels alone: give the config of a detector.")
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
-        raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained detector.")
+        raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
     model = MICTrainer.build_model(cfg).eval()
     MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(weights)
     return model
@@ -41,14 +39,19 @@ class Predictor:
         Args:
             score_threshold (float): least score of a box, in [0, 1]; may be below
                 ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, which is then lowered to it.
+
+        Raises:
+            ConfigError: where the model has no boxes, or no weights are named.
         """
+        if not needs_boxes(cfg):
+            raise ConfigError(f"{student_architecture(cfg)} predicts pixels alone: give the config of a detector.")
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
-        self.model = load_detector(cfg)
+        self.model = load_model(cfg)
 
     @torch.no_grad()
     def __call__(self, rgb):

@@ -9,7 +9,6 @@ from torch import nn
 
 from ..modeling import MICRCNN
 from ..modeling.masking import random_patch_mask
-from .coco import DetectionEvaluator
 
 
 class HiddenPatches(nn.Module):
@@ -47,22 +46,24 @@ class HiddenPatches(nn.Module):
         return {**batched_input, "image": torch.where(mask[0] > 0, image, mean)}
 
 
-def evaluate_hidden(model, loader, dataset, block_size, ratios, after_image=lambda: None):
-    """AP of one detector for each share of hidden patches.
+def evaluate_hidden(model, loader, evaluator, block_size, ratios, after_image=lambda: None):
+    """What evaluation finds of one model for each share of hidden patches.
 
     Args:
-        loader (callable): makes Detectron2's test loader of ``dataset``, a labelled set.
+        loader (callable): makes Detectron2's test loader of a labelled set.
+        evaluator (DatasetEvaluator): of this set; boxes, pixels or both.
         ratios (sequence of float): in [0, 1).
         after_image (callable): called after each batch of the loader.
 
     Returns:
-        dict[str, list]: "AP50", "AP", "AP50-CLASS", ..., one value a ratio in per cent; None where undefined.
+        dict[str, list]: "AP50", "AP50-CLASS", "mIoU", ..., one value a ratio in per cent; None where undefined.
     """
     results = {}
     for ratio in ratios:
         hidden = HiddenPatches(model, block_size, ratio)
         callbacks = {"after_inference": after_image}
-        found = inference_on_dataset(hidden, loader(), DetectionEvaluator(dataset), callbacks)["bbox"]
-        for name, value in found.items():
-            results.setdefault(name, []).append(value if math.isfinite(value) else None)
+        found = inference_on_dataset(hidden, loader(), evaluator, callbacks)
+        for task in ("bbox", "sem_seg"):
+            for name, value in found.get(task, {}).items():
+                results.setdefault(name, []).append(value if math.isfinite(value) else None)
     return results

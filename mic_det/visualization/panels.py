@@ -115,10 +115,16 @@ def mic_panels(
     height, width = image.shape[-2:]
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
     view = to_rgb(view.clamp(0, 255).round().to(torch.uint8), input_format)
-    panels = [("target image", draw_boxes(picture, [], [])), ("masked view of the student", draw_boxes(view, [], []))]
+    panels = [("target image", draw_boxes(picture, [], []))]
     if model.has_boxes:
-        panels.append(_pseudo_box_panel(model, picture, taught.boxes[0], class_names, max_rejected))
+        pseudo = _pseudo_box_panels(model, picture, view, taught.boxes[0], class_names, max_rejected)
+        on_masked = predict_masked(model.student, masked)
+        on_masked = on_masked[on_masked.scores >= score_threshold]
+        drawn = draw_instances(view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, class_names)
+        panels += [*pseudo, (f"student on the masked view, score >= {score_threshold}", drawn)]
         panels += _box_panels(model, batched_input, picture, truth, score_threshold, class_names)
+    else:
+        panels.append(("masked view of the student", draw_boxes(view, [], [])))
     if model.has_sem_seg:
         found = sem_seg_panels(model, batched_input, taught, source, input_format)
         panels += [(text, draw_boxes(labels, [], [])) for text, labels in found]
@@ -130,7 +136,7 @@ def _box_panels(model, batched_input, picture, truth, score_threshold, class_nam
     prediction = prediction[0] if isinstance(prediction, list) else prediction  # beside pixels, of PanopticFPN
     prediction = prediction[prediction.scores >= score_threshold]
     panels = [
-        (f"prediction, score >= {score_threshold}",
+        (f"prediction for the whole image, score >= {score_threshold}",
          draw_instances(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
     ]  # fmt: skip
     if truth is not None:
@@ -139,8 +145,16 @@ def _box_panels(model, batched_input, picture, truth, score_threshold, class_nam
     return panels
 
 
-def _pseudo_box_panel(model, picture, found, class_names, max_rejected):
-    """Caption and picture of the teacher's detections: pseudo-boxes, and the best of those that are rejected."""
+def predict_masked(student, images):
+    """Detections of an R-CNN in eval mode in one normalised image (``ImageList``), in its frame."""
+    features = student.backbone(images.tensor)
+    proposals, _ = student.proposal_generator(images, features, None)
+    return student.roi_heads(images, features, proposals, None)[0][0]
+
+
+def _pseudo_box_panels(model, picture, view, found, class_names, max_rejected):
+    """Captions and pictures of the teacher's detections: pseudo-boxes and the best of those that are rejected on the
+    whole image, then the pseudo-boxes on the masked view."""
     detections = Instances(
         found.image_size, pred_boxes=found.gt_boxes, scores=found.scores, pred_classes=found.gt_classes
     )  # fmt: skip
@@ -155,7 +169,12 @@ def _pseudo_box_panel(model, picture, found, class_names, max_rejected):
     drawn = kept + rejected[:max_rejected]
     shown = detections[drawn]
     why = [reasons[i] for i in drawn]
-    return caption, draw_instances(picture, shown, shown.pred_boxes, shown.pred_classes, class_names, why)
+    pseudo = detections[kept]
+    return [
+        (caption, draw_instances(picture, shown, shown.pred_boxes, shown.pred_classes, class_names, why)),
+        ("masked view of the student, pseudo-boxes",
+         draw_instances(view, pseudo, pseudo.pred_boxes, pseudo.pred_classes, class_names)),
+    ]  # fmt: skip
 
 
 def to_rgb(image, channels):

@@ -10,6 +10,9 @@ import numpy as np
 from .curves import bar_chart, line_chart, svg_uri
 from .run_files import list_pictures
 
+METRICS = ("AP50", "AP", "AP75", "mask AP", "mIoU", "PQ")
+CLASS_METRICS = ("AP50", "mIoU")  # shown over steps; by class they are called
+CLASS_PREFIXES = ("AP50-", "IoU-")
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d1f23; background: #fff; max-width: 1180px; margin: 2em auto;
        padding: 0 1.2em; }
@@ -68,8 +71,8 @@ def _summary(runs):
         steps = [f"step {r[name][0]}" if name in r else "" for r in results]
         html += f'<tr class="set"><th>{escape(name)}</th>' + "".join(f"<td>{s}</td>" for s in steps) + "</tr>"
         found = [r[name][1] if name in r else {} for r in results]
-        classes = sorted({k for f in found for k in f if k.startswith("AP50-")})
-        for metric in ("AP50", "AP", "AP75", *classes):
+        classes = [k for p in CLASS_PREFIXES for k in sorted({k for f in found for k in f if k.startswith(p)})]
+        for metric in (*METRICS, *classes):
             values = [f.get(metric, math.nan) for f in found]
             if all(math.isnan(v) for v in values):
                 continue
@@ -83,7 +86,8 @@ def _summary(runs):
     head = "".join(f"<th>{escape(c)}</th>" for c in ("", *(r.name for r in runs)))
     nothing = "" if any(results) else '<p class="note">No evaluation was found.</p>'
     hint = (
-        "The last evaluation of each run; AP is COCO's mean over IoU 0.50 to 0.95, AP50 that at IoU 0.50, in per cent."
+        "The last evaluation of each run, in per cent; AP is COCO's mean over IoU 0.50 to 0.95, AP50 that at IoU 0.50, "
+        "mIoU the mean over the classes of pixels."
     )
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{html}</tbody></table></div>'
     return f'<h2>Results</h2>{_notes(runs)}{table}{nothing}<p class="hint">{hint}</p>'
@@ -96,24 +100,26 @@ def _notes(runs):
 
 
 def _comparison(runs):
-    """AP50 over steps and by class: each run a line or a colour, each test set a chart."""
+    """AP50 and mIoU over steps and by class: each run a line or a colour, each test set a chart."""
     charts = []
     every = [(run, run.evaluations()) for run in runs]
     for name in dict.fromkeys(n for _, e in every for n in e):
-        curves, last = {}, {}
-        for run, evaluations in every:
-            steps = evaluations.get(name, {})
-            points = [(s, v["AP50"]) for s, v in steps.items() if math.isfinite(v.get("AP50", math.nan))]
-            if points:
-                curves[run.name] = tuple(zip(*points))
-            if steps:
-                last[run.name] = steps[max(steps)]
-        if any(len(s) > 1 for s, _ in curves.values()):
-            charts.append(line_chart(f"AP50 on {name}", curves, ylabel="AP50 (%)"))
-        classes = sorted({k[len("AP50-") :] for v in last.values() for k in v if k.startswith("AP50-")})
-        if classes:
-            bars = {n: [v.get(f"AP50-{c}", math.nan) for c in classes] for n, v in last.items()}
-            charts.append(bar_chart(f"AP50 of each class on {name}, last evaluation", classes, bars, ylabel="AP50 (%)"))
+        for metric, prefix in zip(CLASS_METRICS, CLASS_PREFIXES):
+            curves, last = {}, {}
+            for run, evaluations in every:
+                steps = evaluations.get(name, {})
+                points = [(s, v[metric]) for s, v in steps.items() if math.isfinite(v.get(metric, math.nan))]
+                if points:
+                    curves[run.name] = tuple(zip(*points))
+                if steps:
+                    last[run.name] = steps[max(steps)]
+            if any(len(s) > 1 for s, _ in curves.values()):
+                charts.append(line_chart(f"{metric} on {name}", curves, ylabel=f"{metric} (%)"))
+            classes = sorted({k[len(prefix) :] for v in last.values() for k in v if k.startswith(prefix)})
+            if classes:
+                bars = {n: [v.get(prefix + c, math.nan) for c in classes] for n, v in last.items()}
+                title = f"{prefix[:-1]} of each class on {name}, last evaluation"
+                charts.append(bar_chart(title, classes, bars, ylabel=f"{prefix[:-1]} (%)"))
     return _charts(charts)
 
 
@@ -129,7 +135,13 @@ def _run_section(run, max_pictures):
     parts.append(f"<h3>Losses</h3>{_charts(loss_charts(run))}")
     pseudo = pseudo_box_charts(run)
     if pseudo:
-        parts.append(f"<h3>Pseudo-boxes</h3>{_charts(pseudo)}")
+        parts.append(f"<h3>Pseudo-labels</h3>{_charts(pseudo)}")
+    quality = quality_charts(run)
+    if quality:
+        parts.append(f"<h3>Quality of the pseudo-labels</h3>{_charts(quality)}")
+        measured = escape(str(run.setting("TEST.PSEUDO_LABELS.DATASET", "a labelled set")))
+        text = f"Measured on {measured}; its labels were not trained on. Agreement is that of teacher and student."
+        parts.append(f'<p class="hint">{text}</p>')
     accuracies = _curves(run, "align/accuracy")
     if accuracies:
         chart = line_chart("Domain classifiers: share they get right", accuracies, ylim=(0, 1), smooth=3)
@@ -137,7 +149,7 @@ def _run_section(run, max_pictures):
         parts.append('<p class="hint">0.5 = source and target cannot be told apart, or not yet; near 1 = they can.</p>')
     over_time = class_charts(run)
     if over_time:
-        parts.append(f"<h3>AP50 of each class</h3>{_charts(over_time)}")
+        parts.append(f"<h3>Each class</h3>{_charts(over_time)}")
     if run.pictures:
         parts.append(f"<h3>Pictures</h3>{_gallery(run.pictures, max_pictures)}")
     rows = [("seed", run.seed or "not known"), *run.environment]
@@ -165,7 +177,7 @@ def loss_charts(run):
     if total[0]:
         charts.append(line_chart("total loss", {"_total": total}))
     for prefix, title in (("loss_", "losses"), ("source/", "source/ (L_S)"), ("masked/", "masked/ (L_M)"),
-                          ("align/", "align/ (L_T)")):  # fmt: skip
+                          ("align/", "align/ (L_T)"), ("mix/", "mix/ (ClassMix)")):  # fmt: skip
         curves = _curves(run, prefix, lambda n: n.split("/")[-1].startswith("loss"))
         if curves:
             charts.append(line_chart(title, curves))
@@ -191,18 +203,39 @@ def pseudo_box_charts(run):
 
 
 def class_charts(run):
-    """AP50 of each class over the evaluations, where there were several."""
+    """AP50 and IoU of each class over the evaluations, where there were several."""
     charts = []
     for name, steps in run.evaluations().items():
-        curves = {}
-        for step, values in steps.items():
-            for key, value in values.items():
-                if key.startswith("AP50-") and math.isfinite(value):
-                    curves.setdefault(key[len("AP50-") :], ([], []))
-                    curves[key[len("AP50-") :]][0].append(step)
-                    curves[key[len("AP50-") :]][1].append(value)
-        if len(steps) > 1 and curves:
-            charts.append(line_chart(f"AP50 of each class on {name}", dict(sorted(curves.items())), ylabel="AP50 (%)"))
+        for prefix in CLASS_PREFIXES:
+            curves = curves_by_class(steps, prefix)
+            if len(steps) > 1 and curves:
+                what = prefix[:-1]
+                charts.append(line_chart(f"{what} of each class on {name}", curves, ylabel=f"{what} (%)"))
+    return charts
+
+
+def curves_by_class(steps, prefix):
+    """Class -> (steps, values) from {step: {"AP50-car": ...}}, sorted by the class's name."""
+    curves = {}
+    for step, values in steps.items():
+        for key, value in values.items():
+            if key.startswith(prefix) and math.isfinite(value):
+                curve = curves.setdefault(key[len(prefix) :], ([], []))
+                curve[0].append(step)
+                curve[1].append(value)
+    return dict(sorted(curves.items()))
+
+
+def quality_charts(run):
+    """How good the pseudo-labels were (``TEST.PSEUDO_LABELS``): all together, then by class."""
+    names = ("precision", "recall", "AP50", "mIoU", "agreement", "images", "classes")
+    curves = {n: run.curve(f"pseudo_labels/{n}") for n in names}
+    curves = {n: c for n, c in curves.items() if c[0]}
+    charts = [line_chart("quality of pseudo-labels", curves, ylabel="%", ylim=(0, 105))] if curves else []
+    for prefix in ("precision", "recall", "AP50", "IoU"):
+        by_class = _curves(run, f"pseudo_labels/{prefix}-")
+        if by_class:
+            charts.append(line_chart(f"{prefix} of pseudo-labels, by class", by_class, ylabel="%", ylim=(0, 105)))
     return charts
 
 

@@ -12,6 +12,9 @@ import yaml
 
 from ..data.catalog import DataError
 
+# Detectron2's evaluation tasks, and what their metrics are called by here
+EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}
+RESULT = re.compile(rf"(?:(student)/)?(?:(.+?)/)?({'|'.join(EVALUATED)})/(.+)")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 ANSI = re.compile(r"\x1b?\[(?:\d{1,3};?)+m")  # colours that Detectron2 writes into log.txt
 
@@ -51,16 +54,22 @@ class Run:
         return sorted({k for values in self.metrics.values() for k in values if k.startswith(prefix)})
 
     def evaluations(self):
-        """Test set -> {step: {"AP50": ..., "AP50-car": ...}}."""
+        """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}.
+
+        The student's results beside the teacher's are those of a set called "NAME (student)"; of instance masks,
+        whose metrics have the names of boxes', "AP" is "mask AP".
+        """
         found, test = {}, self.setting("DATASETS.TEST") or []
         for step, values in self.metrics.items():
             for key, value in values.items():
-                head, _, metric = key.rpartition("bbox/")
-                if not _ or not isinstance(value, (int, float)):
+                parts = RESULT.fullmatch(key)
+                if not parts or not isinstance(value, (int, float)):
                     continue
+                student, name, task, metric = parts.groups()
                 # Detectron2 leaves the set's name out where there is only one
-                name = head.rstrip("/") or (str(test[0]) if len(test) == 1 else "test set")
-                found.setdefault(name, {}).setdefault(step, {})[metric] = value
+                name = name or (str(test[0]) if len(test) == 1 else "test set")
+                name += " (student)" if student else ""
+                found.setdefault(name, {}).setdefault(step, {})[EVALUATED[task] + metric] = value
         return found
 
     @property

@@ -190,6 +190,23 @@ def test_several_test_sets_are_kept_apart(tmp_path, monkeypatch):
     assert rows == [["day", "step 60"], ["AP50", "80.0"], ["fog", "step 60"], ["AP50", "50.0"]]
 
 
+def test_pixels_masks_and_the_student_are_told_apart(tmp_path, monkeypatch):
+    values = {"bbox/AP50": 40.0, "sem_seg/mIoU": 50.0, "sem_seg/IoU-road": 90.0}
+    values.update({"segm/AP": 11.0, "panoptic_seg/PQ": 22.0})
+    values.update({f"student/{k}": v - 5 for k, v in values.items()})
+    quality = {"pseudo_labels/recall": 55.0, "pseudo_labels/precision-car": 80.0, "pseudo_labels/IoU-road": 70.0}
+    content = lines() + [json.dumps({"iteration": 60, **values, **quality})]
+    content.insert(1, json.dumps({"iteration": 20, **{k: v / 2 for k, v in values.items()}}))
+    page = report(tmp_path, write_run(tmp_path / "run", content), monkeypatch=monkeypatch)
+    found = [r for r in page.tables[0] if r[0] not in ("", "steps", "seed", "model")]
+    metrics = [["AP50", "40.0"], ["mask AP", "11.0"], ["mIoU", "50.0"], ["PQ", "22.0"], ["IoU-road", "90.0"]]
+    student = [[k, f"{float(v) - 5:.1f}"] for k, v in metrics]
+    assert found == [["fog_val", "step 60"], *metrics, ["fog_val (student)", "step 60"], *student]
+    for title in ("mIoU on fog_val", "IoU of each class on fog_val (student)", "quality of pseudo-labels",
+                  "precision of pseudo-labels, by class", "IoU of pseudo-labels, by class"):  # fmt: skip
+        assert any(title in t for t in page.images), title
+
+
 def test_what_comes_from_files_is_text_not_html(tmp_path, monkeypatch):
     evil = "<script>alert(1)</script>"
     content = lines(ap={**AP, f"AP50-{evil}": 1.0})

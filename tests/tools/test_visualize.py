@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from matplotlib.figure import Figure
 
 from helpers_data import (
     HEIGHT,
@@ -54,7 +55,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(folder):
-    args = ["--config-file", folder / "mic.yaml", "--output", folder / "pictures", "MODEL.WEIGHTS", folder / "mic.pth"]
+    args = ["--config-file", folder / "mic.yaml", "--output", folder / "pictures", "--weights", folder / "mic.pth"]
     return folder / "pictures", run_tool("visualize_pseudo_boxes.py", *args, cwd=folder)
 
 
@@ -75,8 +76,8 @@ def test_one_picture_an_image_and_a_sheet_of_all(pictures):
 def test_sheets_have_five_panels_an_image(pictures):
     folder, _ = pictures
     cell = PANEL[0] + CAPTION
-    assert read(folder / "contact_sheet.png").shape == (4 * cell, 5 * PANEL[1], 3)
-    assert read(folder / "val_0.png").shape == (5 * cell, PANEL[1], 3)
+    assert read(folder / "contact_sheet.png").shape == (4 * cell, 6 * PANEL[1], 3)
+    assert read(folder / "val_0.png").shape == (6 * cell, PANEL[1], 3)
 
 
 def test_the_sheet_shows_the_images_themselves_in_the_order_of_the_set(pictures, folder):
@@ -97,7 +98,7 @@ def test_the_true_boxes_are_drawn_in_the_last_panel(pictures, folder):
     cell, scale = PANEL[0] + CAPTION, 800 / WIDTH
     for i, image in enumerate(content["images"]):
         rows = slice(i * cell + CAPTION, (i + 1) * cell)
-        changed = np.abs(sheet[rows, 4 * 800 :] - sheet[rows, :800]).max(axis=2) > 25
+        changed = np.abs(sheet[rows, 5 * 800 :] - sheet[rows, :800]).max(axis=2) > 25
         boxes = [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"]]
         for x, y, w, h in boxes:
             for px, py in [(x, y + h / 2), (x + w, y + h / 2), (x + w / 2, y + h)]:
@@ -117,7 +118,7 @@ def test_images_of_the_same_name_in_two_folders_do_not_overwrite_each_other(fold
     assert "2 pictures" in capsys.readouterr().out
     assert len(list(tmp_path.glob("**/*.png"))) == 3
     # unlabelled: there is no panel of the truth
-    assert read(tmp_path / "contact_sheet.png").shape == (2 * (PANEL[0] + CAPTION), 4 * PANEL[1], 3)
+    assert read(tmp_path / "contact_sheet.png").shape == (2 * (PANEL[0] + CAPTION), 5 * PANEL[1], 3)
 
 
 def test_the_same_call_gives_the_same_pictures(folder, tmp_path, monkeypatch):
@@ -142,6 +143,14 @@ def test_a_wrong_call_ends_with_one_error_line(folder, monkeypatch, config, weig
     args += ["MODEL.WEIGHTS", folder / weights]
     message = refusal_here("visualize_pseudo_boxes.py", *args, monkeypatch=monkeypatch)
     assert all(part in message for part in parts), message
+
+
+def test_a_window_without_a_display_is_refused_before_time_is_spent(folder, monkeypatch):
+    args = ["--config-file", folder / "mic.yaml", "--output", folder / "none", "--window"]
+    args += ["--weights", folder / "gone.pth"]  # would be the error if weights came first
+    monkeypatch.setattr("matplotlib.pyplot.figure", Figure)  # as with the Agg backend, that knows no toolkit
+    message = refusal_here("visualize_pseudo_boxes.py", *args, monkeypatch=monkeypatch)
+    assert "--window" in message and "display" in message and not (folder / "none").exists()
 
 
 def test_no_weights_at_all_are_refused(folder, monkeypatch):

@@ -8,10 +8,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from helpers_data import CLASSES, HEIGHT, WIDTH, forget_registered_sets, load, tiny_config
-from mic_det.visualization.panels import COLORS, contact_sheet, draw_boxes, mic_panels
+from mic_det.visualization.panels import COLORS, contact_sheet, draw_boxes, mic_panels, predict_masked
 
 SCALE = 800 / WIDTH  # pictures are enlarged to a width of 800 pixels
 MEAN = 60  # PIXEL_MEAN of the tiny config
+MASKED = "masked view of the student, pseudo-boxes"
 BLOCK = 16  # MODEL.MIC.MASK.BLOCK_SIZE of the tiny config
 
 
@@ -90,19 +91,21 @@ def test_panels_and_their_captions(model):
     truth = Instances((HEIGHT, WIDTH), gt_boxes=Boxes([[30, 20, 70, 50]]), gt_classes=torch.tensor([2]))
     panels = panels_of(model, image, truth, score_threshold=0.25)
     captions = [caption for caption, _ in panels]
-    assert len(captions) == 5
-    for caption, part in zip(captions, ("target image", "masked view", "pseudo-boxes (", "score >= 0.25", "truth")):
+    parts = ["target image", "pseudo-boxes (", MASKED]
+    parts += ["on the masked view, score >= 0.25", "whole image, score >= 0.25", "truth"]
+    assert len(captions) == len(parts)
+    for caption, part in zip(captions, parts):
         assert part in caption
     assert len({picture.shape for _, picture in panels}) == 1
     for x, y in [(30, 40), (70, 40), (55, 50), (60, 20)]:
         differs = near(np.abs(panels[-1][1].astype(int) - panels[0][1].astype(int)), x, y)
         assert differs.max() > 30, "the true box is drawn over the image"
-    assert len(panels_of(model, image)) == 4, "no panel of a truth that is not known"
+    assert len(panels_of(model, image)) == 5, "no panel of a truth that is not known"
 
 
 def test_masked_view_hides_whole_blocks_in_the_mean_colour(model):
     image = torch.full((3, HEIGHT, WIDTH), 200, dtype=torch.uint8)
-    views = [dict(panels_of(model, image, seed=seed))["masked view of the student"] for seed in (1, 1, 2)]
+    views = [dict(panels_of(model, image, seed=seed))[MASKED] for seed in (1, 1, 2)]
     hidden = []
     for view in views:
         blocks = np.zeros((HEIGHT // BLOCK, WIDTH // BLOCK), bool)
@@ -143,20 +146,36 @@ def test_pseudo_box_panel_counts_and_draws_the_teachers_boxes(model):
     """The threshold decides; at 0 every detection of this untrained teacher is a pseudo-box."""
     image = torch.randint(0, 255, (3, HEIGHT, WIDTH), dtype=torch.uint8)
     selection = model.select
-    counts = {}
+    counts, masked = {}, {}
     try:
         for threshold in (0.0, 1.0):
             model.select = {**selection, "score_threshold": threshold}
             panels = panels_of(model, image, max_rejected=0)
-            (caption, picture) = panels[2]
+            (caption, picture) = panels[1]
             counts[threshold] = int(caption.split("(")[1].split(")")[0])
             assert (picture != panels[0][1]).any() == (counts[threshold] > 0)
+            masked[threshold] = panels[2][1]
     finally:
         model.select = selection
     with torch.no_grad():
         found = model.teacher.inference([{"image": image}], do_postprocess=False)[0]
     assert counts[1.0] == 0
+    assert (masked[0.0] != masked[1.0]).any(), "the same mask, with the boxes and without"
     assert 0 < counts[0.0] <= len(found)
+
+
+def test_the_students_prediction_is_that_for_the_image_with_hidden_patches(model):
+    image = torch.randint(0, 255, (3, HEIGHT, WIDTH), dtype=torch.uint8)
+    with torch.no_grad():
+        images = model.student.preprocess_image([{"image": image}])
+        model.hide_patches(images, torch.Generator().manual_seed(1))
+        seen = images.tensor[0, :, :HEIGHT, :WIDTH] * model.student.pixel_std + model.student.pixel_mean
+        found = predict_masked(model.student, images)
+        expected = model.student.inference([{"image": seen}], do_postprocess=False)[0]
+        whole = model.student.inference([{"image": image}], do_postprocess=False)[0]
+    assert len(found) == len(expected) > 0
+    assert torch.allclose(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2)
+    assert not torch.equal(found.scores[:3], whole.scores[:3])
 
 
 # ------------------------------------------------------------------------------ the contact sheet
