@@ -74,7 +74,7 @@ def run_one(plan, output, seed, cell, threads):
     config, opts = plan.cells[cell] if cell else (plan.burn_in, [])
     if cell:
         opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
-    print(f"seed {seed}: {cell or 'burn-in'} -> {folder}", flush=True)
+    print(f"seed {seed}: {cell or 'burn-in'} -> {folder}\n", end="", flush=True)  # whole, from any thread
     train(config, folder, [*plan.opts, *opts, "SEED", seed], log=folder / "console.txt", threads=threads)
 
 
