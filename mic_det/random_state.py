@@ -38,7 +38,7 @@ def set_random_state(state):
 @contextlib.contextmanager
 def seeded(*key):
     """Random numbers on the CPU that depend on ``key`` (whole numbers) alone; the states are put back afterwards."""
-    numbers = np.random.SeedSequence(key).generate_state(4)
+    numbers = np.random.SeedSequence((len(key), *key)).generate_state(4)  # it takes (1,) and (1, 0) for the same
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

@@ -46,25 +46,24 @@ class MetricsFile(JSONWriter):
         """
         with open(self.path, "rb") as f:
             content = f.read()
-        if size is None or size > len(content) or content[:size][-1:] not in (b"", b"\n"):
-            lines = content.splitlines(keepends=True)
-            earlier = itertools.takewhile(lambda x: _step(x) is None or _step(x) < start, lines)
-            size = sum(map(len, earlier))
-        kept, tail = content[:size], content[size:].splitlines(keepends=True)
+        if size is not None and size <= len(content) and content[:size][-1:] in (b"", b"\n"):
+            kept, tail = content[:size], content[size:].splitlines(keepends=True)
+        else:
+            kept, tail = b"".join(x for x in content.splitlines(keepends=True) if _step(x, start) < start), []
         results = [x for x in tail if keep_results and _step(x) == start and x.endswith(b"\n")]
         new = kept + b"".join(results)
         if new != content:
             self._file_handle.close()
             write_atomically(self.path, lambda f: f.write(new))
             self._file_handle = open(self.path, "a")  # noqa: SIM115 - JSONWriter's, which closes it
-        self._last_write = max((_step(x) or 0 for x in kept.splitlines()), default=-1)
+        self._last_write = max(map(_step, kept.splitlines()), default=-1)
         return self._last_write
 
 
-def _step(line):
+def _step(line, default=-1):
     with contextlib.suppress(ValueError, TypeError, KeyError):
         return int(json.loads(line)["iteration"])
-    return None
+    return default
 
 
 class Events(TensorboardXWriter):
