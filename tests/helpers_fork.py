@@ -96,3 +96,4 @@ if __name__ == "__main__":
     collect_env_info()
     torch.set_num_threads(1)
     serve()
+    os._exit(0)
