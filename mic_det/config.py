@@ -54,6 +54,9 @@ def _add_dataset_keys(cfg):
     # Micro-batches whose gradients are added up before one optimizer step (and one teacher update).
     # Each micro-batch has SOLVER.IMS_PER_BATCH source and IMS_PER_BATCH_TARGET target images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Numbered checkpoints (every SOLVER.CHECKPOINT_PERIOD steps, and where a signal stopped the run) that stay:
+    # so many of the newest; 0 = all. model_final.pth always stays.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
     # Number format of SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16" (also on CPUs).
     cfg.SOLVER.AMP.DTYPE = "float16"
 

@@ -1,46 +1,137 @@
-"""Training batches of source and target images."""
+"""Training batches of source and target images, which can go on from any batch."""
 
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+import os
+import signal
 
+from detectron2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
+from torch import Generator
+from torch.utils.data import DataLoader
+
+from ..random_state import seeded
 from .catalog import DataError
 from .mapper import DomainMapper
+from .samplers import AspectRatios, BatchPlan, SeededItems
 
 
 class TwoDomainLoader:
-    """Endless batches: one of the source loader followed by one of the target loader, if there is one."""
+    """Endless batches: one of the source followed by one of the target, if there is one.
 
-    def __init__(self, source, target=None):
-        self.source, self.target = source, target
+    The batches depend on the seed alone. Its state is the seed and the number of batches that were handed out;
+    those that worker processes have prepared in advance do not count.
+    """
+
+    def __init__(self, domains, seed, num_workers=0):
+        """
+        Args:
+            domains (list[dict]): for each its ``name``, ``dicts`` (Detectron2's dataset dicts), ``mapper``, ``sampler``
+                (a function that makes one), ``batch_size`` (images of all processes) and ``grouping`` (bool: whether
+                wide and tall images are kept apart).
+            seed (int): the same in all processes.
+            num_workers (int): worker processes for each domain; 0 = images are read when they are needed.
+        """
+        self.domains, self.seed, self.num_workers = domains, int(seed), num_workers
+        self.start = {d["name"]: 0 for d in domains}  # batches of earlier lives of the run
+        self.batches = 0  # handed out in this one
 
     def __iter__(self):
+        self.batches = 0
+        loaders = [self._loader(i, d) for i, d in enumerate(self.domains)]
         try:
-            if self.target is None:
-                yield from self.source
-            else:
-                for source, target in zip(self.source, self.target):
-                    yield source + target
+            for parts in zip(*loaders):
+                self.batches += 1
+                yield [x for part in parts for x in part]
         except DataError as e:
             # a worker process sends its whole traceback as the message; the last line is the error
             raise DataError(str(e).strip().splitlines()[-1].split("DataError: ")[-1]) from e
 
+    def _loader(self, number, domain):
+        with seeded(self.seed, number):  # Detectron2's samplers draw their seeds when they are made
+            sampler = domain["sampler"]()
+        plan = BatchPlan(
+            sampler,
+            self._share(domain),
+            AspectRatios(domain["dicts"]) if domain["grouping"] else None,
+            self.start[domain["name"]],
+        )
+        seed, rank, world_size = (self.seed, number), comm.get_rank(), comm.get_world_size()
+        items = SeededItems(DatasetFromList(domain["dicts"], copy=False), domain["mapper"], seed, rank, world_size)
+        return DataLoader(
+            items,
+            batch_sampler=plan,
+            num_workers=self.num_workers,
+            collate_fn=trivial_batch_collator,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            generator=Generator(),  # else each start of the workers draws from the training's random numbers
+        )
+
+    @staticmethod
+    def _share(domain):
+        """Images a batch in this process."""
+        share, rest = divmod(domain["batch_size"], comm.get_world_size())
+        if rest or not share:
+            key = "IMS_PER_BATCH" if domain["name"] == "source" else "IMS_PER_BATCH_TARGET"
+            raise DataError(
+                f"SOLVER.{key} is {domain['batch_size']}, which {comm.get_world_size()} processes cannot share alike: "
+                "use a multiple of their number."
+            )
+        return share
+
+    def state_dict(self):
+        sizes = {d["name"]: d["batch_size"] for d in self.domains}
+        taken = {name: start + self.batches for name, start in self.start.items()}
+        return {"seed": self.seed, "batches": taken, "batch_size": sizes}
+
+    def load_state_dict(self, state):
+        """Go on after the batches that the state counts; with another batch size, after as many images."""
+        self.seed, self.batches = int(state["seed"]), 0
+        for domain in self.domains:
+            name = domain["name"]
+            taken = state["batches"].get(name, 0) * state["batch_size"].get(name, 0)
+            self.start[name] = taken // domain["batch_size"]
+
 
 def build_mic_train_loader(cfg):
-    """Detectron2's training loader on ``DATASETS.TRAIN``, joined by one on ``DATASETS.TARGET``.
+    """Training batches of ``DATASETS.TRAIN``, joined by ``DATASETS.TARGET``, by Detectron2's samplers.
 
     Returns:
-        iterable[list[dict]]: each batch has ``SOLVER.IMS_PER_BATCH`` source dicts, then
+        TwoDomainLoader: an iterable of list[dict]. Each batch has ``SOLVER.IMS_PER_BATCH`` source dicts, then
         ``SOLVER.IMS_PER_BATCH_TARGET`` target dicts (none where ``DATASETS.TARGET`` is empty),
         divided by the number of processes; each dict has ``"domain"``.
     """
-    source = build_detection_train_loader(cfg, mapper=DomainMapper(cfg, True, "source"))
-    if not cfg.DATASETS.TARGET:
-        return TwoDomainLoader(source)
-    dicts = get_detection_dataset_dicts(list(cfg.DATASETS.TARGET), filter_empty=False, check_consistency=False)
-    target = build_detection_train_loader(
-        dataset=dicts,
-        mapper=DomainMapper(cfg, True, "target"),
-        total_batch_size=cfg.SOLVER.IMS_PER_BATCH_TARGET,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    seed = comm.shared_random_seed()
+    mapper = DomainMapper(cfg, True, "source")
+    from_config = build_detection_train_loader.from_config  # the sets and the sampler that the config names
+    labelled = from_config(cfg, mapper=mapper)["dataset"]
+    source = dict(
+        name="source",
+        dicts=labelled,
+        mapper=mapper,
+        sampler=lambda: from_config(cfg, mapper=mapper, dataset=labelled)["sampler"],
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    return TwoDomainLoader(source, target)
+    if not cfg.DATASETS.TARGET:
+        return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS)
+    unlabelled = get_detection_dataset_dicts(list(cfg.DATASETS.TARGET), filter_empty=False, check_consistency=False)
+    target = dict(
+        name="target",
+        dicts=unlabelled,
+        mapper=DomainMapper(cfg, True, "target"),
+        sampler=lambda: TrainingSampler(len(unlabelled)),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH_TARGET,
+        grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+    return TwoDomainLoader([source, target], seed, cfg.DATALOADER.NUM_WORKERS)
+
+
+def _leave_signals_to_the_trainer(worker_id):
+    """Ctrl-C and SIGTERM reach a whole job: the trainer needs its workers until the end of its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _only_ignore_once)
+
+
+def _only_ignore_once(*_):
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a worker that hangs can still be ended

@@ -9,20 +9,16 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 import torchvision
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
 from ..modeling import MICRCNN
 from ..modeling.torchvision_backbone import TorchvisionStages
+from .checkpoint_files import CheckpointError, CheckpointFiles
 
 TORCHVISION_PREFIX = "torchvision://"
 
 
-class CheckpointError(RuntimeError):
-    """Weights that cannot be used; the message names the file and says what to do."""
-
-
-class MICCheckpointer(DetectionCheckpointer):
+class MICCheckpointer(CheckpointFiles):
     """Detectron2's checkpointer, for plain detectors and for MICRCNN.
 
     - Files are never executed: ``.pth`` with ``weights_only``, ``.pkl`` through an unpickler that
@@ -31,7 +27,7 @@ class MICCheckpointer(DetectionCheckpointer):
       zoo or of torchvision (``torchvision://NAME`` or a local state dict).
     - A plain detector takes MICRCNN's teacher, which is what MICRCNN is evaluated by.
     - Loading stops where less than ``min_matched_keys`` of the backbone is found.
-    - Files are written under a temporary name and renamed, so that a kill leaves no half file.
+    - Files are written whole or not at all, and damaged ones are skipped (:class:`CheckpointFiles`).
     """
 
     def __init__(self, model, save_dir="", *, min_matched_keys=0.9, **kwargs):
@@ -61,19 +57,6 @@ class MICCheckpointer(DetectionCheckpointer):
             raise
         finally:
             self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
-
-    def save(self, name, **kwargs):
-        """Write ``name``.pth below the output folder, whole or not at all."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        data = {"model": self.model.state_dict(), **kwargs}
-        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
-        file = os.path.join(self.save_dir, f"{name}.pth")
-        self.logger.info("Saving checkpoint to %s", file)
-        with open(file + ".tmp", "wb") as f:
-            torch.save(data, f)
-        os.replace(file + ".tmp", file)
-        self.tag_last_checkpoint(os.path.basename(file))
 
     def _load_file(self, filename):
         if filename.endswith(".pkl"):

@@ -8,6 +8,7 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..config import ConfigError, add_mic_config
 from ..config_checks import validate_mic_config
@@ -72,6 +73,7 @@ def setup(args):
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     lines = check_datasets(cfg, training=not args.eval_only)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     if comm.is_main_process():
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
     return cfg

@@ -6,6 +6,7 @@ import weakref
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -20,7 +21,10 @@ from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
 from .hooks import PseudoBoxPictures, undisturbed
+from .resume import ExactState, RunCheckpoints
+from .signals import StopRequest
 from .train_loop import AccumulatingTrainer
+from .writers import RunWriter
 
 
 class MICTrainer(DefaultTrainer):
@@ -62,12 +66,30 @@ class MICTrainer(DefaultTrainer):
             model.restart()
 
     def build_hooks(self):
-        """Detectron2's; with ``VIS_PERIOD``, pictures of the pseudo-boxes, just before what is logged is written."""
-        hooks, model = super().build_hooks(), self.checkpointer.model
-        cfg = self.cfg
-        if cfg.VIS_PERIOD > 0 and comm.is_main_process() and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
-            hooks.insert(-1, PseudoBoxPictures(cfg, model))
-        return hooks
+        """Detectron2's, with checkpoints and writers that a run can be resumed from exactly.
+
+        With ``VIS_PERIOD``, pictures of the pseudo-boxes, just before what is logged is written.
+        """
+        cfg, model, is_main = self.cfg, self.checkpointer.model, comm.is_main_process()
+        hooks = [h for h in super().build_hooks() if not isinstance(h, (PeriodicCheckpointer, PeriodicWriter))]
+        state = ExactState(cfg)
+        self._saver = RunCheckpoints(
+            self.checkpointer, state, StopRequest(), cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
+        )
+        hooks[-1:-1] = [state, self._saver]  # before the evaluation, which may fail
+        if cfg.VIS_PERIOD > 0 and is_main and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
+            hooks.append(PseudoBoxPictures(cfg, model))
+        return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter)]
+
+    def build_writers(self):
+        return []  # RunWriter has them
+
+    def before_train(self):
+        super().before_train()
+        if self.start_iter:  # a checkpoint is written in the midst of what comes after a step: here is the rest
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks[self._hooks.index(self._saver) + 1 :]:
+                hook.after_step()
 
     @classmethod
     def build_train_loader(cls, cfg):

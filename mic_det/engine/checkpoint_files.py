@@ -1,0 +1,180 @@
+"""Checkpoint files: written whole or not at all, checked before a run is resumed from them, and thinned out."""
+
+import contextlib
+import logging
+import os
+import re
+import zipfile
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+
+LAST = "last_checkpoint"
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read or written; the message names the file and says what to do."""
+
+
+def write_atomically(path, write):
+    """Give a file its new content at once, and only when that is safe on the disk.
+
+    Args:
+        path (str): whoever opens it sees the old content or the new one, after a power failure too.
+        write (callable): writes the new content to the binary file that it is called with.
+
+    Raises:
+        CheckpointError: where the disk refuses it (full, quota, read-only ...); the old file is as it was.
+    """
+    temporary = path + ".tmp"
+    try:
+        with open(temporary, "wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        _sync_folder(os.path.dirname(path) or ".")
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        disk = _disk_error(e)
+        if disk is None:
+            raise
+        raise CheckpointError(
+            f"cannot write {path} ({disk.strerror}). Earlier checkpoints are as they were: make room, then go on with "
+            "--resume. SOLVER.CHECKPOINT_KEEP limits how many are kept."
+        ) from e
+
+
+def _sync_folder(folder):
+    """Make a renaming last; file systems that cannot do it are left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _disk_error(error):
+    """The OSError behind an error: torch replaces it by one of its own when it closes the archive."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def damage(path):
+    """What is wrong with a checkpoint file that :func:`write_atomically` wrote; "" where it is whole.
+
+    torch's files are archives with a checksum for each tensor, so lost and changed bytes are both found.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        return f"{bad} in it has a wrong checksum" if bad else ""
+    except Exception as e:  # a damaged archive makes zipfile stumble in many ways
+        return " ".join(str(e).split()) or type(e).__name__
+
+
+class CheckpointFiles(DetectionCheckpointer):
+    """Detectron2's checkpointer as far as files are concerned: how they are written, chosen and removed."""
+
+    def save(self, name, **kwargs):
+        """Write ``name``.pth below the output folder, whole or not at all.
+
+        Raises:
+            CheckpointError: where the disk refuses it.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        file = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", file)
+        write_atomically(file, lambda f: torch.save(data, f))
+        self.tag_last_checkpoint(os.path.basename(file))
+
+    def tag_last_checkpoint(self, last_filename_basename):
+        write_atomically(os.path.join(self.save_dir, LAST), lambda f: f.write(last_filename_basename.encode()))
+
+    def has_checkpoint(self):
+        """Whether there is any file to resume from, whole or not."""
+        return bool(self._tagged() or self.numbered())
+
+    def resume_or_load(self, path, *, resume=True):
+        """As Detectron2's, but of damaged files, which are named in the log, the newest whole one before is taken.
+
+        Raises:
+            CheckpointError: where there are files to resume from, but all are damaged; and see :meth:`load`.
+        """
+        # all processes take the file that the first one chooses
+        found = comm.all_gather(self._choose() if resume and comm.is_main_process() else "")[0]
+        if isinstance(found, CheckpointError):
+            raise found
+        return self.load(found) if found else self.load(path, checkpointables=[])
+
+    def _choose(self):
+        """The file to resume from, "" where there is none, or the error where all are damaged."""
+        tagged, damaged = self._tagged(), []
+        for file in [os.path.join(self.save_dir, tagged)] * bool(tagged) + self._older_than(tagged):
+            problem = damage(file)
+            if not problem:
+                if damaged:
+                    self.logger.warning("Resuming from %s instead.", file)
+                return file
+            self.logger.warning("Checkpoint %s is damaged (%s) and is skipped.", file, problem)
+            damaged.append(file)
+        if not damaged:
+            return ""
+        return CheckpointError(
+            f"no checkpoint in {self.save_dir} can be resumed from: {damaged[0]}"
+            f"{f' and {len(damaged) - 1} older' if damaged[1:] else ''} are damaged. Put a whole one there and its "
+            f"name into {LAST}, or start again without --resume."
+        )
+
+    def _tagged(self):
+        """The name in ``last_checkpoint``; "" where there is none."""
+        try:
+            with open(os.path.join(self.save_dir, LAST), encoding="utf-8", errors="replace") as f:
+                name = f.read().strip("\0 \r\n\t")
+        except OSError:
+            return ""
+        return name if name and os.path.basename(name) == name else ""
+
+    def numbered(self):
+        """``(step, path)`` of the checkpoints that have their step in the name, oldest first."""
+        with contextlib.suppress(OSError):
+            names = [NUMBERED.fullmatch(x) for x in os.listdir(self.save_dir)]
+            return sorted((int(m[1]), os.path.join(self.save_dir, m[0])) for m in names if m)
+        return []
+
+    def _older_than(self, name):
+        """Files to fall back to, newest first. Later numbers may be those of another run in the same folder."""
+        number = NUMBERED.fullmatch(name)
+        files = [(step, path) for step, path in self.numbered() if not number or step < int(number[1])]
+        final = os.path.join(self.save_dir, "model_final.pth")
+        if name != "model_final.pth" and not damage(final):
+            step = torch.load(final, map_location="cpu", weights_only=True, mmap=True).get("iteration")
+            if isinstance(step, int) and (not number or step < int(number[1])):
+                files.append((step, final))
+        return [path for _, path in sorted(files, reverse=True)]
+
+    def remove_leftovers(self):
+        """Remove what a killed process had begun to write. Not while another run writes to the folder."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.save_dir):
+                if name == f"{LAST}.tmp" or (name.startswith("model_") and name.endswith(".pth.tmp")):
+                    os.remove(os.path.join(self.save_dir, name))
+                    self.logger.info("Removed %s, which a process that was killed had left.", name)
+
+    def remove_old(self, keep, step):
+        """Keep the ``keep`` newest numbered checkpoints up to a step; 0 = all. Others are not touched."""
+        if not keep or not self.save_to_disk:
+            return
+        for _, path in [x for x in self.numbered() if x[0] <= step][:-keep]:
+            try:
+                os.remove(path)
+            except OSError as e:
+                logging.getLogger(__name__).warning("Cannot remove the old checkpoint %s (%s).", path, e.strerror)

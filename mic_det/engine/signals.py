@@ -1,0 +1,77 @@
+"""SIGTERM and Ctrl-C: a training ends its step, saves and stops; exit codes say so."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+
+from detectron2.utils import comm
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOPPED_CODES = tuple(128 + s for s in SIGNALS)  # 143 and 130, as shells count
+
+
+class TrainingStopped(SystemExit):
+    """A signal stopped the training, and what it had is saved. Its exit code is 128 + the signal's number."""
+
+    def __init__(self, signum):
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+class StopRequest:
+    """Notes that SIGTERM or SIGINT came in, so that the step in progress can be finished.
+
+    A second SIGINT (Ctrl-C) raises KeyboardInterrupt at once. In a distributed training all processes
+    stop after the same step: whoever got a signal tells the others in :meth:`agreed`.
+    """
+
+    def __init__(self):
+        self.signum = 0
+        self._previous, self._pid = {}, os.getpid()
+
+    def install(self):
+        """Handle the signals until :meth:`remove`; outside the main thread, where Python cannot, do nothing."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._note) for s in SIGNALS}
+
+    def remove(self):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+    def _note(self, signum, frame):
+        if os.getpid() != self._pid:  # a worker process, which takes its parent's handlers over
+            return
+        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+        name, again = signal.Signals(signum).name, " Once more stops at once." * (signum == signal.SIGINT)
+        logging.getLogger(__name__).warning("%s: saving a checkpoint at the end of this step.%s", name, again)
+
+    def agreed(self):
+        """The number of the signal that any process got, 0 where none did. All processes must call this."""
+        if comm.get_world_size() == 1:
+            return self.signum
+        return max(comm.all_gather(self.signum))
+
+
+@contextlib.contextmanager
+def forwarded_to_children():
+    """While processes are launched and waited for: SIGTERM and SIGINT are theirs to answer, as SIGTERM.
+
+    A terminal sends Ctrl-C to all of them itself; a SIGTERM more does no harm.
+    """
+
+    def forward(signum, frame):
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    previous = {s: signal.signal(s, forward) for s in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

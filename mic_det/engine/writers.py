@@ -1,0 +1,120 @@
+"""metrics.json and TensorBoard events of a run that may be killed and resumed: each step once."""
+
+import contextlib
+import itertools
+import json
+import os
+
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+
+from .checkpoint_files import CheckpointError, write_atomically
+
+WINDOW = 20  # steps over which Detectron2's writers take the median
+
+
+class MetricsFile(JSONWriter):
+    """Detectron2's metrics.json, which can be taken back to what it was when a checkpoint was written."""
+
+    def __init__(self, json_file):
+        super().__init__(json_file, WINDOW)
+        self.path = json_file
+
+    def write(self):
+        try:
+            super().write()
+        except OSError as e:
+            raise CheckpointError(
+                f"cannot write {self.path} ({e.strerror}). Checkpoints are as they were: make room, then go on with "
+                "--resume."
+            ) from e
+
+    def size(self):
+        """Bytes written so far."""
+        return os.path.getsize(self.path)
+
+    def rewind(self, start, size=None, keep_results=False):
+        """Drop what was written after a checkpoint, as its steps are done again.
+
+        Args:
+            start (int): the step that comes next, counted from 0.
+            size (int): what :meth:`size` was. Where it is not known or does not fit, rows of later steps go.
+            keep_results (bool): keep the evaluation of a run that had ended and is now made longer.
+
+        Returns:
+            int: the last step that was written before the checkpoint; -1 where none was.
+        """
+        with open(self.path, "rb") as f:
+            content = f.read()
+        if size is not None and size <= len(content) and content[:size][-1:] in (b"", b"\n"):
+            kept, tail = content[:size], content[size:].splitlines(keepends=True)
+        else:
+            kept, tail = b"".join(x for x in content.splitlines(keepends=True) if _step(x, start) < start), []
+        results = [x for x in tail if keep_results and _step(x) == start and x.endswith(b"\n")]
+        new = kept + b"".join(results)
+        if new != content:
+            self._file_handle.close()
+            write_atomically(self.path, lambda f: f.write(new))
+            self._file_handle = open(self.path, "a")  # noqa: SIM115 - JSONWriter's, which closes it
+        self._last_write = max(map(_step, kept.splitlines()), default=-1)
+        return self._last_write
+
+
+def _step(line, default=-1):
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return int(json.loads(line)["iteration"])
+    return default
+
+
+class Events(TensorboardXWriter):
+    """Detectron2's TensorBoard events; those of steps that are done again give way to the new ones."""
+
+    def rewind(self, last_step):
+        self._writer_args["purge_step"] = last_step + 1
+        self._last_write = last_step
+
+
+class RunWriter(PeriodicWriter):
+    """Detectron2's hook that writes what is logged, which goes on as if the run had never been stopped.
+
+    Its state, in each checkpoint: the values of the last steps, whose medians are written next, and how long
+    metrics.json was.
+    """
+
+    def __init__(self, output_dir, max_iter, period=20):
+        """``output_dir``: None in processes that do not write."""
+        writers = []
+        if output_dir is not None:
+            os.makedirs(output_dir, exist_ok=True)
+            self.metrics, self.events = MetricsFile(os.path.join(output_dir, "metrics.json")), Events(output_dir)
+            writers = [CommonMetricPrinter(max_iter), self.metrics, self.events]
+        super().__init__(writers, period)
+        self.writes = bool(writers)
+        self._resumed = None
+
+    def state_dict(self):
+        if not self.writes:
+            return {}
+        storage = self.trainer.storage
+        least = storage.iter - max(WINDOW, self._period)  # what is older has been written
+        values = {}
+        for name, history in storage.histories().items():
+            last = history.values()[-1][1]
+            recent = itertools.takewhile(lambda x: x[1] > last - WINDOW, reversed(history.values()))  # noqa: B023
+            if last > least:
+                values[name] = (storage.smoothing_hints()[name], list(recent)[::-1])
+        return {"values": values, "metrics_size": self.metrics.size(), "max_iter": self.trainer.max_iter}
+
+    def load_state_dict(self, state_dict):
+        self._resumed = state_dict
+
+    def before_train(self):
+        start = self.trainer.start_iter
+        if not self.writes or not start:
+            return
+        state, self._resumed = self._resumed or {}, None
+        for name, (smoothed, values) in state.get("values", {}).items():
+            for value, step in values:
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=smoothed, cur_iter=step)
+        longer = state.get("max_iter") == start < self.trainer.max_iter
+        self.events.rewind(self.metrics.rewind(start, state.get("metrics_size"), keep_results=longer))

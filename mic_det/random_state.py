@@ -1,0 +1,51 @@
+"""The random generators of a process: what they are at, and going back to it."""
+
+import contextlib
+import random
+
+import numpy as np
+import torch
+
+
+def get_random_state():
+    """State of Python's, NumPy's and torch's generators, those of all GPUs included.
+
+    Returns:
+        dict: of tensors and plain values alone, so that a checkpoint that holds it loads with ``weights_only``.
+    """
+    name, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def set_random_state(state):
+    """Put back what :func:`get_random_state` returned; GPUs that this process lacks are left out."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for device, of_device in zip(range(torch.cuda.device_count()), state["cuda"]):
+            torch.cuda.set_rng_state(of_device, device)
+
+
+@contextlib.contextmanager
+def seeded(*key):
+    """Random numbers on the CPU that depend on ``key`` (whole numbers) alone; the states are put back afterwards."""
+    numbers = np.random.SeedSequence((len(key), *key)).generate_state(4)  # it takes (1,) and (1, 0) for the same
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(int(numbers[0]))
+            np.random.seed(numbers[1:3])
+            torch.default_generator.manual_seed(int(numbers[3]))  # torch.manual_seed would reach GPUs too
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,95 @@
+"""A small run of MIC whose steps depend on everything that a checkpoint has to hold, for tests of resuming it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.utils.env import seed_all_rng
+
+from helpers_data import CLASSES, COLORS, HEIGHT, WIDTH, load, tiny_config, write_coco, write_image
+from mic_det.engine.trainer import MICTrainer
+
+CLOCK = {"time", "data_time", "rank_data_time", "eta_seconds"}  # of metrics, what tells of the machine alone
+
+# all parts of the method that draw random numbers or count steps
+MIC = {
+    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.05},
+    "MODEL__MIC__BURN_IN_STEPS": 1,
+    "MODEL__MIC__CONSISTENCY": {"RAMP_UP_STEPS": 4},
+    "MODEL__MIC__ALIGNMENT": {
+        "SCHEDULE": "dann", "IMAGE": {"ENABLED": True, "CHANNELS": 8}, "INSTANCE": {"ENABLED": True, "FC_DIM": 8},
+        "CONSISTENCY": {"ENABLED": True},
+    },
+    "DATASETS__TARGET": ["fog"],
+    "SOLVER__ACCUMULATE_STEPS": 2,
+    "SOLVER__WARMUP_ITERS": 4,
+    "SOLVER__LR_SCHEDULER_NAME": "WarmupCosineLR",
+}  # fmt: skip
+
+
+def write_mixed_domains(root, count=7):
+    """Wide and tall images of both domains: a labelled set ``day`` and a folder ``fog``, whose sizes nobody tells."""
+    rng = np.random.default_rng(0)
+    images, boxes = [], []
+    for i in range(count):
+        width, height = (WIDTH, HEIGHT) if i % 3 else (HEIGHT, WIDTH)
+        picture = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+        c, x, y = i % len(CLASSES), int(rng.integers(2, 30)), int(rng.integers(2, 30))
+        picture[y : y + 26, x : x + 26] = COLORS[c]
+        images.append((f"{i}.png", width, height))
+        boxes.append((i, c, (x, y, 26, 26)))
+        write_image(Path(root) / "day" / f"{i}.png", picture)
+        write_image(Path(root) / "fog" / f"{i}.png", (picture * 0.6 + 90).astype(np.uint8))
+    write_coco(Path(root) / "day.json", images, boxes)
+
+
+def run_config(root, output, **keys):
+    """A config dict of 8 steps on :func:`write_mixed_domains` below ``root``."""
+    day = {"JSON": str(Path(root) / "day.json"), "IMAGES": str(Path(root) / "day")}
+    sets = {"day": day, "fog": {"IMAGES": str(Path(root) / "fog")}}
+    # narrow: saved and loaded many times
+    levels = ["res2", "res3", "res4", "res5"]
+    resnet = {"DEPTH": 50, "STEM_OUT_CHANNELS": 4, "WIDTH_PER_GROUP": 4, "RES2_OUT_CHANNELS": 8, "NORM": "FrozenBN"}
+    small = {
+        "MODEL__RESNETS": {**resnet, "OUT_FEATURES": levels},
+        "MODEL__FPN": {"IN_FEATURES": levels, "OUT_CHANNELS": 8},
+        "MODEL__ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
+    }
+    defaults = dict(
+        DATASETS__DECLARED=sets, DATASETS__TRAIN=["day"], DATASETS__TEST=[], INPUT__MIN_SIZE_TRAIN=[48, 64],
+        SOLVER__MAX_ITER=8, SOLVER__BASE_LR=0.01, SOLVER__CHECKPOINT_PERIOD=1000,
+    )  # fmt: skip
+    return tiny_config(root, output, **{**small, **defaults, **keys})
+
+
+def make_trainer(root, output, resume=False, **keys):
+    """As tools/train_net.py makes one, without logging."""
+    Path(output).mkdir(exist_ok=True)
+    cfg = load(output, run_config(root, output, **keys))
+    seed_all_rng(cfg.SEED)
+    trainer = MICTrainer(cfg)
+    trainer.resume_or_load(resume)
+    return trainer
+
+
+def metrics(output):
+    """Rows of metrics.json without what the clock says; NaN is a text, which equals itself."""
+    rows = [json.loads(x, parse_constant=str) for x in (Path(output) / "metrics.json").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+
+
+def saved(output, name="model_final.pth"):
+    return torch.load(Path(output) / name, weights_only=True)
+
+
+def same(a, b):
+    """Whether two nested containers hold the same values, tensors bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
