@@ -4,15 +4,14 @@ Examples:
     python tools/train_net.py --config-file configs/minicity/mic.yaml
     python tools/train_net.py --config-file configs/minicity/mic.yaml --resume
     python tools/train_net.py --config-file configs/minicity/mic.yaml --eval-only MODEL.WEIGHTS FILE
+    python tools/train_net.py --config-file FILE --num-gpus 4       # 4 processes; on the CPU where there is no GPU
+    torchrun --nproc-per-node 4 tools/train_net.py --config-file FILE
+    # two machines: the first has --machine-rank 0, the second 1
+    python tools/train_net.py --config-file FILE --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
 """
 
-import sys
-
-from detectron2.engine import default_argument_parser, launch
-
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import setup
 from mic_det.engine.trainer import MICTrainer
 
@@ -31,8 +30,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser(epilog=__doc__).parse_args()
-    try:
-        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except (ConfigError, DataError, CheckpointError) as e:
-        sys.exit(f"error: {e}")
+    launch(main, argument_parser(epilog=__doc__).parse_args())
