@@ -24,6 +24,7 @@ from ..config import ConfigError
 from ..data.catalog import DataError
 from .checkpoint import CheckpointError
 from .finite import NonFiniteError
+from .processes import for_processes
 from .setup import load_config
 
 # What a user can put right; the message says how. Anything else is shown with its traceback.
@@ -80,8 +81,7 @@ def _start_and_wait(main, args):
         raise ConfigError(f"--machine-rank is {args.machine_rank}: use 0 to {machines - 1}, one for each machine.")
     if machines > 1 and args.dist_url == "auto":
         raise ConfigError("--num-machines needs --dist-url tcp://HOST:PORT of the first machine, the same on all.")
-    use_gpu = _uses_gpu(args, size)
-    store = None
+    use_gpu = _settle(args, size, size * machines)
     url = args.dist_url
     if url == "auto":
         # held open here from now on: no other program can take the port in between
@@ -194,7 +194,7 @@ def _run_under_torchrun(main, args):
     if args.num_gpus != 1 or args.num_machines != 1:
         raise ConfigError("torchrun starts the processes: leave --num-gpus and --num-machines out.")
     place = Place(rank, world_size, local_rank, local_size)
-    use_gpu = _uses_gpu(args, local_size)
+    use_gpu = _settle(args, local_size, world_size)
     store = _meet("env://", place)
     _join(store, place, use_gpu)
     try:
@@ -210,13 +210,17 @@ def _run_under_torchrun(main, args):
 # --------------------------------------------------------------------------------------------- both
 
 
-def _uses_gpu(args, local_size):
-    """Whether the processes of this machine train on GPUs; settles ``MODEL.DEVICE`` for all of them.
+def _settle(args, local_size, world_size):
+    """Whether the processes of this machine train on GPUs; writes ``MODEL.DEVICE`` into ``args`` for all of them.
 
     Raises:
-        ConfigError: where there are fewer GPUs than processes; and whatever is wrong with the config, once.
+        ConfigError: where there are fewer GPUs than processes, a batch cannot be divided, or the config is wrong:
+            told once, before any process is started.
     """
-    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    cfg = load_config(args.config_file, args.opts)
+    if not args.eval_only:
+        for_processes(cfg, world_size)
+    device = cfg.MODEL.DEVICE
     args.opts = [*args.opts, "MODEL.DEVICE", device]
     if not device.startswith("cuda"):
         return False
