@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 
-def run_pair(worker, folder, *args, timeout=300):
+def run_pair(worker, folder, *args, timeout=600):
     """Run ``worker(rank, folder, *args)`` in two processes and return what each returned.
 
     What it returns must be loadable by ``torch.load(weights_only=True)``.
