@@ -57,6 +57,11 @@ def _add_dataset_keys(cfg):
     # Numbered checkpoints (every SOLVER.CHECKPOINT_PERIOD steps, and where a signal stopped the run) that stay:
     # so many of the newest; 0 = all. model_final.pth always stays.
     cfg.SOLVER.CHECKPOINT_KEEP = 0
+    # Steps with a loss or gradient that is infinite or NaN, in any process. SKIP_STEPS: so many of a run are
+    # left out, with a warning; the next one stops it. The batch is kept in OUTPUT_DIR/non_finite, and the state
+    # before the step in a checkpoint. MAX_OVERFLOWS: gradients scaled for float16 may overflow, which
+    # lowers the scale and leaves the step out; more of them in a row than this stop the run.
+    cfg.SOLVER.NON_FINITE = CN(dict(SKIP_STEPS=0, MAX_OVERFLOWS=30))
     # Number format of SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16" (also on CPUs).
     cfg.SOLVER.AMP.DTYPE = "float16"
 
@@ -112,6 +117,13 @@ def _add_method_keys(cfg):
     mic.PSEUDO_BOXES.MAX_PER_IMAGE = 100
     # Least width and height in pixels of the student's view.
     mic.PSEUDO_BOXES.MIN_SIZE = 0.0
+
+    # Warnings of pseudo-labels that collapse, with advice in the log, once an episode.
+    # STEPS: optimizer steps in a row without a pseudo-box, or in which the teacher is sure of less than
+    # PIXEL_QUALITY (a share, in [0, 1]) of the pixels; and over which the mean number of pseudo-boxes a target
+    # image is taken, which is too many above BOXES_RATIO times the boxes of a source image.
+    # ONE_CLASS_STEPS: steps in a row with pseudo-boxes of one class alone. 0 switches each off.
+    mic.WATCH = CN(dict(STEPS=200, ONE_CLASS_STEPS=500, BOXES_RATIO=5.0, PIXEL_QUALITY=0.01))
 
     # Random patch mask of the normalised image, Sec. 3.1, Eq. 4-5.
     mic.MASK = CN()

@@ -47,6 +47,7 @@ def validate_mic_config(cfg):
     _check_at_least("SOLVER.ACCUMULATE_STEPS", cfg.SOLVER.ACCUMULATE_STEPS, 1, whole=True)
     _check_at_least("SOLVER.CHECKPOINT_KEEP", cfg.SOLVER.CHECKPOINT_KEEP, 0, whole=True)
     _check_at_least("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1, whole=True)
+    _check_numbers(cfg)
     _check_at_least("TEST.PSEUDO_LABELS.MAX_IMAGES", cfg.TEST.PSEUDO_LABELS.MAX_IMAGES, 0, whole=True)
     _check_at_least("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", mic.PSEUDO_BOXES.MIN_SIZE, 0)
     for key in ("WEIGHT", "RPN_CLS_WEIGHT", "ROI_CLS_WEIGHT", "RPN_LOC_WEIGHT", "ROI_LOC_WEIGHT"):
@@ -57,6 +58,18 @@ def validate_mic_config(cfg):
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_classes_and_sets(cfg)
+
+
+def _check_numbers(cfg):
+    solver, watch = cfg.SOLVER, cfg.MODEL.MIC.WATCH
+    _check_at_least("SOLVER.NON_FINITE.SKIP_STEPS", solver.NON_FINITE.SKIP_STEPS, 0, whole=True)
+    _check_at_least("SOLVER.NON_FINITE.MAX_OVERFLOWS", solver.NON_FINITE.MAX_OVERFLOWS, 0, whole=True)
+    _check_at_least("SOLVER.REFERENCE_WORLD_SIZE", solver.REFERENCE_WORLD_SIZE, 0, whole=True)
+    _check_enum("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", solver.CLIP_GRADIENTS.CLIP_TYPE, ("value", "norm"))
+    _check_at_least("MODEL.MIC.WATCH.STEPS", watch.STEPS, 0, whole=True)
+    _check_at_least("MODEL.MIC.WATCH.ONE_CLASS_STEPS", watch.ONE_CLASS_STEPS, 0, whole=True)
+    _check_at_least("MODEL.MIC.WATCH.BOXES_RATIO", watch.BOXES_RATIO, 0)
+    _check_unit_interval("MODEL.MIC.WATCH.PIXEL_QUALITY", watch.PIXEL_QUALITY)
 
 
 def _check_color(color):

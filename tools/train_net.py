@@ -4,23 +4,18 @@ Examples:
     python tools/train_net.py --config-file configs/minicity/mic.yaml
     python tools/train_net.py --config-file configs/minicity/mic.yaml --resume
     python tools/train_net.py --config-file configs/minicity/mic.yaml --eval-only MODEL.WEIGHTS FILE
+    python tools/train_net.py --config-file FILE --num-gpus 4       # 4 processes; on the CPU where there is no GPU
+    torchrun --nproc-per-node 4 tools/train_net.py --config-file FILE
+    # two machines: the first has --machine-rank 0, the second 1
+    python tools/train_net.py --config-file FILE --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
 
 SIGTERM and Ctrl-C end the step in progress, save a checkpoint and stop; --resume goes on from there as if nothing had
 happened. Ctrl-C once more stops at once. Exit codes: 0 finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
-import contextlib
-import errno
-import sys
-
-from detectron2.engine import default_argument_parser, launch
-from torch.multiprocessing import ProcessExitedException
-
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import setup
-from mic_det.engine.signals import STOPPED_CODES, forwarded_to_children
 from mic_det.engine.trainer import MICTrainer
 
 
@@ -38,21 +33,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser(epilog=__doc__).parse_args()
-    several = forwarded_to_children() if args.num_gpus * args.num_machines > 1 else contextlib.nullcontext()
-    try:
-        with several:
-            launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except (ConfigError, DataError, CheckpointError) as e:
-        sys.exit(f"error: {e}")
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(f"error: {e}: make room, then go on with --resume. Checkpoints are as they were.")
-    except ProcessExitedException as e:
-        if e.exit_code not in STOPPED_CODES:
-            raise
-        sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+    launch(main, argument_parser(epilog=__doc__).parse_args())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 
 from ..data.catalog import DataError
 from ..data.mapper import DomainMapper
@@ -68,6 +69,15 @@ class PseudoBoxPictures(HookBase):
         chosen = np.unique(np.linspace(0, len(dicts) - 1, self.num_images).astype(int))
         mapper = DomainMapper(self.cfg, is_train=False, domain="target")
         return [mapper(dicts[i]) for i in chosen]
+
+
+class EvalAfterSuccess(EvalHook):
+    """Detectron2's also evaluates after a failure in the last iteration, where other processes may not come along."""
+
+    def after_train(self):
+        if self.trainer.iter < self.trainer.max_iter:
+            self._eval_after_train = False
+        super().after_train()
 
 
 @contextlib.contextmanager

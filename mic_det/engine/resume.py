@@ -29,20 +29,28 @@ class ExactState(HookBase):
     def __init__(self, cfg):
         self.cfg = cfg
         self._random = None  # (step, the states of all processes), of the last collect()
+        self._before = None  # (step, random state, data state) at the start of the step in progress
         self._resumed = None
+
+    def before_step(self):
+        self._before = self.trainer.iter, get_random_state(), self.trainer.data_loader.state_dict()
+
+    def _states(self):
+        """Random and data state after ``trainer.iter``, which may be the step before the one in progress."""
+        if self._before is not None and self._before[0] == self.trainer.iter + 1:
+            return self._before[1:]
+        return get_random_state(), self.trainer.data_loader.state_dict()
 
     def collect(self):
         """Call in all processes before one of them saves: each knows its own generators alone."""
-        self._random = self.trainer.iter, comm.gather(get_random_state())
+        self._random = self.trainer.iter, comm.gather(self._states()[0])
 
     def state_dict(self):
+        random, data = self._states()
         if self._random is None or self._random[0] != self.trainer.iter or comm.get_world_size() == 1:
-            self._random = self.trainer.iter, [get_random_state()]
-        return {
-            "random": self._random[1],
-            "data": self.trainer.data_loader.state_dict(),
-            "settings": run_settings(self.cfg, self.trainer.data_loader),
-        }
+            self._random = self.trainer.iter, [random]
+        settings = run_settings(self.cfg, self.trainer.data_loader)
+        return {"random": self._random[1], "data": data, "settings": settings}
 
     def load_state_dict(self, state_dict):
         self._resumed = state_dict

@@ -14,6 +14,7 @@ from ..config import ConfigError, add_mic_config
 from ..config_checks import validate_mic_config
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
+from .processes import for_processes
 
 
 def load_config(config_file="", opts=()):
@@ -70,6 +71,8 @@ def setup(args):
     """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if not args.eval_only:
+        for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     lines = check_datasets(cfg, training=not args.eval_only)
     default_setup(cfg, args)

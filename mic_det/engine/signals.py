@@ -1,8 +1,6 @@
 """SIGTERM and Ctrl-C: a training ends its step, saves and stops; exit codes say so."""
 
-import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -10,7 +8,6 @@ import threading
 from detectron2.utils import comm
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STOPPED_CODES = tuple(128 + s for s in SIGNALS)  # 143 and 130, as shells count
 
 
 class TrainingStopped(SystemExit):
@@ -56,22 +53,3 @@ class StopRequest:
         if comm.get_world_size() == 1:
             return self.signum
         return max(comm.all_gather(self.signum))
-
-
-@contextlib.contextmanager
-def forwarded_to_children():
-    """While processes are launched and waited for: SIGTERM and SIGINT are theirs to answer, as SIGTERM.
-
-    A terminal sends Ctrl-C to all of them itself; a SIGTERM more does no harm.
-    """
-
-    def forward(signum, frame):
-        for child in multiprocessing.active_children():
-            child.terminate()
-
-    previous = {s: signal.signal(s, forward) for s in SIGNALS}
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)

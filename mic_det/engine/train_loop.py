@@ -7,41 +7,59 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch.nn.parallel import DistributedDataParallel
 
+from .finite import FiniteCheck, ForwardGuard, guarded_total
+
 
 class AccumulatingTrainer(SimpleTrainer):
     """Detectron2's SimpleTrainer with gradient accumulation and automatic mixed precision.
 
     The gradient of a step is the mean over its micro-batches. Processes exchange gradients at the
     last micro-batch alone. float16 scales the loss (``torch.amp.GradScaler``); bfloat16 does not
-    need to, and also works on CPUs.
+    need to, and also works on CPUs. Losses and gradients that are not finite never reach the optimizer.
     """
 
-    def __init__(self, model, data_loader, optimizer, *, accumulate_steps=1, amp_dtype=None):
+    def __init__(self, model, data_loader, optimizer, *, accumulate_steps=1, amp_dtype=None, finite=None):
         """
         Args:
+            model (nn.Module): a DistributedDataParallel has a :class:`ForwardGuard` inside.
             accumulate_steps (int): micro-batches a step.
             amp_dtype (torch.dtype): autocast's; None trains in float32.
+            finite (FiniteCheck): what is done where numbers are not finite; None raises.
         """
         super().__init__(model, data_loader, optimizer)
+        distributed = isinstance(model, DistributedDataParallel)
+        self.guard = model.module if distributed else ForwardGuard(model)
+        self._pass = model if distributed else self.guard
+        self.finite = finite or FiniteCheck()
         self.accumulate_steps = accumulate_steps
         self.amp_dtype = amp_dtype
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
 
     def run_step(self):
-        """See :meth:`SimpleTrainer.run_step`; logs the mean of each loss over the micro-batches."""
+        """See :meth:`SimpleTrainer.run_step`; logs the mean of each loss over the micro-batches.
+
+        Raises:
+            NonFiniteError: on all processes, where a loss or gradient of one is not finite.
+        """
         assert self.model.training, "the model was changed to eval mode"
         self.optimizer.zero_grad()
-        data_time, totals = 0.0, {}
+        data_time, totals, seen = 0.0, {}, []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):
                 losses = self._backward(data)
+            seen.append((data, losses))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value
         self.after_backward()
+        totals, finite = self.finite.read(totals, self.optimizer)
+        if finite:
+            self.finite.passed()
+        elif self.finite.failed(self.iter, self.model, seen, self.guard.reason, self.grad_scaler) == "skip":
+            return
         self._write_metrics(totals, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
@@ -49,9 +67,9 @@ class AccumulatingTrainer(SimpleTrainer):
     def _backward(self, data):
         """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""
         with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(data)
+            losses = self._pass(data)
             losses = {k: v / self.accumulate_steps for k, v in losses.items()}
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        self.grad_scaler.scale(guarded_total(losses)).backward()
         return {k: v.detach() for k, v in losses.items()}
 
     def _exchange_gradients(self, last):
@@ -60,9 +78,12 @@ class AccumulatingTrainer(SimpleTrainer):
         return self.model.no_sync()
 
     def state_dict(self):
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        scaler, finite = self.grad_scaler.state_dict(), self.finite.state_dict()
+        return {**super().state_dict(), "grad_scaler": scaler, "finite": finite}
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):  # empty where the run was not in float16 so far
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if "finite" in state_dict:  # not in checkpoints of earlier versions
+            self.finite.load_state_dict(state_dict["finite"])

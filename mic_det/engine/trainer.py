@@ -6,7 +6,7 @@ import weakref
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import PeriodicCheckpointer, PeriodicWriter
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -20,10 +20,14 @@ from ..evaluation.pseudo_labels import evaluate_pseudo_labels
 from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
-from .hooks import PseudoBoxPictures, undisturbed
+from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
+from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
+from .optimizer import build_optimizer
+from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
 from .signals import StopRequest
 from .train_loop import AccumulatingTrainer
+from .watch import PseudoLabelWatch
 from .writers import RunWriter
 
 
@@ -36,16 +40,19 @@ class MICTrainer(DefaultTrainer):
     def __init__(self, cfg):
         # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
         TrainerBase.__init__(self)
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = for_processes(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._trainer = AccumulatingTrainer(
-            create_ddp_model(model, broadcast_buffers=False, **_ddp_devices(model)),
+            _distributed(model),
             loader,
             optimizer,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+            finite=FiniteCheck(
+                cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS
+            ),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MICCheckpointer(
@@ -65,20 +72,35 @@ class MICTrainer(DefaultTrainer):
         if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
             model.restart()
 
+    def run_step(self):
+        """See Detectron2; where the numbers of a step are not finite, the state before it is saved."""
+        try:
+            super().run_step()
+        except NonFiniteError as e:
+            raise NonFiniteError(f"{e} {save_state_before(self)}") from None
+
     def build_hooks(self):
         """Detectron2's, with checkpoints and writers that a run can be resumed from exactly.
 
-        With ``VIS_PERIOD``, pictures of the pseudo-boxes, just before what is logged is written.
+        Of the main process, just before what is logged is written: :class:`PseudoLabelWatch`; with ``VIS_PERIOD``,
+        pictures of the pseudo-boxes.
         """
         cfg, model, is_main = self.cfg, self.checkpointer.model, comm.is_main_process()
+
+        def evaluate():
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
         hooks = [h for h in super().build_hooks() if not isinstance(h, (PeriodicCheckpointer, PeriodicWriter))]
-        state = ExactState(cfg)
-        self._saver = RunCheckpoints(
-            self.checkpointer, state, StopRequest(), cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
+        hooks = [EvalAfterSuccess(cfg.TEST.EVAL_PERIOD, evaluate) if isinstance(h, EvalHook) else h for h in hooks]
+        self.saver = RunCheckpoints(
+            self.checkpointer, ExactState(cfg), StopRequest(), cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
         )
-        hooks[-1:-1] = [state, self._saver]  # before the evaluation, which may fail
-        if cfg.VIS_PERIOD > 0 and is_main and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
-            hooks.append(PseudoBoxPictures(cfg, model))
+        hooks[-1:-1] = [self.saver.state, self.saver]  # before the evaluation, which may fail
+        if is_main and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
+            hooks.append(PseudoLabelWatch.from_config(cfg, model))
+            if cfg.VIS_PERIOD > 0:
+                hooks.append(PseudoBoxPictures(cfg, model))
         return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter)]
 
     def build_writers(self):
@@ -88,7 +110,7 @@ class MICTrainer(DefaultTrainer):
         super().before_train()
         if self.start_iter:  # a checkpoint is written in the midst of what comes after a step: here is the rest
             self.iter = self.storage.iter = self.start_iter - 1
-            for hook in self._hooks[self._hooks.index(self._saver) + 1 :]:
+            for hook in self._hooks[self._hooks.index(self.saver) + 1 :]:
                 hook.after_step()
 
     @classmethod
@@ -117,7 +139,7 @@ class MICTrainer(DefaultTrainer):
         ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``. A training goes on with the
         random numbers that it would have without the evaluation.
         """
-        mic = getattr(model, "module", model)
+        mic = unwrapped(model)
         with undisturbed(mic):
             results = super().test(cfg, model, evaluators)
             if not isinstance(mic, MICRCNN):
@@ -146,7 +168,15 @@ class MICTrainer(DefaultTrainer):
     def build_model(cls, cfg):
         return build_model(cfg)
 
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
 
-def _ddp_devices(model):
-    """Detectron2 names this process's GPU to DistributedDataParallel, which a model on the CPU must not have."""
-    return {"device_ids": None} if next(model.parameters()).device.type == "cpu" else {}
+
+def _distributed(model):
+    """The model in a ``DistributedDataParallel`` where there are several processes, else the model itself."""
+    if comm.get_world_size() == 1:
+        return model
+    # Detectron2 names this process's GPU to DistributedDataParallel, which a model on the CPU must not have
+    devices = {"device_ids": None} if next(model.parameters()).device.type == "cpu" else {}
+    return create_ddp_model(ForwardGuard(model), broadcast_buffers=False, **devices)
