@@ -13,6 +13,7 @@ from ..config import ConfigError, add_mic_config
 from ..config_checks import validate_mic_config
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
+from .weights_files import TRUST
 
 
 def load_config(config_file="", opts=()):
@@ -63,6 +64,16 @@ def split_opts(values, opts=()):
     keys = [i for i, x in enumerate(values) if key.fullmatch(x) and not os.path.exists(x)]
     end = keys[0] if keys else len(values)
     return list(values[:end]), [*values[end:], *opts]
+
+
+def add_trust_argument(parser):
+    """The one option of every program that loads weights which no config may set: a config is downloaded too."""
+    parser.add_argument(
+        TRUST,
+        action="store_true",
+        help="load files of weights that hold other objects than tensors; this runs any code that is in them",
+    )
+    return parser
 
 
 def setup(args):

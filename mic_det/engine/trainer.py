@@ -29,7 +29,11 @@ class MICTrainer(DefaultTrainer):
     Nothing of the method is in here: the model itself keeps its teacher up to date.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, trust_checkpoint=False):
+        """
+        Args:
+            trust_checkpoint (bool): run code that is in files of weights; see :class:`MICCheckpointer`.
+        """
         # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -44,22 +48,19 @@ class MICTrainer(DefaultTrainer):
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = MICCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
-            trainer=weakref.proxy(self),
+        self.checkpointer = MICCheckpointer.from_config(
+            cfg, model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
         )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume=True):
-        """As Detectron2's; a MICRCNN that is loaded but not resumed starts anew from its teacher."""
+        """As Detectron2's; a MICRCNN that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
         resumed = resume and self.checkpointer.has_checkpoint()
         if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
-            model.restart()
+            model.restart(self.cfg.MODEL.MIC.WEIGHTS_FROM)
 
     def build_hooks(self):
         """Detectron2's; with ``VIS_PERIOD``, pictures of the pseudo-boxes, just before what is logged is written."""
