@@ -1,6 +1,7 @@
 """Detectron2's DefaultTrainer, given two domains, safe checkpoints and COCO evaluation."""
 
 import os
+import traceback
 import weakref
 
 import torch
@@ -10,7 +11,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from ..config import needs_boxes, needs_sem_seg
+from ..config import ConfigError, needs_boxes, needs_sem_seg
 from ..data.loader import build_mic_train_loader
 from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
@@ -123,7 +124,20 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        return build_model(cfg)
+        """
+        Raises:
+            ConfigError: where Detectron2 cannot build a model of these settings.
+        """
+        try:
+            return build_model(cfg)
+        except ConfigError:
+            raise
+        except (AssertionError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            raise ConfigError(
+                f"no model can be built of these settings ({type(e).__name__}: {' '.join(str(e).split())[:200]}; in "
+                f"{where.name}, {os.path.basename(where.filename)}). Compare MODEL with the configs that are shipped."
+            ) from e
 
 
 def _ddp_devices(model):
