@@ -132,7 +132,7 @@ def _check_unit_interval(key, value, right_open=False):
 
 
 def _check_at_least(key, value, least, whole=False):
-    if value < least or (whole and value != int(value)):
+    if not least <= value < float("inf") or (whole and value != int(value)):  # NaN is refused too
         raise ConfigError(f"{key} is {value}: use a {'whole ' if whole else ''}number of at least {least}.")
 
 
