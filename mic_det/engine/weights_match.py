@@ -131,16 +131,14 @@ def _by_endings(state, detector, path, author):
 
 def advise(detector, path):
     """Warn where a detector sees images otherwise than torchvision's classifier did, or strides elsewhere."""
-    advice = []
-    channels = getattr(detector, "input_format", None)
-    rgb = channels in (None, "RGB")
-    mean, std = (x if rgb else x[::-1] for x in (TORCHVISION_MEAN, TORCHVISION_STD))
-    if not rgb:
-        advice.append("INPUT.FORMAT RGB")
-    for key, own, wanted in (("MEAN", detector.pixel_mean, mean), ("STD", detector.pixel_std, std)):
+    # a SemanticSegmentor does not know the order of its channels
+    advice = [] if getattr(detector, "input_format", None) in (None, "RGB") else ["INPUT.FORMAT RGB"]
+    for key, own, wanted in (
+        ("MEAN", detector.pixel_mean, TORCHVISION_MEAN),
+        ("STD", detector.pixel_std, TORCHVISION_STD),
+    ):
         if not torch.allclose(own.flatten().cpu(), torch.tensor(wanted), atol=0.5):
-            shown = TORCHVISION_MEAN if key == "MEAN" else TORCHVISION_STD
-            advice.append(f"MODEL.PIXEL_{key} {list(shown)}")
+            advice.append(f"MODEL.PIXEL_{key} {list(wanted)}")
     blocks = [m for m in detector.backbone.modules() if isinstance(m, BottleneckBlock)]
     if any(b.conv1.stride != (1, 1) for b in blocks):
         advice.append("MODEL.RESNETS.STRIDE_IN_1X1 False")
@@ -163,6 +161,8 @@ def fitting(state, detector, path, least, complete):
             predictors of another number of classes; where something is missing from a complete detector.
     """
     own = detector.state_dict()
+    # counters that FrozenBatchNorm lacks are nothing to tell of
+    state = {k: v for k, v in state.items() if k in own or not k.endswith("num_batches_tracked")}
     wrong = {k: v for k, v in state.items() if k in own and v.shape != own[k].shape}
     fits = {k: v for k, v in state.items() if k not in wrong}
     if wrong:
