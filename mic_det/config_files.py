@@ -59,8 +59,10 @@ def _compose(file, above):
         yaml.safe_load(text)
         return root
     except yaml.constructor.ConstructorError as e:
-        reason = f"{e.problem.replace('tag:yaml.org,2002:', '!!')}: configs hold plain values alone, which cannot run code"
-        raise ConfigError(f"{file}, line {e.problem_mark.line + 1}: {reason}.") from None
+        problem = e.problem.replace("tag:yaml.org,2002:", "!!")
+        raise ConfigError(
+            f"{file}, line {e.problem_mark.line + 1}: {problem}: configs hold plain values alone, which cannot run code."
+        ) from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         line = f", line {mark.line + 1}" if mark else ""

@@ -41,7 +41,7 @@ class DomainMapper(DatasetMapper):
             mapped = super().__call__(dataset_dict)
         except SizeMismatchError as e:
             raise DataError(self._annotated_size_error(dataset_dict)) from e
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:  # PIL's, of broken files
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:  # of broken files
             label_map = dataset_dict.get("sem_seg_file_name")
             also = f" or its label map {label_map}" if label_map else ""
             raise DataError(

@@ -25,4 +25,4 @@ def check_label_pixels(file):
     """
     with Image.open(file) as image:
         if image.mode != "L":
-            raise ValueError(f"label map {file} is not 8-bit grey (PIL's L) but {image.mode}: a pixel must be its label")
+            raise ValueError(f"label map {file} is not 8-bit grey but PIL's {image.mode}: a pixel must be its label")

@@ -63,7 +63,8 @@ def _merging(cfg, source, places):
         types = re.match(r"Type mismatch \(<class '([\w.]+)'> vs\. <class '([\w.]+)'>", text)
         if types:
             needed, given = (t.rpartition(".")[2].replace("CfgNode", "mapping") for t in types.groups())
-            text = f"{key} is of type {given} ({text.split(' vs. ')[-1].split(') for')[0]}): it must be of type {needed}."
+            value = text.split(" vs. ")[-1].split(") for")[0]
+            text = f"{key} is of type {given} ({value}): it must be of type {needed}."
         raise ConfigError(f"{places.get(key, source)}: {text}") from e
 
 

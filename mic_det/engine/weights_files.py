@@ -98,7 +98,8 @@ def write_weights(state, file):
     except ImportError as e:
         raise CheckpointError(f"{file}: writing it needs a package: pip install safetensors.") from e
     except (OSError, RuntimeError) as e:  # torch's writer makes a RuntimeError of a full disk
-        raise CheckpointError(f"cannot write {file} ({_reason(e)}): is there space, and may the folder be written?") from e
+        reason = f"({_reason(e)}): is there space on the disk, and may the folder be written?"
+        raise CheckpointError(f"cannot write {file} {reason}") from e
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

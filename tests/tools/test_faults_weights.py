@@ -167,9 +167,16 @@ def test_a_run_folder_that_tells_nothing_is_named(tmp_path, name):
 ODD = {
     "config.yaml": [b"\x00\x01", b"SOLVER: [1", b"SEED: !!python/object/apply:os.mkdir [was_run]\n", b"- 1", b""],
     "log.txt": [b"\xff\xfe\x00", b"Command line arguments: Namespace(x=open('was_run', 'w'))"],
-    "metrics.json": [f"{LINE}\n{{'cut".encode(), f'{LINE}\n{{"iteration": 39, "a": [1], "total_loss": null}}'.encode(),
-                     f'{LINE}\n{{"iteration": 1e999}}'.encode(), f'{LINE}\n{{"iteration": 39, "bbox/AP": "x"}}'.encode()],
-}  # fmt: skip
+    "metrics.json": [
+        f"{LINE}\n{second}".encode()
+        for second in (
+            "{'cut",
+            '{"iteration": 1e999}',
+            '{"iteration": 39, "a": [1], "total_loss": null}',
+            '{"iteration": 39, "bbox/AP": "x"}',
+        )
+    ],
+}
 
 
 @pytest.mark.parametrize("file, content", [(f, c) for f, contents in ODD.items() for c in contents])
