@@ -22,6 +22,7 @@ DEPENDENCIES = [
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
     "PyYAML>=5.4",
+    "safetensors>=0.4",
     "yacs>=0.1.8",
     "omegaconf>=2.1",
     "hydra-core>=1.1",

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode as CN
 QUALITY_MODES = ("teacher", "student", "none")
 MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
+WEIGHT_SOURCES = ("teacher", "student")
 EVALUATED_MODELS = ("teacher", "student", "both")
 SEM_SEG_MODELS = ("BoxPanopticFPN", "PanopticFPN", "SemanticSegmentor")
 AMP_DTYPES = ("float16", "bfloat16")
@@ -78,7 +79,8 @@ def _add_backbone_keys(cfg):
     # How many of the finest stages (stem included) keep their initial weights, counted as in
     # MODEL.BACKBONE.FREEZE_AT, which is the key that sets it.
 
-    # Loading stops if fewer of the backbone's keys than this share are found in MODEL.WEIGHTS.
+    # Loading stops if fewer of the backbone's keys than this share are found in MODEL.WEIGHTS, or if other tensors
+    # have another shape than the file's, except predictors of another number of classes. 0 = whatever fits is taken.
     cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS = 0.9
 
 
@@ -91,6 +93,9 @@ def _add_method_keys(cfg):
     # Which of the two answers in evaluation and prediction: "teacher" or "student"; "both" evaluates
     # the teacher and then the student (metrics "student/..."), and predicts by the teacher.
     mic.EVALUATE = "teacher"
+    # Of a checkpoint that has both (MICRCNN's, or one of another framework's): whose weights a new training starts
+    # from, and a plain detector takes, "teacher" or "student". Resuming and evaluation take each as it is.
+    mic.WEIGHTS_FROM = "teacher"
     # Optimizer steps of source-only training before the teacher starts. Until then the teacher is a
     # copy of the student (t = 0) and L_M is left out; an alignment, where there is one, is not.
     # Mean-teacher detectors burn in.

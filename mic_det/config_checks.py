@@ -11,6 +11,7 @@ from .config import (
     MASKED_DOMAINS,
     QUALITY_MODES,
     REVERSAL_SCHEDULES,
+    WEIGHT_SOURCES,
     ConfigError,
     student_architecture,
 )
@@ -36,6 +37,8 @@ def validate_mic_config(cfg):
     _check_enum("MODEL.MIC.CONSISTENCY.QUALITY", mic.CONSISTENCY.QUALITY, QUALITY_MODES)
     _check_enum("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", mic.CONSISTENCY.EMPTY_IMAGES, EMPTY_IMAGE_RULES)
     _check_enum("MODEL.MIC.EVALUATE", mic.EVALUATE, EVALUATED_MODELS)
+    _check_enum("MODEL.MIC.WEIGHTS_FROM", mic.WEIGHTS_FROM, WEIGHT_SOURCES)
+    _check_unit_interval("MODEL.BACKBONE.MIN_MATCHED_KEYS", cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS)
     _check_enum("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, AMP_DTYPES)
     _check_enum("MODEL.TORCHVISION.NORM", cfg.MODEL.TORCHVISION.NORM, BACKBONE_NORMS)
     _check_at_least("MODEL.MIC.MASK.BLOCK_SIZE", mic.MASK.BLOCK_SIZE, 1, whole=True)
@@ -144,7 +147,7 @@ def _check_unit_interval(key, value, right_open=False):
 
 
 def _check_at_least(key, value, least, whole=False):
-    if value < least or (whole and value != int(value)):
+    if not least <= value < float("inf") or (whole and value != int(value)):  # NaN is refused too
         raise ConfigError(f"{key} is {value}: use a {'whole ' if whole else ''}number of at least {least}.")
 
 

@@ -27,7 +27,7 @@ from mic_det.data.run_sets import check_label_maps
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
-from mic_det.engine.setup import load_config, split_opts
+from mic_det.engine.setup import add_trust_argument, load_config, split_opts
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches, evaluate_hidden
@@ -45,6 +45,7 @@ def parse_args():
     parser.add_argument("--ratios", nargs="+", default=["0", "0.3", "0.5", "0.7", "0.9"], help="shares in [0, 1)")
     parser.add_argument("--dataset", help="a labelled set; default: the first of DATASETS.TEST")
     parser.add_argument("--images", type=int, default=3, help="of the contact sheet, evenly spread (%(default)s)")
+    add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
     for option in ("weights", "ratios"):
@@ -67,7 +68,8 @@ def main(args):
     cfg = load_config(args.config_file, args.opts)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     dicts = labelled_set(cfg, name)
-    models = {label: load_model(cfg, file) for label, file in args.weights.items()}  # before time is spent
+    # before time is spent
+    models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
     # a segmentation that trains alone has a mask of its own
     mask = cfg.MODEL.MIC.MASK if needs_boxes(cfg) else cfg.MODEL.MIC.SEM_SEG.MASK
     block_size, output = mask.BLOCK_SIZE, Path(args.output)

@@ -15,7 +15,7 @@ happened. Ctrl-C once more stops at once. Exit codes: 0 finished, 1 an error, 13
 
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
-from mic_det.engine.setup import setup
+from mic_det.engine.setup import add_trust_argument, setup
 from mic_det.engine.trainer import MICTrainer
 
 
@@ -23,14 +23,15 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         model = MICTrainer.build_model(cfg)
-        MICCheckpointer(model, cfg.OUTPUT_DIR, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
+        checkpointer = MICCheckpointer.from_config(
+            cfg, model, cfg.OUTPUT_DIR, complete=True, trust=args.trust_checkpoint
         )
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return MICTrainer.test(cfg, model)
-    trainer = MICTrainer(cfg)
+    trainer = MICTrainer(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 if __name__ == "__main__":
-    launch(main, argument_parser(epilog=__doc__).parse_args())
+    launch(main, add_trust_argument(argument_parser(epilog=__doc__)).parse_args())

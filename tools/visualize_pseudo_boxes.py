@@ -21,7 +21,7 @@ from mic_det.data.mapper import DomainMapper
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
-from mic_det.engine.setup import load_config
+from mic_det.engine.setup import add_trust_argument, load_config
 from mic_det.visualization.panels import contact_sheet, mic_panels
 
 
@@ -33,6 +33,7 @@ def parse_args():
     parser.add_argument("--window", action="store_true", help="also show each picture until its window is closed")
     parser.add_argument("--dataset", help="a registered or declared set; default: the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=6, help="evenly spread over the set")
+    add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     return parser.parse_args()
 
@@ -43,7 +44,7 @@ def main(args):
         raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MICRCNN.")
     if args.window:
         check_display()
-    model = load_model(cfg, args.weights)
+    model = load_model(cfg, args.weights, args.trust_checkpoint)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     if name not in DatasetCatalog.list():
         raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")

@@ -1,7 +1,5 @@
 """Data sets declared in a config."""
 
-import json
-import math
 import os
 from pathlib import Path
 
@@ -10,12 +8,12 @@ from detectron2.data.datasets import load_coco_json
 
 from ..config import ConfigError
 from .cityscapes_labels import SEM_SEG_CLASSES
+from .coco_file import box_problems, check_annotated, read_coco
+from .errors import DataError
+
+__all__ = ["DataError", "box_problems", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
-
-
-class DataError(RuntimeError):
-    """A data set that cannot be used; the message names the file and says what to do."""
 
 
 def resolve_path(path):
@@ -97,34 +95,11 @@ def _load_coco(name, path, folder, content):
             }
             for x in content["images"]
         ]
-    _check_boxes(name, path, content)
+    check_annotated(name, path, content)
     try:
         return load_coco_json(str(path), str(folder), name)
     except (AssertionError, KeyError, TypeError, ValueError) as e:
         raise DataError(f"{name}: {path} is not a valid COCO file ({e}).") from e
-
-
-def read_coco(name, path):
-    """Parse a COCO file and check that it has images; see :func:`load_declared` for errors."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.DECLARED.{name}.JSON.") from None
-    except (OSError, ValueError) as e:
-        raise DataError(f"{name}: {path} is not a readable JSON file ({e}).") from e
-    images = content.get("images") if isinstance(content, dict) else None
-    if not images or not isinstance(images, list):
-        raise DataError(f"{name}: {path} lists no images; a COCO file needs a non-empty list 'images'.")
-    _check_fields(f"{name}: {path}", "images", images, ("id", "file_name"))
-    return content
-
-
-def _check_fields(where, key, entries, fields):
-    """Each entry must have ``fields``; the first that has not is shown."""
-    for entry in entries:
-        missing = next((f for f in fields if not isinstance(entry, dict) or f not in entry), None)
-        if missing:
-            raise DataError(f"{where} has an entry of {key!r} without {missing!r}: {str(entry)[:120]}")
 
 
 def _list_images(name, folder):
@@ -132,46 +107,3 @@ def _list_images(name, folder):
     if not files:
         raise DataError(f"{name}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
     return [{"file_name": str(p), "image_id": i} for i, p in enumerate(files)]
-
-
-def _check_boxes(name, path, content):
-    """Boxes must have a positive area and overlap their image; the first offender is named."""
-    file = f"{name}: {path}"
-    _check_fields(file, "images", content["images"], ("width", "height"))
-    _check_fields(file, "categories", content["categories"], ("id", "name"))
-    _check_fields(file, "annotations", content["annotations"], ("id", "image_id", "category_id", "bbox"))
-    if not content["categories"]:
-        raise DataError(f"{file} defines no classes: fill 'categories', or leave it out if the set is unlabelled.")
-    problem = next(box_problems(name, path, content), None)
-    if problem:
-        raise DataError(problem)
-
-
-def box_problems(name, path, content):
-    """One message for each annotation of a COCO file that cannot be used."""
-    images = {x["id"]: x for x in content["images"]}
-    categories = {x["id"] for x in content["categories"]}
-    for annotation in content["annotations"]:
-        problem = _box_problem(annotation, images, categories)
-        if problem:
-            yield f"{name}: annotation {annotation.get('id')} of {path} {problem}"
-
-
-def _box_problem(annotation, images, categories):
-    image, box = images.get(annotation["image_id"]), annotation["bbox"]
-    if image is None:
-        return f"belongs to image {annotation['image_id']}, which the file does not list."
-    if annotation["category_id"] not in categories:
-        return f"has category {annotation['category_id']}, which the file does not define."
-    numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-    if not numbers or len(box) != 4:
-        return f"has the bbox {box!r}: it must be four numbers [x, y, width, height] in pixels."
-    x, y, w, h = box
-    if not (w > 0 and h > 0):
-        return f"({image['file_name']}) has a box without area: {box}. Remove it."
-    if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
-        return (
-            f"({image['file_name']}, {image['width']} x {image['height']}) has a box outside the image: {box}. "
-            "Boxes are (x, y, width, height) in pixels."
-        )
-    return None

@@ -15,6 +15,7 @@ from ..config import ConfigError, needs_boxes, needs_sem_seg
 from .builtin import prepare_label_maps
 from .catalog import DataError, box_problems, read_coco, resolve_path
 from .parallel import run_parallel
+from .pixels import check_image_pixels, check_label_pixels
 from .run_sets import check_classes, check_label_maps, check_roles
 
 TINY = 2  # pixels; a side below it can hardly be learned
@@ -167,12 +168,13 @@ def label_map_problem(job):
     """What is wrong with (label map, its image, number of classes, ignored label), or None."""
     file, image_file, num_classes, ignored = job
     try:
+        check_label_pixels(file)
         with Image.open(file) as opened:
             labels = np.asarray(opened)
         with Image.open(image_file) as opened:
             size = opened.size[::-1]
     except (OSError, SyntaxError, ValueError) as e:
-        return f"{file} or its image cannot be read ({e})."
+        return f"{file} or its image {image_file} cannot be read ({e})."
     if labels.shape != size:
         return f"{file} has the shape {labels.shape}, its image {size}."
     wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= num_classes))]
@@ -183,6 +185,7 @@ def open_image(file):
     """Decode an image: ((width, height), SHA-1 of the file, None) or (None, None, what is wrong)."""
     try:
         content = Path(file).read_bytes()
+        check_image_pixels(io.BytesIO(content))
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             return image.size, hashlib.sha1(content).hexdigest(), None

@@ -1,9 +1,12 @@
 """From a dataset dict to what the model takes."""
 
 from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError
+from PIL import Image
 
 from ..config import needs_sem_seg
 from .catalog import DataError
+from .pixels import check_image_pixels, check_label_pixels
 
 
 class DomainMapper(DatasetMapper):
@@ -32,8 +35,13 @@ class DomainMapper(DatasetMapper):
         elif not self.sem_seg:  # label maps are for training a segmentation head
             dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         try:
+            check_image_pixels(dataset_dict["file_name"])
+            if "sem_seg_file_name" in dataset_dict:
+                check_label_pixels(dataset_dict["sem_seg_file_name"])
             mapped = super().__call__(dataset_dict)
-        except (OSError, SyntaxError, ValueError) as e:  # PIL raises all three for broken files
+        except SizeMismatchError as e:
+            raise DataError(self._annotated_size_error(dataset_dict)) from e
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:  # of broken files
             label_map = dataset_dict.get("sem_seg_file_name")
             also = f" or its label map {label_map}" if label_map else ""
             raise DataError(
@@ -57,6 +65,15 @@ class DomainMapper(DatasetMapper):
                 f"label map {file} has the label {int(wrong[0])}: MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
                 f"{self.num_classes}, and {self.ignore_value} (MODEL.SEM_SEG_HEAD.IGNORE_VALUE) is ignored."
             )
+
+    @staticmethod
+    def _annotated_size_error(x):
+        with Image.open(x["file_name"]) as image:
+            size = image.size
+        return (
+            f"image {x['file_name']} is {size[0]} x {size[1]} pixels, annotated as {x['width']} x {x['height']}. "
+            "Do images and annotations belong together?"
+        )
 
     @staticmethod
     def _size_error(x, file):

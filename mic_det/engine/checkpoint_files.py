@@ -10,12 +10,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from .weights_files import CheckpointError
+
 LAST = "last_checkpoint"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or written; the message names the file and says what to do."""
 
 
 def write_atomically(path, write):

@@ -11,6 +11,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from ..data.catalog import IMAGE_SUFFIXES, DataError
+from ..data.pixels import check_image_pixels
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
@@ -101,6 +102,7 @@ def read_frames(source):
         yield from _read_video(source)
         return
     try:
+        check_image_pixels(source.path)
         yield Frame(source, np.ascontiguousarray(read_image(str(source.path), "RGB")))
     # PIL raises all of these for broken files; its warning of decompression bombs is an error from twice the size
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:

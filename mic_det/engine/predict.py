@@ -13,18 +13,18 @@ from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
 
-def load_model(cfg, weights=None):
+def load_model(cfg, weights=None, trust_checkpoint=False):
     """The config's model with the weights of ``MODEL.WEIGHTS`` (or of a file), in eval mode.
 
     Raises:
         ConfigError: where no weights are named.
-        CheckpointError: where the file cannot be used.
+        CheckpointError: where the file cannot be used, or fills only a part of the model.
     """
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
     model = MICTrainer.build_model(cfg).eval()
-    MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(weights)
+    MICCheckpointer.from_config(cfg, model, complete=True, trust=trust_checkpoint).load(weights)
     return model
 
 
@@ -34,7 +34,7 @@ class Predictor:
     MICRCNN answers as ``MODEL.MIC.EVALUATE`` says: the teacher or the student.
     """
 
-    def __init__(self, cfg, score_threshold=0.5):
+    def __init__(self, cfg, score_threshold=0.5, trust_checkpoint=False):
         """
         Args:
             score_threshold (float): least score of a box, in [0, 1]; may be below
@@ -51,7 +51,7 @@ class Predictor:
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
-        self.model = load_model(cfg)
+        self.model = load_model(cfg, trust_checkpoint=trust_checkpoint)
 
     @torch.no_grad()
     def __call__(self, rgb):

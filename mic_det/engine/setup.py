@@ -1,10 +1,11 @@
 """From command-line arguments to a checked config."""
 
+import contextlib
+import difflib
 import logging
 import os
 import re
 
-import yaml
 from detectron2.config import get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -12,9 +13,12 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import ConfigError, add_mic_config
 from ..config_checks import validate_mic_config
+from ..config_detectron2 import check_detectron2_keys, flat_keys
+from ..config_files import check_config_file
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
 from .processes import for_processes
+from .weights_files import TRUST
 
 
 def load_config(config_file="", opts=()):
@@ -30,22 +34,40 @@ def load_config(config_file="", opts=()):
 
     cfg = get_cfg()
     add_mic_config(cfg)
-    try:
-        if config_file:
-            cfg.merge_from_file(config_file, allow_unsafe=False)  # YAML that builds objects is refused
+    defaults = cfg.clone()
+    if config_file:
+        places = check_config_file(config_file)
+        with _merging(cfg, config_file, places):
+            cfg.merge_from_file(str(config_file), allow_unsafe=False)  # YAML that builds objects is refused
+    with _merging(cfg, "the command line", {}):
         cfg.merge_from_list(list(opts))
-    except FileNotFoundError as e:
-        raise ConfigError(f"there is no config file {e.filename or config_file}") from e
-    except (AttributeError, TypeError) as e:
-        raise ConfigError(f"{config_file or 'command line'} is not a mapping of keys to values ({e})") from e
-    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as e:
-        raise ConfigError(f"{config_file or 'command line'}: {_one_line(e)}") from e
+    check_detectron2_keys(cfg, defaults)
     validate_mic_config(cfg)
     register_declared_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+@contextlib.contextmanager
+def _merging(cfg, source, places):
+    """Errors of yacs as one line that tells the place of the key and, of an unknown one, what it may be meant for."""
+    try:
+        yield
+    except (KeyError, AssertionError, ValueError, AttributeError, TypeError, RecursionError, OSError) as e:
+        text = _one_line(e)
+        named = re.search(r"key: ([\w.]+)", text)
+        key = named[1] if named else ""
+        if "Non-existent" in text:
+            similar = difflib.get_close_matches(key, flat_keys(cfg), 1)
+            text = f"there is no key {key}" + (f". Is {similar[0]} meant?" if similar else ".")
+        types = re.match(r"Type mismatch \(<class '([\w.]+)'> vs\. <class '([\w.]+)'>", text)
+        if types:
+            needed, given = (t.rpartition(".")[2].replace("CfgNode", "mapping") for t in types.groups())
+            value = text.split(" vs. ")[-1].split(") for")[0]
+            text = f"{key} is of type {given} ({value}): it must be of type {needed}."
+        raise ConfigError(f"{places.get(key, source)}: {text}") from e
 
 
 def _one_line(error):
@@ -67,16 +89,36 @@ def split_opts(values, opts=()):
     return list(values[:end]), [*values[end:], *opts]
 
 
+def add_trust_argument(parser):
+    """The one option of every program that loads weights which no config may set: a config is downloaded too."""
+    parser.add_argument(
+        TRUST,
+        action="store_true",
+        help="load files of weights that hold other objects than tensors; this runs any code that is in them",
+    )
+    return parser
+
+
 def setup(args):
     """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made ({e.strerror}): name another folder.") from e
     if not args.eval_only:
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     if comm.is_main_process():
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
     return cfg
+
+
+def _is_unexpected(record):
+    """Errors of mic_det's own kinds are the tools' last line: the train loop need not log a traceback of them."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not type(error).__module__.startswith("mic_det.")

@@ -1,6 +1,7 @@
 """Detectron2's DefaultTrainer, given two domains, safe checkpoints and COCO evaluation."""
 
 import os
+import traceback
 import weakref
 
 import torch
@@ -11,7 +12,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from ..config import needs_boxes, needs_sem_seg
+from ..config import ConfigError, needs_boxes, needs_sem_seg
 from ..data.loader import build_mic_train_loader
 from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
@@ -37,7 +38,11 @@ class MICTrainer(DefaultTrainer):
     Nothing of the method is in here: the model itself keeps its teacher up to date.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, trust_checkpoint=False):
+        """
+        Args:
+            trust_checkpoint (bool): run code that is in files of weights; see :class:`MICCheckpointer`.
+        """
         # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
         TrainerBase.__init__(self)
         cfg = for_processes(cfg, comm.get_world_size())
@@ -55,22 +60,19 @@ class MICTrainer(DefaultTrainer):
             ),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = MICCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
-            trainer=weakref.proxy(self),
+        self.checkpointer = MICCheckpointer.from_config(
+            cfg, model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
         )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume=True):
-        """As Detectron2's; a MICRCNN that is loaded but not resumed starts anew from its teacher."""
+        """As Detectron2's; a MICRCNN that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
         resumed = resume and self.checkpointer.has_checkpoint()
         if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
-            model.restart()
+            model.restart(self.cfg.MODEL.MIC.WEIGHTS_FROM)
 
     def run_step(self):
         """See Detectron2; where the numbers of a step are not finite, the state before it is saved."""
@@ -166,7 +168,20 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        return build_model(cfg)
+        """
+        Raises:
+            ConfigError: where Detectron2 cannot build a model of these settings.
+        """
+        try:
+            return build_model(cfg)
+        except ConfigError:
+            raise
+        except (AssertionError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            raise ConfigError(
+                f"no model can be built of these settings ({type(e).__name__}: {' '.join(str(e).split())[:200]}; in "
+                f"{where.name}, {os.path.basename(where.filename)}). Compare MODEL with the configs that are shipped."
+            ) from e
 
     @classmethod
     def build_optimizer(cls, cfg, model):

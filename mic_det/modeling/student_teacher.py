@@ -84,9 +84,12 @@ class StudentTeacher(nn.Module):
             self.steps += 1
             ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
 
-    def restart(self):
-        """Make a loaded model the start of a new training: student = teacher, t = 0."""
-        ema_update(self.student, self.teacher, 0.0)
+    def restart(self, weights_from="teacher"):
+        """Make a loaded model the start of a new training: both are one of the two, t = 0."""
+        chosen, other = self.teacher, self.student
+        if weights_from == "student":
+            chosen, other = other, chosen
+        ema_update(other, chosen, 0.0)
         self.steps, self._stepped = 0, False
 
     def _before_load(self, state_dict, prefix, *args):

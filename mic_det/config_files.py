@@ -1,0 +1,95 @@
+"""Config files, read with their bases before Detectron2 merges them: plain values alone, and where each key stands."""
+
+import os
+
+import yaml
+from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
+
+from .config import ConfigError
+
+REMOTE = ("http://", "https://")
+
+
+def check_config_file(file):
+    """Read a config file and, through ``_BASE_``, those that it builds on. Nothing in them is executed.
+
+    Args:
+        file (str): path of a YAML file.
+
+    Returns:
+        dict[str, str]: dotted key -> "FILE, line N", the place that sets it last.
+
+    Raises:
+        ConfigError: a missing file, a circle of bases, broken YAML, a tag that builds objects, a key that one
+            mapping has twice; names file and line.
+    """
+    places = {}
+    _read(str(file), (), places)
+    return places
+
+
+def _read(file, above, places):
+    name = os.path.realpath(file) if not file.startswith(REMOTE) else file
+    if name in [n for n, _ in above]:
+        circle = " -> ".join([f for _, f in above] + [file])
+        raise ConfigError(f"{above[-1][1]}: {BASE_KEY} goes in a circle: {circle}")
+    root = _compose(file, above)
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{file} is not a mapping of keys to values, as a config is.")
+    own = {}
+    _collect(root, "", file, own, set())
+    bases = next((v for k, v in root.value if k.value == BASE_KEY), None)
+    for base in [] if bases is None else bases.value if isinstance(bases, yaml.SequenceNode) else [bases]:
+        if not isinstance(base, yaml.ScalarNode) or not base.value:
+            raise ConfigError(f"{_place(file, base)}: {BASE_KEY} must be a file name or a list of them.")
+        path = os.path.expanduser(base.value)
+        if not path.startswith(("/", *REMOTE)):
+            path = os.path.join(os.path.dirname(file), path)
+        _read(path, (*above, (name, file)), places)
+    places.update(own)
+
+
+def _compose(file, above):
+    """The file's tree of nodes, of which a safe loader can make values."""
+    try:
+        with PathManager.open(file, "r") as f:
+            text = f.read()
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        yaml.safe_load(text)
+        return root
+    except yaml.constructor.ConstructorError as e:
+        problem = e.problem.replace("tag:yaml.org,2002:", "!!")
+        raise ConfigError(
+            f"{file}, line {e.problem_mark.line + 1}: {problem}: configs hold plain values alone, which run no code."
+        ) from None
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line} is not valid YAML: {e.problem or e.context}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        raise ConfigError(f"{file} is not a YAML file ({' '.join(str(e).split())[:150]}).") from None
+    except OSError as e:
+        base = f", the {BASE_KEY} of {above[-1][1]}" if above else ""
+        if not os.path.exists(file):
+            raise ConfigError(f"there is no config file {file}{base}.") from None
+        raise ConfigError(f"cannot read the config file {file}{base} ({e.strerror or e}).") from None
+
+
+def _collect(node, prefix, file, places, above):
+    """Note the place of every key below a mapping."""
+    if id(node) in above:
+        raise ConfigError(f"{_place(file, node)} holds itself (a YAML alias).")
+    seen = set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in seen:
+            raise ConfigError(f"{_place(file, key)}: {name} is there twice. Which of the two is meant?")
+        seen.add(name)
+        places[name] = _place(file, key)
+        if isinstance(value, yaml.MappingNode):
+            _collect(value, f"{name}.", file, places, above | {id(node)})
+
+
+def _place(file, node):
+    return f"{file}, line {node.start_mark.line + 1}"

@@ -1,0 +1,198 @@
+"""Reading files of weights without running what is in them, and writing those that others read."""
+
+import logging
+import os
+import pickle
+import re
+
+import numpy as np
+import torch
+
+TRUST = "--trust-checkpoint"
+
+
+class CheckpointError(RuntimeError):
+    """Weights that cannot be used; the message names the file and says what to do."""
+
+
+def read_torch(file, trust=False):
+    """What ``torch.save`` wrote, on the CPU.
+
+    Args:
+        file (str): its path.
+        trust (bool): admit any Python object, whose code is then run.
+
+    Returns:
+        dict
+
+    Raises:
+        CheckpointError: where the file is damaged, names anything but tensors and plain containers, or is no dict.
+    """
+    try:
+        data = torch.load(file, map_location="cpu", weights_only=not trust)
+    # not listed one by one: in a damaged file, the reader stumbles over anything
+    except Exception as e:
+        if isinstance(e, IsADirectoryError):
+            raise CheckpointError(f"{file} is a folder. Name a file in it.") from e
+        # of torch's long message only what it stumbled over
+        named = re.search(r"(?:GLOBAL|class) '?([\w.]+)", str(e))
+        if trust or not named:
+            raise CheckpointError(f"{file} cannot be loaded as weights ({_reason(e)}). {_what_else(file)}") from e
+        raise CheckpointError(f"{file} is refused: it names {named[1]}. {_refusal()}") from e
+    return _dict(data, file)
+
+
+def read_pickle(file, trust=False):
+    """A ``.pkl`` of Detectron2's zoo, or of Caffe2, as Detectron2 reads them; arguments and errors as above."""
+    if trust:
+        _warn(file)
+    try:
+        with open(file, "rb") as f:
+            data = pickle.load(f, encoding="latin1") if trust else _PlainUnpickler(f, encoding="latin1").load()
+    except _Refused as e:
+        raise CheckpointError(f"{file} is refused: it names {e}. {_refusal()}") from None
+    except Exception as e:
+        raise CheckpointError(f"{file} is not a readable pickle file ({_reason(e)}). {_what_else(file)}") from e
+    data = _dict(data, file)
+    if "model" in data and "__author__" in data:
+        return data
+    blobs = _dict(data.get("blobs", data), file)
+    blobs = {k: v for k, v in blobs.items() if not str(k).endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def read_safetensors(file):
+    """Tensors by their names, from a ``.safetensors`` file, which cannot hold code.
+
+    Raises:
+        CheckpointError: where it is damaged.
+    """
+    try:
+        from safetensors.torch import load_file
+
+        return {"model": load_file(file)}
+    except ImportError as e:
+        raise CheckpointError(f"{file}: reading it needs a package: pip install safetensors.") from e
+    except Exception as e:
+        raise CheckpointError(f"{file} is not a readable safetensors file ({_reason(e)}). {_what_else(file)}") from e
+
+
+def write_weights(state, file):
+    """Write a state dict whole or not at all: ``.safetensors``, or ``.pth`` as Detectron2 reads it.
+
+    Raises:
+        CheckpointError: where the file cannot be written.
+    """
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    temporary = f"{file}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+        if file.endswith(".safetensors"):
+            from safetensors.torch import save_file
+
+            save_file(state, temporary, metadata={"format": "pt"})
+        else:
+            with open(temporary, "wb") as f:
+                torch.save({"model": state}, f)
+        os.replace(temporary, file)
+    except ImportError as e:
+        raise CheckpointError(f"{file}: writing it needs a package: pip install safetensors.") from e
+    except (OSError, RuntimeError) as e:  # torch's writer makes a RuntimeError of a full disk
+        reason = f"({_reason(e)}): is there space on the disk, and may the folder be written?"
+        raise CheckpointError(f"cannot write {file} {reason}") from e
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+# where other programs keep the weights in what they save: Lightning and OpenMMLab, scripts, pycls
+WEIGHTS_ENTRIES = ("model", "state_dict", "model_state_dict", "model_state")
+
+
+def with_tensors(checkpoint, file):
+    """A checkpoint whose ``model`` is a dict of tensors; a bare state dict becomes one.
+
+    Raises:
+        CheckpointError: where the file holds something else; names the entry.
+    """
+    entry = next((k for k in WEIGHTS_ENTRIES if isinstance(checkpoint.get(k), dict)), None)
+    rest = {k: v for k, v in checkpoint.items() if k != entry} if entry else {}
+    state = {}
+    for name, value in (checkpoint[entry] if entry else checkpoint).items():
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(np.array(value))
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{file} holds no model's weights: its entry {str(name)!r} is {type(value).__name__}, not a tensor."
+            )
+        state[str(name)] = value
+    if not state:
+        raise CheckpointError(f"{file} holds no weights at all.")
+    return {**rest, "model": state}
+
+
+def _dict(data, file):
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds {type(data).__name__}, not the weights of a model by their names.")
+    return data
+
+
+def _refusal():
+    return (
+        "Only tensors, arrays and plain containers are admitted, because anything else could run code. If you know "
+        f"who made the file and trust them, add {TRUST}."
+    )
+
+
+def _what_else(file):
+    size = os.path.getsize(file) if os.path.isfile(file) else 0
+    if not size:
+        return "The file is empty: fetch it again."
+    kind = {"safetensors": ".safetensors", "pkl": ".pkl of Detectron2's zoo"}.get(file.rpartition(".")[2], ".pth")
+    return f"It is damaged, or not a {kind} file: fetch it again."
+
+
+def _reason(error):
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0][:160]
+
+
+def _warn(file):
+    logging.getLogger(__name__).warning("%s is loaded with any code that is in it (%s).", file, TRUST)
+
+
+class _Refused(Exception):
+    """A global that a pickle names and that is not admitted."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain containers, refuses every other global."""
+
+    ALLOWED = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "scalar"),
+        }
+    )
+
+    def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):  # how Python 2's bytes are written
+            return _encode
+        if (module, name) not in self.ALLOWED:
+            raise _Refused(f"{module}.{name}")
+        if module.startswith(("numpy.core", "numpy._core")):
+            core = getattr(np, "_core", None) or np.core
+            return getattr(core.multiarray, name)
+        return super().find_class(module, name)
+
+
+def _encode(text, encoding="latin1"):
+    """``codecs.encode`` for bytes that were written as text; other codecs would be imported by name."""
+    if encoding not in ("latin1", "latin-1"):
+        raise _Refused(f"_codecs.encode({encoding!r})")
+    return text.encode("latin1")

@@ -1,0 +1,128 @@
+"""Damaged images and label maps, through the real programs: each ends with one line that names the file."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers_faults import check_refused, copy_scene, pixel_keys, run_program, write_scene
+
+TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("template")
+    write_scene(root)
+    return root
+
+
+@pytest.fixture
+def scene(template, tmp_path):
+    return copy_scene(template, tmp_path)
+
+
+def picture(mode, size=(96, 64), suffix="PNG"):
+    """An encoded image of a PIL mode, as bytes."""
+    out = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray((pixels[:, :, 0].astype(np.uint16)) * 200)
+    elif mode == "F":
+        image = Image.fromarray(pixels[:, :, 0].astype(np.float32))
+    else:
+        image = Image.fromarray(pixels).convert(mode)
+    image.save(out, suffix)
+    return out.getvalue()
+
+
+# what becomes of an image file, and what the message says beside its name
+DAMAGED = {
+    "truncated": (lambda content: content[: len(content) // 2], "cannot"),
+    "cut in its head": (lambda content: content[:20], "cannot"),
+    "zero bytes": (lambda content: b"", "cannot"),
+    "text": (lambda content: b"<html>404 Not Found</html>", "cannot"),
+    "another size": (lambda content: picture("RGB", (50, 40)), "50 x 40"),
+    "16 bits": (lambda content: picture("I;16"), "16"),
+    "real numbers": (lambda content: picture("F", suffix="TIFF"), "8 bits"),
+    "missing": (None, "missing"),
+    "a folder": ("folder", ""),
+}
+
+
+def damage(file, change):
+    content = file.read_bytes()
+    if callable(change):
+        file.write_bytes(change(content))
+        return
+    file.unlink()
+    if change == "folder":
+        file.mkdir()
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("program", [TRAIN, CHECK])
+def test_a_damaged_image_is_named(scene, program, name):
+    change, part = DAMAGED[name]
+    for i in range(8):
+        damage(scene.root / f"source/images/train_{i}.png", change)
+    config = scene.config(SOLVER__MAX_ITER=3)
+    extra = ["--workers", 1] if program == CHECK else []
+    check_refused(program, ["--config-file", config, *extra], ["source/images/train_", part])
+
+
+ODD = {
+    "grey": lambda: picture("L"), "grey and alpha": lambda: picture("LA"), "alpha": lambda: picture("RGBA"),
+    "palette": lambda: picture("P"), "black and white": lambda: picture("1"),
+    "CMYK": lambda: picture("CMYK", suffix="JPEG"),
+}  # fmt: skip
+
+
+def test_unusual_but_sound_images_are_trained_on(scene):
+    """Detectron2 reads them as RGB; a suffix that lies does not matter."""
+    for i, make in enumerate(ODD.values()):
+        (scene.root / f"source/images/train_{i}.png").write_bytes(make())
+    config = scene.config(SOLVER__MAX_ITER=1, SOLVER__IMS_PER_BATCH=8, DATASETS__TEST=[])
+    code, text = run_program(CHECK, "--config-file", config, "--workers", 1)
+    assert code == 0, text
+    code, text = run_program(TRAIN, "--config-file", config)
+    assert code == 0 and "Traceback" not in text, text[-3000:]
+    assert (scene.root / "output/model_final.pth").is_file()
+
+
+def labels_as(array):
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+def palette():
+    out = io.BytesIO()
+    image = Image.fromarray(np.ones((64, 96), np.uint8)).convert("P")
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+LABEL_MAPS = {
+    "another size": (lambda _: labels_as(np.zeros((40, 50), np.uint8)), "size"),
+    "a label too high": (lambda _: labels_as(np.full((64, 96), 7, np.uint8)), "label 7"),
+    "in colour": (lambda _: labels_as(np.zeros((64, 96, 3), np.uint8)), "8-bit grey"),
+    "of 16 bits": (lambda _: labels_as(np.zeros((64, 96), np.uint16)), "8-bit grey"),
+    "of a palette": (lambda _: palette(), "8-bit grey"),
+    "truncated": (lambda content: content[: len(content) // 2], "cannot"),
+    "text": (lambda _: b"no labels here", "cannot"),
+    "missing": (None, "missing"),
+}
+
+
+@pytest.mark.parametrize("name", LABEL_MAPS)
+@pytest.mark.parametrize("program", [TRAIN, CHECK])
+def test_a_damaged_label_map_is_named(scene, program, name):
+    change, part = LABEL_MAPS[name]
+    for i in range(8):
+        damage(scene.root / f"source/labels/train_{i}.png", change)
+    config = scene.config(SOLVER__MAX_ITER=3, **pixel_keys(scene.root))
+    extra = ["--workers", 1] if program == CHECK else []
+    part = {"size": "shape"}.get(part, part) if program == CHECK else part
+    check_refused(program, ["--config-file", config, *extra], ["source/labels/train_", part])

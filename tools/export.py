@@ -1,0 +1,52 @@
+"""Write the teacher (or student) alone, for plain Detectron2: a checkpoint, and a config without mic_det's keys.
+
+Both load without mic_det. Example:
+    python tools/export.py --config-file configs/minicity/mic.yaml --output exported/mic.pth \
+        MODEL.WEIGHTS output/minicity/mic/model_final.pth
+"""
+
+import argparse
+import sys
+
+from mic_det.config import ConfigError, needs_boxes
+from mic_det.data.catalog import DataError
+from mic_det.engine.checkpoint import CheckpointError
+from mic_det.engine.export import export
+from mic_det.engine.predict import class_list, load_model
+from mic_det.engine.setup import add_trust_argument, load_config
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", required=True, help="FILE.pth or FILE.safetensors; FILE.yaml is written beside it")
+    parser.add_argument("--model", choices=("teacher", "student"), default="teacher",
+                        help="which of MICRCNN's two (%(default)s)")  # fmt: skip
+    add_trust_argument(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
+    args = parser.parse_args()
+    if not args.output.endswith((".pth", ".safetensors")):
+        parser.error(f"--output {args.output}: use a name that ends with .pth or .safetensors")
+    return args
+
+
+def main(args):
+    # a plain detector's config takes the same part of MICRCNN's checkpoint
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model])
+    model = load_model(cfg, trust_checkpoint=args.trust_checkpoint)
+    names = [name for _, name in class_list(cfg)] if needs_boxes(cfg) else []
+    configs = export(cfg, model, args.model, args.output, names)
+    print(f"{args.output}: the {args.model}'s weights")
+    for path in configs:
+        print(f"{path}: plain Detectron2's config; its model gives the same answers")
+    if len(configs) > 1:
+        print("Plain Detectron2 has no model with boxes and pixels but without masks: one config for each, one file.")
+    if args.output.endswith(".safetensors"):
+        print("Detectron2's DetectionCheckpointer reads no safetensors: the head of the config tells how to load it.")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (ConfigError, DataError, CheckpointError) as e:
+        sys.exit(f"error: {e}")
