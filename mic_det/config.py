@@ -54,6 +54,10 @@ def _add_dataset_keys(cfg):
     # Micro-batches whose gradients are added up before one optimizer step (and one teacher update).
     # Each micro-batch has SOLVER.IMS_PER_BATCH source and IMS_PER_BATCH_TARGET target images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # True: source, masked and mixed images go through the student one after the other, each with its backward
+    # pass at once, for GPUs with little memory. The gradient is that of one merged pass (False), which is faster.
+    # Views that MODEL.MIC.ALIGNMENT compares stay together. For MICRCNN, and not for trained BatchNorm.
+    cfg.SOLVER.SEQUENTIAL_BACKWARD = False
     # Number format of SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16" (also on CPUs).
     cfg.SOLVER.AMP.DTYPE = "float16"
 

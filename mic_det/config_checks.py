@@ -54,7 +54,19 @@ def validate_mic_config(cfg):
     _check_sem_seg(mic.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
+    _check_sequential_backward(cfg)
     _check_classes_and_sets(cfg)
+
+
+def _check_sequential_backward(cfg):
+    trained = [k for k, v in (("RESNETS", cfg.MODEL.RESNETS), ("FPN", cfg.MODEL.FPN)) if v.NORM.endswith(("BN", "BN_N")) and v.NORM != "FrozenBN"]
+    if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone":
+        trained = ["TORCHVISION"] * (cfg.MODEL.TORCHVISION.NORM == "BN") + [k for k in trained if k == "FPN"]
+    if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
+        raise ConfigError(
+            f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "
+            "of the images that go through together: use FrozenBN or GN, or set it to False."
+        )
 
 
 def _check_color(color):

@@ -5,7 +5,10 @@ import time
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
+
+from ..modeling.sections import section
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -16,15 +19,20 @@ class AccumulatingTrainer(SimpleTrainer):
     need to, and also works on CPUs.
     """
 
-    def __init__(self, model, data_loader, optimizer, *, accumulate_steps=1, amp_dtype=None):
+    def __init__(
+        self, model, data_loader, optimizer, *, accumulate_steps=1, amp_dtype=None, sequential_backward=False
+    ):
         """
         Args:
             accumulate_steps (int): micro-batches a step.
             amp_dtype (torch.dtype): autocast's; None trains in float32.
+            sequential_backward (bool): backpropagate each part of the model's ``losses_in_parts`` at once, which
+                takes less memory than one pass over all, and more time.
         """
         super().__init__(model, data_loader, optimizer)
         self.accumulate_steps = accumulate_steps
         self.amp_dtype = amp_dtype
+        self.sequential_backward = sequential_backward
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
 
@@ -35,29 +43,58 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals = 0.0, {}
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
-            data = next(self._data_loader_iter)
+            with section("data wait"):
+                data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):
                 losses = self._backward(data)
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value
+        if self.sequential_backward:
+            self._average_gradients()
         self.after_backward()
         self._write_metrics(totals, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        with section("optimizer"):
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
 
     def _backward(self, data):
         """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""
-        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(data)
-            losses = {k: v / self.accumulate_steps for k, v in losses.items()}
-        self.grad_scaler.scale(sum(losses.values())).backward()
-        return {k: v.detach() for k, v in losses.items()}
+        totals = {}
+        for losses in self._losses(data):
+            with section("backward"):
+                self.grad_scaler.scale(sum(losses.values())).backward()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0) + value.detach()
+        return totals
+
+    def _losses(self, data):
+        """Losses of one micro-batch, divided by their number, one dict for each backward pass."""
+        if self.sequential_backward:
+            parts = getattr(self.model, "module", self.model).losses_in_parts(data)
+        else:
+            parts = map(self.model, [data])
+        while True:
+            # on for each part alone: backward passes are no place for autocast
+            with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                losses = next(parts, None)
+                if losses is None:
+                    return
+                losses = {k: v / self.accumulate_steps for k, v in losses.items()}
+            yield losses
 
     def _exchange_gradients(self, last):
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
+
+    def _average_gradients(self):
+        """Mean over processes: DistributedDataParallel takes part in its own forward alone, not in parts of it."""
+        if comm.get_world_size() > 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            for work in [torch.distributed.all_reduce(g, async_op=True) for g in gradients]:
+                work.wait()
+            torch._foreach_div_(gradients, comm.get_world_size())
 
     def state_dict(self):
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}

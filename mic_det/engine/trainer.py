@@ -42,6 +42,7 @@ class MICTrainer(DefaultTrainer):
             optimizer,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+            sequential_backward=cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MICRCNN),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MICCheckpointer(

@@ -14,6 +14,12 @@ def image_rows(batch, start, end):
     return {k: v[start:end] for k, v in batch.items()}
 
 
+def row_groups(num, cuts):
+    """(start, end) of the groups that rows 0 .. ``num`` fall into at ascending ``cuts``; none is empty."""
+    edges = [0, *cuts, num]
+    return [(a, b) for a, b in zip(edges, edges[1:]) if a < b]
+
+
 def alignment_losses(alignment, student, images, features, starts, regions, step):
     """L_T of source images, whole target images and masked ones, in this order (SADA); logs the accuracies.
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from .sections import section
 from .teacher import ema_alpha, ema_update
 
 
@@ -82,7 +83,8 @@ class StudentTeacher(nn.Module):
         if self._stepped:
             self._stepped = False
             self.steps += 1
-            ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
+            with section("EMA"):
+                ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
 
     def restart(self):
         """Make a loaded model the start of a new training: student = teacher, t = 0."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from .pseudo_labels import select_pseudo_boxes
 from .regions import region_scores
+from .sections import section
 from .segmentation import teacher_pixel_labels
 
 
@@ -61,9 +62,10 @@ def teacher_labels(teacher, batched_inputs, select, input_size=0, sem_seg=None):
         found.boxes = _boxes(teacher, images, features, sizes, scales, select)
         found.background_prob = _background_prob(teacher, features, scales)
     if getattr(teacher, "sem_seg_head", None) is not None:
-        found.pixels, found.quality = teacher_pixel_labels(
-            teacher.sem_seg_head, features, images.image_sizes, sizes, sem_seg
-        )
+        with section("pseudo-labels"):
+            found.pixels, found.quality = teacher_pixel_labels(
+                teacher.sem_seg_head, features, images.image_sizes, sizes, sem_seg
+            )
     return found
 
 
@@ -74,7 +76,8 @@ def _boxes(teacher, images, features, sizes, scales, select):
     for size, result, (sx, sy) in zip(sizes, detections, scales):
         result.pred_boxes.scale(1 / sx, 1 / sy)
         result._image_size = size
-        pseudo.append(select_pseudo_boxes(result, **select))
+        with section("pseudo-labels"):
+            pseudo.append(select_pseudo_boxes(result, **select))
     return pseudo
 
 
