@@ -59,9 +59,9 @@ def validate_mic_config(cfg):
 
 
 def _check_sequential_backward(cfg):
-    trained = [k for k, v in (("RESNETS", cfg.MODEL.RESNETS), ("FPN", cfg.MODEL.FPN)) if v.NORM.endswith(("BN", "BN_N")) and v.NORM != "FrozenBN"]
-    if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone":
-        trained = ["TORCHVISION"] * (cfg.MODEL.TORCHVISION.NORM == "BN") + [k for k in trained if k == "FPN"]
+    own = "TORCHVISION" if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone" else "RESNETS"
+    norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
+    trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
     if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
         raise ConfigError(
             f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "

@@ -1,8 +1,8 @@
 """Measure what a step costs: MIC against Detectron2's plain step, its parts, memory, loader and evaluation.
 
 Everything runs in one process, in alternation, so that ratios hold on a busy machine too; peak memory is measured in
-a process for each variant. Weights are MODEL.WEIGHTS where that file is there, else random; images are those of the config's
-data sets where they are there, else noise (always with --synthetic or --size).
+a process for each variant. Weights are MODEL.WEIGHTS where that file is there, else random; images are those of the
+config's data sets where they are there, else noise (always with --synthetic or --size).
 
 Examples:
     python tools/benchmark.py --config-file configs/minicity/mic.yaml --output output/benchmark

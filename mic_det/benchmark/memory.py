@@ -13,8 +13,8 @@ def peak_memory(cfg, name, size, steps=3):
     """Peak memory of a few steps of a variant, in MiB.
 
     On a GPU what PyTorch's allocator handed out at most (``max_memory_allocated``). On a CPU the largest resident
-    set of the process less what it held before the model was built; memory that is freed goes back to the system at once there
-    (``MALLOC_MMAP_THRESHOLD_``), so that the allocator's reserves do not count.
+    set of the process less what it held before the model was built; memory that is freed goes back to the system at
+    once there (``MALLOC_MMAP_THRESHOLD_``), so that the allocator's reserves do not count.
 
     Args:
         cfg (CfgNode), name (str): of the variant; weights are random.

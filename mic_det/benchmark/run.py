@@ -8,11 +8,12 @@ import torch
 from tabulate import tabulate
 
 from ..config import needs_boxes
+from ..data.loader import build_mic_train_loader
 from .data_speed import evaluation_speed, loader_speed
 from .memory import peak_memory
-from .synthetic import _is_there, has_training_sets, make_batches
+from .synthetic import NOISE, has_training_sets, is_there, make_batches
 from .timing import alternate, measure_parts, ratio_to_floor
-from .variants import FLOORS, TITLES, make_variant, variant_config, variant_names
+from .variants import FLOORS, TITLES, make_variant, variant_config
 
 
 def machine():
@@ -39,9 +40,6 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
         "image_size": list(batches[0][0]["image"].shape[-2:]),
         "source_images": sum(x["domain"] == "source" for x in batches[0]),
         "target_images": sum(x["domain"] == "target" for x in batches[0]),
-        "score_threshold": getattr(variants.get("mic", None) and variants["mic"].model, "select", {}).get(
-            "score_threshold"
-        ),
         "seconds": seconds,
         "median_ms": {name: statistics.median(s) * 1000 for name, s in seconds.items()},
         "ratios": {
@@ -51,7 +49,12 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
         },
     }
     if "mic" in variants:
-        parts = measure_parts(variants["mic"].run, repeats)
+        result["score_threshold"] = variants["mic"].model.select["score_threshold"]
+        step = variants["mic"].run
+        if origin != NOISE:  # then a step also waits for data
+            loader = build_mic_train_loader(variant_config(cfg, "mic"))
+            step = variants["mic"].replaced(loader)
+        parts = measure_parts(step, repeats)
         result["parts_ms"] = {name: value * 1000 for name, value in parts.items()}
     return result
 
@@ -59,7 +62,8 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
 def benchmark_memory(cfg, names, size):
     """Peak memory of each variant in MiB, and that of MIC beyond what it may take: plain + weights + 10 %."""
     peaks = {name: peak_memory(cfg, name, size) for name in names}
-    result = {"peak_mib": {n: p["peak"] for n, p in peaks.items()}, "weights_mib": next(iter(peaks.values()))["weights"]}
+    result = {"peak_mib": {n: p["peak"] for n, p in peaks.items()}}
+    result["weights_mib"] = next(iter(peaks.values()))["weights"]
     if "plain" in peaks and "mic" in peaks:
         allowed = (peaks["plain"]["peak"] + peaks["plain"]["weights"]) * 1.1
         result["mic_to_allowed"] = peaks["mic"]["peak"] / allowed
@@ -72,7 +76,7 @@ def benchmark_data(cfg, max_images):
     if has_training_sets(cfg):
         result["loader_images_per_second"] = loader_speed(cfg)
         result["loader_workers"] = cfg.DATALOADER.NUM_WORKERS
-    if cfg.DATASETS.TEST and _is_there(cfg.DATASETS.TEST[0]) and needs_boxes(cfg):
+    if cfg.DATASETS.TEST and is_there(cfg.DATASETS.TEST[0]) and needs_boxes(cfg):
         own = cfg if cfg.MODEL.META_ARCHITECTURE == "MICRCNN" else variant_config(cfg, "plain")
         model = make_variant(cfg, "teacher", make_batches(cfg, 1)[0]).model
         result["evaluation"] = evaluation_speed(own, model, cfg.DATASETS.TEST[0], max_images)
@@ -159,8 +163,8 @@ def plot_sweep(points, path):
     sizes = sorted({tuple(p["size"]) for p in points})
     batches = sorted({p["batch"] for p in points})
     for axis, groups, own, x, label in (
-        (axes[0], sizes, lambda p: tuple(p["size"]), lambda p: p["batch"], "source images a step, and as many target images"),
-        (axes[1], batches, lambda p: p["batch"], lambda p: p["size"][0] * p["size"][1] / 1000, "thousand pixels an image"),
+        (axes[0], sizes, lambda p: tuple(p["size"]), lambda p: p["batch"], "source images, and as many target images"),
+        (axes[1], batches, lambda p: p["batch"], lambda p: p["size"][0] * p["size"][1] / 1e3, "1000 pixels an image"),
     ):
         for i, group in enumerate(groups):
             chosen = sorted((p for p in points if own(p) == group), key=x)

@@ -10,6 +10,7 @@ from ..data.catalog import DataError
 from ..data.loader import build_mic_train_loader
 
 BOXES_PER_IMAGE = 10
+NOISE = "noise"
 
 
 def image_size(cfg):
@@ -49,7 +50,8 @@ def _labels(cfg, size, generator):
     corner = torch.rand(BOXES_PER_IMAGE, 2, generator=generator) * extent * 0.75
     box = torch.cat([corner, corner + (0.05 + 0.2 * torch.rand(BOXES_PER_IMAGE, 2, generator=generator)) * extent], 1)
     classes = torch.randint(0, cfg.MODEL.ROI_HEADS.NUM_CLASSES, (BOXES_PER_IMAGE,), generator=generator)
-    cells = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (-(-height // 32), -(-width // 32)), generator=generator)
+    grid = (-(-height // 32), -(-width // 32))
+    cells = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, grid, generator=generator)
     return {
         "instances": Instances((height, width), gt_boxes=Boxes(box), gt_classes=classes),
         "sem_seg": cells.repeat_interleave(32, 0).repeat_interleave(32, 1)[:height, :width].contiguous(),
@@ -59,10 +61,11 @@ def _labels(cfg, size, generator):
 def has_training_sets(cfg):
     """Whether the images of ``DATASETS.TRAIN`` and ``TARGET`` are on this machine."""
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET]
-    return bool(cfg.DATASETS.TRAIN) and all(map(_is_there, names))
+    return bool(cfg.DATASETS.TRAIN) and all(map(is_there, names))
 
 
-def _is_there(name):
+def is_there(name):
+    """Whether the first image of a data set can be read."""
     try:
         first = DatasetCatalog.get(name)[0]
         detection_utils.read_image(first["file_name"])
@@ -81,4 +84,4 @@ def make_batches(cfg, count, size=None, synthetic=False):
     if size is None and not synthetic and has_training_sets(cfg):
         real = itertools.islice(build_mic_train_loader(cfg), count)
         return [with_labels(cfg, batch, generator) for batch in real], "images of " + ", ".join(cfg.DATASETS.TRAIN)
-    return [synthetic_batch(cfg, size, generator) for _ in range(count)], "noise"
+    return [synthetic_batch(cfg, size, generator) for _ in range(count)], NOISE

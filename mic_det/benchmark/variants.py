@@ -40,6 +40,11 @@ class Variant:
     model: torch.nn.Module
     trainer: object = None
 
+    def replaced(self, loader):
+        """The same step on batches of another loader."""
+        self.trainer.reset_data_loader(lambda: loader)
+        return self.run
+
 
 def variant_names(cfg, chosen=()):
     """Those that fit the config; ``chosen`` and what they are compared with, where some are chosen."""

@@ -9,7 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 
 from ..config_checks import validate_mic_config
-from .aligned_views import alignment_losses, image_rows, row_groups
+from .aligned_views import alignment_losses
 from .alignment import DomainAlignment
 from .consistency import (
     ConsistencyWeights,
@@ -22,6 +22,7 @@ from .consistency import (
 from .masking import StrongView, random_patch_mask
 from .mixing import mix_batch
 from .regions import supervised_roi_losses
+from .rows import RowViews, image_rows, row_groups
 from .sections import section
 from .segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss
 from .student_teacher import StudentTeacher
@@ -209,28 +210,26 @@ class MICRCNN(StudentTeacher):
             with section("student forward"):
                 features = self.student.backbone(images.tensor[start:stop])
 
-            def views(a, b, start=start, features=features):
-                return image_rows(images, a, b), image_rows(features, a - start, b - start)
+            views = RowViews(images, features, (start, n, m, end, stop))
 
             # 4. losses
             losses, regions, masked_regions = {}, None, None
             with section("losses"):
                 if start == 0:
-                    losses, regions = self.source_losses(*views(0, n), truth)
+                    losses, regions = self.source_losses(*views.rows(0, n), truth)
                 if start <= first < end <= stop:
                     terms, masked_regions = self.masked_losses(
-                        *views(first, end), taught if labelled else TeacherLabels(), truth, len(masked_source),
+                        *views.rows(first, end), taught if labelled else TeacherLabels(), truth, len(masked_source),
                         box_weight, pixel_weight,
                     )  # fmt: skip
                     losses.update(terms)
                 if mixed and stop == len(images):
-                    loss = pixel_loss(self.student.sem_seg_head, views(end, stop)[1], mixed_labels)
+                    loss = pixel_loss(self.student.sem_seg_head, views.rows(end, stop)[1], mixed_labels)
                     losses["mix/loss_sem_seg"] = loss * self.sem_seg.mix_weight
                 if align is not None and start == 0:
-                    losses.update(
-                        alignment_losses(align, self.student, *views(0, aligned), (n, m), (regions, masked_regions),
-                                         self.steps)
-                    )  # fmt: skip
+                    seen = views.rows(0, aligned)
+                    used = (regions, masked_regions)
+                    losses.update(alignment_losses(align, self.student, *seen, (n, m), used, self.steps))
             yield losses
             del losses, features, regions, masked_regions, views  # before the next part needs the memory
 

@@ -114,10 +114,12 @@ def log_pseudo_boxes(pseudo, num_classes, class_names=()):
     counts = [len(x) for x in pseudo]
     storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
     storage.put_scalar("pseudo/empty_images", counts.count(0) / len(counts))
-    if sum(counts):
-        storage.put_scalar("pseudo/mean_score", torch.cat([x.scores for x in pseudo]).mean())
     classes = torch.cat([x.gt_classes for x in pseudo])
-    per_class = torch.bincount(classes, minlength=num_classes).tolist()
+    per_class = (classes == torch.arange(num_classes, device=classes.device)[:, None]).sum(dim=1)
+    mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
+    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
+    if sum(counts):
+        storage.put_scalar("pseudo/mean_score", mean_score)
     for i, count in enumerate(per_class):
         name = class_names[i] if i < len(class_names) else i
         storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)
