@@ -33,7 +33,7 @@ def peak_memory(cfg, name, size, steps=3):
         cfg.MODEL.WEIGHTS = ""
         with open(path, "w") as f:
             f.write(cfg.dump())
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(256 * 1024), "MALLOC_TRIM_THRESHOLD_": "0"}
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MEGABYTE), "MALLOC_TRIM_THRESHOLD_": str(MEGABYTE)}
         command = [sys.executable, "-m", "mic_det.benchmark.memory", path, name, *map(str, size), str(steps)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -17,7 +17,7 @@ from mic_det.modeling.rows import RowViews, row_groups
 NO_SAMPLING = {
     "MODEL__RPN__BATCH_SIZE_PER_IMAGE": 100000, "MODEL__RPN__POSITIVE_FRACTION": 1.0,
     "MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 1000, "MODEL__ROI_HEADS__POSITIVE_FRACTION": 1.0,
-    "MODEL__MIC__ALIGNMENT__INSTANCE__DROPOUT": 0.0,
+    "MODEL__MIC__ALIGNMENT__INSTANCE__DROPOUT": 0.0, "MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS": [[1.0]],
 }  # fmt: skip
 PIXELS = {
     "MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 3,
@@ -39,7 +39,7 @@ SETTINGS = {
 def batch():
     """Two images a domain, of four sizes, so that padding differs between the parts."""
     sizes = [(64, 96), (50, 70), (64, 64), (33, 90)]
-    images = [source_input(0, sizes[0]), source_input(1, sizes[1]), target_input(2, sizes[2]), target_input(3, sizes[3])]
+    images = [make(i, size) for i, (make, size) in enumerate(zip([source_input] * 2 + [target_input] * 2, sizes))]
     for x in images[:2]:
         cells = torch.randint(0, 3, x["image"].shape[-2:], generator=torch.Generator().manual_seed(1))
         x["sem_seg"] = cells
