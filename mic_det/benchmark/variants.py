@@ -11,7 +11,8 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
-from ..config import needs_boxes, student_architecture
+from ..config import ConfigError, needs_boxes, student_architecture
+from ..config_checks import validate_mic_config
 from ..engine.checkpoint import MICCheckpointer
 from ..engine.train_loop import AccumulatingTrainer
 from ..modeling import MICRCNN
@@ -21,13 +22,19 @@ TITLES = {
     "plain": "(a) plain step on source + target images",
     "teacher": "(b) teacher inference on target images",
     "mic": "(c) MIC step",
+    "mic_sequential": "(c') MIC step, SOLVER.SEQUENTIAL_BACKWARD",
     "mic_sada": "(d) MIC + SADA step",
     "plain_seg": "(a') plain step, boxes and pixels",
     "teacher_seg": "(b') teacher inference, boxes and pixels",
     "mic_seg": "(e) MIC step, boxes and pixels",
 }
 # the cost of the arithmetic alone: what a step of each method cannot do without
-FLOORS = {"mic": ("plain", "teacher"), "mic_sada": ("plain", "teacher"), "mic_seg": ("plain_seg", "teacher_seg")}
+FLOORS = {
+    "mic": ("plain", "teacher"),
+    "mic_sequential": ("plain", "teacher"),
+    "mic_sada": ("plain", "teacher"),
+    "mic_seg": ("plain_seg", "teacher_seg"),
+}
 PSEUDO_BOXES_PER_IMAGE = 10
 
 
@@ -48,11 +55,21 @@ class Variant:
 
 def variant_names(cfg, chosen=()):
     """Those that fit the config; ``chosen`` and what they are compared with, where some are chosen."""
-    names = [n for n in TITLES if needs_boxes(cfg) or n in ("plain", "teacher", "mic")]
+    names = [n for n in TITLES if needs_boxes(cfg) or n in ("plain", "teacher", "mic", "mic_sequential")]
+    if not _can_be_sequential(cfg):
+        names.remove("mic_sequential")
     if chosen:
         wanted = {*chosen, *(floor for name in chosen for floor in FLOORS.get(name, ()))}
         names = [n for n in names if n in wanted]
     return names
+
+
+def _can_be_sequential(cfg):
+    try:
+        validate_mic_config(variant_config(cfg, "mic_sequential"))
+    except ConfigError:
+        return False
+    return True
 
 
 def variant_config(cfg, name):
@@ -66,6 +83,7 @@ def variant_config(cfg, name):
     cfg.MODEL.META_ARCHITECTURE = "MICRCNN" if name.startswith("mic") else student
     for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
         mic.ALIGNMENT[part].ENABLED = name == "mic_sada"
+    cfg.SOLVER.SEQUENTIAL_BACKWARD = name == "mic_sequential"
     mic.BURN_IN_STEPS = mic.CONSISTENCY.RAMP_UP_STEPS = 0
     return cfg
 
