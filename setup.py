@@ -37,6 +37,9 @@ DEPENDENCIES = [
     "torchvision>=0.18",
 ]
 
+# COCO metrics of boxes in a tenth of the time, with pycocotools' numbers; used where it is installed.
+FASTER_COCO_EVAL = 'faster-coco-eval>=1.8; python_version >= "3.10"'
+
 
 def opencv():
     """The requirement for OpenCV: none where another build of it is installed.
@@ -71,7 +74,8 @@ setup(
     packages=find_packages(include=["mic_det", "mic_det.*"]),
     install_requires=opencv() + DEPENDENCIES,
     extras_require={
-        "dev": ["pytest>=7.0", "hypothesis>=6.0", "ruff>=0.4"],
+        "dev": ["pytest>=7.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],
+        "fast": [FASTER_COCO_EVAL],
         "demo": [],  # the demo needs nothing more; the name is here so that asking for it works
     },
 )

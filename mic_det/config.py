@@ -63,6 +63,10 @@ def _add_dataset_keys(cfg):
     # before the step in a checkpoint. MAX_OVERFLOWS: gradients scaled for float16 may overflow, which
     # lowers the scale and leaves the step out; more of them in a row than this stop the run.
     cfg.SOLVER.NON_FINITE = CN(dict(SKIP_STEPS=0, MAX_OVERFLOWS=30))
+    # True: source, masked and mixed images go through the student one after the other, each with its backward
+    # pass at once, for GPUs with little memory. The gradient is that of one merged pass (False), which is faster.
+    # Views that MODEL.MIC.ALIGNMENT compares stay together. For MICRCNN, and not for trained BatchNorm.
+    cfg.SOLVER.SEQUENTIAL_BACKWARD = False
     # Number format of SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16" (also on CPUs).
     cfg.SOLVER.AMP.DTYPE = "float16"
 

@@ -60,6 +60,7 @@ def validate_mic_config(cfg):
     _check_sem_seg(mic.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
+    _check_sequential_backward(cfg)
     _check_classes_and_sets(cfg)
 
 
@@ -73,6 +74,17 @@ def _check_numbers(cfg):
     _check_at_least("MODEL.MIC.WATCH.ONE_CLASS_STEPS", watch.ONE_CLASS_STEPS, 0, whole=True)
     _check_at_least("MODEL.MIC.WATCH.BOXES_RATIO", watch.BOXES_RATIO, 0)
     _check_unit_interval("MODEL.MIC.WATCH.PIXEL_QUALITY", watch.PIXEL_QUALITY)
+
+
+def _check_sequential_backward(cfg):
+    own = "TORCHVISION" if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone" else "RESNETS"
+    norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
+    trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
+    if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
+        raise ConfigError(
+            f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "
+            "of the images that go through together: use FrozenBN or GN, or set it to False."
+        )
 
 
 def _check_color(color):

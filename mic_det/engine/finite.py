@@ -38,11 +38,21 @@ class ForwardGuard(nn.Module):
         try:
             return self.module(batched_inputs)
         except FloatingPointError as e:
-            if not self.module.training:
-                raise
-            self.reason = " ".join(str(e).split())
-            trained = [p for p in self.module.parameters() if p.requires_grad]
-            return {FORWARD: sum(p.sum() for p in trained) * math.nan}
+            return self._nan(e)
+
+    def losses_in_parts(self, batched_inputs):
+        """The model's own, ending with a loss of NaN where it raises."""
+        try:
+            yield from self.module.losses_in_parts(batched_inputs)
+        except FloatingPointError as e:
+            yield self._nan(e)
+
+    def _nan(self, error):
+        if not self.module.training:
+            raise error
+        self.reason = " ".join(str(error).split())
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        return {FORWARD: sum(p.sum() for p in trained) * math.nan}
 
 
 def unwrapped(model):

@@ -5,8 +5,10 @@ import time
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from ..modeling.sections import section
 from .finite import FiniteCheck, ForwardGuard, guarded_total
 
 
@@ -18,13 +20,25 @@ class AccumulatingTrainer(SimpleTrainer):
     need to, and also works on CPUs. Losses and gradients that are not finite never reach the optimizer.
     """
 
-    def __init__(self, model, data_loader, optimizer, *, accumulate_steps=1, amp_dtype=None, finite=None):
+    def __init__(
+        self,
+        model,
+        data_loader,
+        optimizer,
+        *,
+        accumulate_steps=1,
+        amp_dtype=None,
+        finite=None,
+        sequential_backward=False,
+    ):
         """
         Args:
             model (nn.Module): a DistributedDataParallel has a :class:`ForwardGuard` inside.
             accumulate_steps (int): micro-batches a step.
             amp_dtype (torch.dtype): autocast's; None trains in float32.
             finite (FiniteCheck): what is done where numbers are not finite; None raises.
+            sequential_backward (bool): backpropagate each part of the model's ``losses_in_parts`` at once, which
+                takes less memory than one pass over all, and more time.
         """
         super().__init__(model, data_loader, optimizer)
         distributed = isinstance(model, DistributedDataParallel)
@@ -33,6 +47,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self.finite = finite or FiniteCheck()
         self.accumulate_steps = accumulate_steps
         self.amp_dtype = amp_dtype
+        self.sequential_backward = sequential_backward
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
 
@@ -47,13 +62,16 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals, seen = 0.0, {}, []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
-            data = next(self._data_loader_iter)
+            with section("data wait"):
+                data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):
                 losses = self._backward(data)
             seen.append((data, losses))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value
+        if self.sequential_backward:
+            self._average_gradients()
         self.after_backward()
         totals, finite = self.finite.read(totals, self.optimizer)
         if finite:
@@ -61,21 +79,47 @@ class AccumulatingTrainer(SimpleTrainer):
         elif self.finite.failed(self.iter, self.model, seen, self.guard.reason, self.grad_scaler) == "skip":
             return
         self._write_metrics(totals, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        with section("optimizer"):
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
 
     def _backward(self, data):
         """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""
-        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self._pass(data)
-            losses = {k: v / self.accumulate_steps for k, v in losses.items()}
-        self.grad_scaler.scale(guarded_total(losses)).backward()
-        return {k: v.detach() for k, v in losses.items()}
+        totals = {}
+        for losses in self._losses(data):
+            with section("backward"):
+                self.grad_scaler.scale(guarded_total(losses)).backward()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0) + value.detach()
+        return totals
+
+    def _losses(self, data):
+        """Losses of one micro-batch, divided by their number, one dict for each backward pass."""
+        if self.sequential_backward:
+            parts = self.guard.losses_in_parts(data)
+        else:
+            parts = map(self._pass, [data])
+        while True:
+            # on for each part alone: backward passes are no place for autocast
+            with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                losses = next(parts, None)
+                if losses is None:
+                    return
+                losses = {k: v / self.accumulate_steps for k, v in losses.items()}
+            yield losses
 
     def _exchange_gradients(self, last):
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
+
+    def _average_gradients(self):
+        """Mean over processes: DistributedDataParallel takes part in its own forward alone, not in parts of it."""
+        if comm.get_world_size() > 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            for work in [torch.distributed.all_reduce(g, async_op=True) for g in gradients]:
+                work.wait()
+            torch._foreach_div_(gradients, comm.get_world_size())
 
     def state_dict(self):
         scaler, finite = self.grad_scaler.state_dict(), self.finite.state_dict()

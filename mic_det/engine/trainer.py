@@ -58,6 +58,7 @@ class MICTrainer(DefaultTrainer):
             finite=FiniteCheck(
                 cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS
             ),
+            sequential_backward=cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MICRCNN),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MICCheckpointer.from_config(

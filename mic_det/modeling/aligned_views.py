@@ -1,17 +1,10 @@
 """What the domain classifiers see of a step: rows of its merged batch, and regions of each domain."""
 
 import torch
-from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
 
 from .regions import Regions, unlabelled_regions
-
-
-def image_rows(batch, start, end):
-    """Rows of an ImageList or of a dict of features, as views."""
-    if isinstance(batch, ImageList):
-        return ImageList(batch.tensor[start:end], batch.image_sizes[start:end])
-    return {k: v[start:end] for k, v in batch.items()}
+from .rows import image_rows
 
 
 def alignment_losses(alignment, student, images, features, starts, regions, step):

@@ -134,12 +134,13 @@ def _roi_losses(roi_heads, proposals, views, weights):
 
 
 def _class_quality(logits, sampled, views, weights, background_class):
-    """q of the sampled proposals (R,), in the order of the logits' rows."""
+    """q of the sampled proposals (R,), in the order of the logits' rows; of any value where an image is not used."""
     if weights.quality == "none":
         return torch.ones_like(logits[:, 0])
     if weights.quality == "student":
         return logits.softmax(dim=1).amax(dim=1)
-    is_background = [x.gt_classes == background_class for x in sampled]
+    # the teacher is not asked about images that do not take part
+    is_background = [(x.gt_classes == background_class) & used for x, used in zip(sampled, views.used)]
     background = views.background_prob([x.proposal_boxes.tensor[m] for x, m in zip(sampled, is_background)])
     quality = []
     for x, mask, p in zip(sampled, is_background, background):

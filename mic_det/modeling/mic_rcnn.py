@@ -9,7 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 
 from ..config_checks import validate_mic_config
-from .aligned_views import alignment_losses, image_rows
+from .aligned_views import alignment_losses
 from .alignment import DomainAlignment
 from .consistency import (
     ConsistencyWeights,
@@ -20,8 +20,10 @@ from .consistency import (
     true_targets,
 )
 from .masking import StrongView, random_patch_mask
-from .mixing import class_mix
+from .mixing import mix_batch
 from .regions import supervised_roi_losses
+from .rows import RowViews, image_rows, row_groups
+from .sections import section
 from .segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss
 from .student_teacher import StudentTeacher
 from .supported import check_pair
@@ -156,6 +158,21 @@ class MICRCNN(StudentTeacher):
         """
         if not self.training:
             return self.inference(batched_inputs)
+        return next(self._losses(batched_inputs, merged=True))
+
+    def losses_in_parts(self, batched_inputs):
+        """The losses of ``forward``, part by part, for trainers that backpropagate each before they ask for the next.
+
+        Source images, masked target images and mixed images go through the student one after the other, so that
+        activations of one part at a time are in memory; views that an alignment compares stay together. The sum of
+        all parts has the gradient of ``forward``'s losses, where the backbone treats images one by one (not BatchNorm).
+
+        Returns:
+            iterator[dict[str, Tensor]]: losses of each part.
+        """
+        return self._losses(batched_inputs, merged=False)
+
+    def _losses(self, batched_inputs, merged):
         self.begin_step()
         source = [x for x in batched_inputs if x.get("domain", "source") == "source"]
         target = [x for x in batched_inputs if x.get("domain", "source") == "target"]
@@ -174,38 +191,50 @@ class MICRCNN(StudentTeacher):
 
         # 1. the teacher looks at whole target images
         taught = self.teach(target) if labelled or mixed else TeacherLabels()
-        # 2.-3. one pass of the student's backbone: source | whole | masked target | masked source | mixed target
+        # 2. what the student sees: source | whole | masked target | masked source | mixed target
         truth = self.source_truth(source)
-        mixed, mixed_labels = self.mix(source, truth, mixed, taught)
-        strong = self.strong_views(masked_target + masked_source + mixed)
-        shown = self.strong_views(source) if self.strong_source else source
+        with section("mask and colour"):
+            if mixed:
+                mixed, mixed_labels = mix_batch(
+                    source, truth["pixels"], mixed, taught.pixels, self.student.sem_seg_head.ignore_value, self.device
+                )
+            strong = self.strong_views(masked_target + masked_source + mixed)
+            shown = self.strong_views(source) if self.strong_source else source
         images = preprocess(self.student, shown + whole + strong)
         n, m, end = len(source), len(source) + len(whole), len(images) - len(mixed)
-        if end > m:
-            self.hide_patches(image_rows(images, m, end))
-        features = self.student.backbone(images.tensor)
-        # 4. losses
-        losses, regions = self.source_losses(image_rows(images, 0, n), image_rows(features, 0, n), truth)
         first = m if labelled else end - len(masked_source)  # of the views that L_M is for
-        masked_regions = None
-        if first < end:
-            views = image_rows(images, first, end), image_rows(features, first, end)
-            if box_weight:
-                terms, masked_regions = self.masked_box_losses(*views, taught if labelled else TeacherLabels(),
-                                                               truth["boxes"][: len(masked_source)])  # fmt: skip
-                losses.update({f"masked/{k}": v * box_weight for k, v in terms.items()})
-            if pixel_weight:
-                targets = (taught.pixels if labelled else []) + truth["pixels"][: len(masked_source)]
-                loss = pixel_loss(self.student.sem_seg_head, views[1], targets)
-                losses["masked/loss_sem_seg"] = loss * pixel_weight
-        if mixed:
-            loss = pixel_loss(self.student.sem_seg_head, image_rows(features, end, len(images)), mixed_labels)
-            losses["mix/loss_sem_seg"] = loss * self.sem_seg.mix_weight
-        if align is not None:
-            end = m + len(masked_target) if align.sees_masked else m
-            seen = image_rows(images, 0, end), image_rows(features, 0, end)
-            losses.update(alignment_losses(align, self.student, *seen, (n, m), (regions, masked_regions), self.steps))
-        return losses
+        aligned = m + len(masked_target) if align is not None and align.sees_masked else m
+        if end > m:
+            with section("mask and colour"):
+                self.hide_patches(image_rows(images, m, end))
+        # 3. one pass of the student's backbone, or one for each part
+        cuts = () if merged else (end if aligned > m else m, end)
+        for start, stop in row_groups(len(images), cuts):
+            with section("student forward"):
+                features = self.student.backbone(images.tensor[start:stop])
+
+            views = RowViews(images, features, (start, n, m, end, stop))
+
+            # 4. losses
+            losses, regions, masked_regions = {}, None, None
+            with section("losses"):
+                if start == 0:
+                    losses, regions = self.source_losses(*views.rows(0, n), truth)
+                if start <= first < end <= stop:
+                    terms, masked_regions = self.masked_losses(
+                        *views.rows(first, end), taught if labelled else TeacherLabels(), truth, len(masked_source),
+                        box_weight, pixel_weight,
+                    )  # fmt: skip
+                    losses.update(terms)
+                if mixed and stop == len(images):
+                    loss = pixel_loss(self.student.sem_seg_head, views.rows(end, stop)[1], mixed_labels)
+                    losses["mix/loss_sem_seg"] = loss * self.sem_seg.mix_weight
+                if align is not None and start == 0:
+                    seen = views.rows(0, aligned)
+                    used = (regions, masked_regions)
+                    losses.update(alignment_losses(align, self.student, *seen, (n, m), used, self.steps))
+            yield losses
+            del losses, features, regions, masked_regions, views  # before the next part needs the memory
 
     def strong_views(self, inputs):
         """The student's strong view of each image, as inputs of a model."""
@@ -216,19 +245,6 @@ class MICRCNN(StudentTeacher):
         boxes = [x["instances"].to(self.device) for x in source] if self.has_boxes else []
         pixels = [PixelLabels.of_truth(x["sem_seg"].to(self.device)) for x in source] if self.has_sem_seg else []
         return {"boxes": boxes, "pixels": pixels}
-
-    def mix(self, source, truth, target, taught):
-        """ClassMix: each target image with half the classes of a source image (DACS), and the labels of the mixture."""
-        inputs, labels = [], []
-        for i, x in enumerate(target):
-            j = i % len(source)
-            image, mixed, _ = class_mix(
-                source[j]["image"].to(self.device), truth["pixels"][j], x["image"].to(self.device), taught.pixels[i],
-                self.student.sem_seg_head.ignore_value,
-            )  # fmt: skip
-            inputs.append({"image": image})
-            labels.append(mixed)
-        return inputs, labels
 
     def hide_patches(self, images, generator=None):
         """Multiply normalised images with a patch mask, in place: hidden patches get the mean colour."""
@@ -259,6 +275,21 @@ class MICRCNN(StudentTeacher):
                 storage.put_scalar("num_boxes", sum(map(len, boxes)) / len(boxes))
         return {f"source/{k}": v for k, v in losses.items()}, regions
 
+    def masked_losses(self, images, features, taught, truth, num_source, box_weight, pixel_weight):
+        """lambda_M L_M on masked target images, then ``num_source`` masked source images.
+
+        Returns:
+            (dict[str, Tensor], Regions or None): losses, and the regions that the RoI terms were computed on.
+        """
+        losses, regions = {}, None
+        if box_weight:
+            terms, regions = self.masked_box_losses(images, features, taught, truth["boxes"][:num_source])
+            losses.update({f"masked/{k}": v * box_weight for k, v in terms.items()})
+        if pixel_weight:
+            targets = taught.pixels + truth["pixels"][:num_source]
+            losses["masked/loss_sem_seg"] = pixel_loss(self.student.sem_seg_head, features, targets) * pixel_weight
+        return losses, regions
+
     def masked_box_losses(self, images, features, taught, source_boxes):
         """The detector's part of L_M on masked target images, then masked source images, before lambda_M."""
         pseudo = taught.boxes
@@ -272,7 +303,8 @@ class MICRCNN(StudentTeacher):
 
     def teach(self, batched_inputs):
         """The teacher's labels of whole target images (:class:`TeacherLabels`), which are logged too."""
-        found = teacher_labels(self.teacher, batched_inputs, self.select, self.teacher_input_size, self.sem_seg)
+        with section("teacher"):
+            found = teacher_labels(self.teacher, batched_inputs, self.select, self.teacher_input_size, self.sem_seg)
         if self.has_boxes:
             log_pseudo_boxes(found.boxes, self.teacher.roi_heads.num_classes, self.class_names)
         if self.has_sem_seg:

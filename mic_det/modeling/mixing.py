@@ -32,3 +32,24 @@ def class_mix(source_image, source, target_image, target, ignore_value=255, gene
     labels[:height, :width] = torch.where(inside, part, labels[:height, :width])
     weights[mask] = 1.0
     return image, PixelLabels(labels, weights), mask
+
+
+def mix_batch(source, source_labels, target, target_labels, ignore_value, device):
+    """:func:`class_mix` for each of N target dicts, with source images taken in turn.
+
+    Args:
+        source, target (list[dict]): with ``"image"`` (3, H, W).
+        source_labels, target_labels (list[PixelLabels]): one for each of them, on ``device``.
+
+    Returns:
+        (list[dict], list[PixelLabels]): N dicts with the mixed ``"image"``, and its labels.
+    """
+    inputs, labels = [], []
+    for i, x in enumerate(target):
+        j = i % len(source)
+        image, mixed, _ = class_mix(
+            source[j]["image"].to(device), source_labels[j], x["image"].to(device), target_labels[i], ignore_value
+        )
+        inputs.append({"image": image})
+        labels.append(mixed)
+    return inputs, labels

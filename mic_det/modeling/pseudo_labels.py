@@ -37,8 +37,10 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
 
 
 def _confident(instances, score_threshold):
-    delta = torch.as_tensor(score_threshold, dtype=instances.scores.dtype, device=instances.scores.device)
-    return instances.scores >= (delta[instances.pred_classes] if delta.dim() else delta)
+    if not isinstance(score_threshold, (int, float)):
+        delta = torch.as_tensor(score_threshold, dtype=instances.scores.dtype, device=instances.scores.device)
+        score_threshold = delta[instances.pred_classes] if delta.dim() else delta
+    return instances.scores >= score_threshold
 
 
 def _large(boxes, min_size):

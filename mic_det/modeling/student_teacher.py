@@ -6,7 +6,27 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .teacher import ema_alpha, ema_update
+from .sections import section
+from .teacher import WeightAverage, ema_alpha, ema_update
+
+_watched = weakref.WeakSet()  # models whose optimizer steps are counted
+_hook = None
+
+
+def _watch_optimizers(model):
+    """Tell a model of each step of an optimizer that holds its student's parameters, as long as it lives."""
+    # One hook for all models that is never removed: garbage is also collected in the middle of a step, when the
+    # hooks are being gone through. Not by version counters of the parameters: fused optimizers leave them as they are.
+    global _hook
+    if _hook is None:
+        _hook = register_optimizer_step_post_hook(_after_optimizer_step)
+    _watched.add(model)
+
+
+def _after_optimizer_step(optimizer, *_):
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for model in list(_watched):
+        model._stepped |= any(id(p) in stepped for p in model.student.parameters())
 
 
 class StudentTeacher(nn.Module):
@@ -40,7 +60,7 @@ class StudentTeacher(nn.Module):
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self._teacher_ready = False
         self._stepped = False  # an optimizer step has not been taken into the average yet
-        self._watching = None  # id of the object that listens to optimizers: a copy must do so itself
+        self._average = None  # the WeightAverage of this very student and teacher
         self.register_state_dict_pre_hook(_before_state_dict)
         self._register_load_state_dict_pre_hook(self._before_load)
         self.register_load_state_dict_post_hook(_after_load)
@@ -48,6 +68,9 @@ class StudentTeacher(nn.Module):
     @property
     def device(self):
         return self.student.device
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_average": None}  # a copy looks its own tensors up
 
     def train(self, mode=True):
         """Training mode is the student's alone: the teacher stays in inference mode."""
@@ -57,32 +80,22 @@ class StudentTeacher(nn.Module):
 
     def begin_step(self):
         """Call at the start of each training pass: the teacher is then as it should be for it."""
-        if self._watching != id(self):
-            self._watch_optimizers()
+        _watch_optimizers(self)
         if not self._teacher_ready:  # t = 0: the teacher is a copy of the student
             ema_update(self.teacher, self.student, 0.0)
             self._teacher_ready = True
         self.update_teacher()
-
-    def _watch_optimizers(self):
-        # Not by version counters of the parameters: fused optimizers leave them as they are.
-        reference = weakref.ref(self)
-
-        def after_step(optimizer, *_):
-            model = reference()
-            if model is not None:
-                own = set(map(id, model.student.parameters()))
-                model._stepped |= any(id(p) in own for group in optimizer.param_groups for p in group["params"])
-
-        weakref.finalize(self, register_optimizer_step_post_hook(after_step).remove)
-        self._watching = id(self)
 
     def update_teacher(self):
         """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
         if self._stepped:
             self._stepped = False
             self.steps += 1
-            ema_update(self.teacher, self.student, ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
+            average = self._average
+            if average is None or average.student is not self.student or average.teacher is not self.teacher:
+                average = self._average = WeightAverage(self.teacher, self.student)  # also in a copy of this model
+            with section("EMA"):
+                average.update(ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
 
     def restart(self, weights_from="teacher"):
         """Make a loaded model the start of a new training: both are one of the two, t = 0."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from .pseudo_labels import select_pseudo_boxes
 from .regions import region_scores
+from .sections import section
 from .segmentation import teacher_pixel_labels
 
 
@@ -61,9 +62,10 @@ def teacher_labels(teacher, batched_inputs, select, input_size=0, sem_seg=None):
         found.boxes = _boxes(teacher, images, features, sizes, scales, select)
         found.background_prob = _background_prob(teacher, features, scales)
     if getattr(teacher, "sem_seg_head", None) is not None:
-        found.pixels, found.quality = teacher_pixel_labels(
-            teacher.sem_seg_head, features, images.image_sizes, sizes, sem_seg
-        )
+        with section("pseudo-labels"):
+            found.pixels, found.quality = teacher_pixel_labels(
+                teacher.sem_seg_head, features, images.image_sizes, sizes, sem_seg
+            )
     return found
 
 
@@ -74,7 +76,8 @@ def _boxes(teacher, images, features, sizes, scales, select):
     for size, result, (sx, sy) in zip(sizes, detections, scales):
         result.pred_boxes.scale(1 / sx, 1 / sy)
         result._image_size = size
-        pseudo.append(select_pseudo_boxes(result, **select))
+        with section("pseudo-labels"):
+            pseudo.append(select_pseudo_boxes(result, **select))
     return pseudo
 
 
@@ -111,10 +114,12 @@ def log_pseudo_boxes(pseudo, num_classes, class_names=()):
     counts = [len(x) for x in pseudo]
     storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
     storage.put_scalar("pseudo/empty_images", counts.count(0) / len(counts))
-    if sum(counts):
-        storage.put_scalar("pseudo/mean_score", torch.cat([x.scores for x in pseudo]).mean())
     classes = torch.cat([x.gt_classes for x in pseudo])
-    per_class = torch.bincount(classes, minlength=num_classes).tolist()
+    per_class = (classes == torch.arange(num_classes, device=classes.device)[:, None]).sum(dim=1)
+    mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
+    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
+    if sum(counts):
+        storage.put_scalar("pseudo/mean_score", mean_score)
     for i, count in enumerate(per_class):
         name = class_names[i] if i < len(class_names) else i
         storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)

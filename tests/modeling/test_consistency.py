@@ -182,3 +182,17 @@ def test_gradient_of_the_class_loss_by_finite_differences():
                 values.append(loss().item())
                 bias[i] -= step
         assert bias.grad[i].item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=2e-3, abs=2e-5)
+
+
+def test_the_teacher_is_not_asked_about_images_that_are_left_out():
+    asked = []
+
+    def background_prob(boxes):
+        asked.append([len(b) for b in boxes])
+        return [b.new_full((len(b),), 0.5) for b in boxes]
+
+    targets = [some_boxes(), some_boxes(classes=())]
+    weights = ConsistencyWeights(quality="teacher")
+    masked(student_of(), targets, weights, used=[True, False], background_prob=background_prob)
+    assert len(asked) == 2  # for objectness and for classes
+    assert all(first > 0 and second == 0 for first, second in asked)
