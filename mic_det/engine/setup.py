@@ -13,6 +13,7 @@ from ..config import ConfigError, add_mic_config
 from ..config_checks import validate_mic_config
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
+from .hardware import describe_hardware
 
 
 def load_config(config_file="", opts=()):
@@ -73,5 +74,6 @@ def setup(args):
     lines = check_datasets(cfg, training=not args.eval_only)
     default_setup(cfg, args)
     if comm.is_main_process():
+        logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
     return cfg

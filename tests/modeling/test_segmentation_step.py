@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
 from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
-from mic_det.modeling.segmentation import PixelLabels, SemSegSettings, teacher_pixel_labels
-from mic_det.modeling.teacher_labels import TeacherLabels
+from mic_det.modeling.segmentation import SemSegSettings, teacher_pixel_labels
+from mic_det.modeling.teacher_labels import teacher_labels
 
 HEAD = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": "",
         "MODEL__SEM_SEG_HEAD__IGNORE_VALUE": 255}  # fmt: skip
@@ -55,20 +56,38 @@ def test_the_mixture_is_jittered_and_blurred_as_a_whole():
     assert torch.isclose(blurred, torch.tensor(40.0), atol=1e-3).any()
 
 
-def test_sources_take_turns_where_there_are_more_target_images():
-    model = model_of(**MIX)
-    sources = [{**source_input(), "image": plain(200 + i)} for i in range(2)]
-    targets = [{**target_input(), "image": plain(40 + i)} for i in range(3)]
-    truth = {"pixels": [PixelLabels.of_truth(torch.full((64, 96), i)) for i in (0, 1)]}  # one class: all is pasted
-    truth["pixels"][0].labels[:, 48:] = truth["pixels"][1].labels[:, 48:] = 255
-    taught = TeacherLabels(pixels=[PixelLabels(torch.full((64, 96), 2 + i), torch.full((64, 96), 0.1 * i + 0.1))
-                                   for i in range(3)])  # fmt: skip
-    inputs, labels = model.mix(sources, truth, targets, taught)
-    for i, (x, mixed) in enumerate(zip(inputs, labels)):
-        assert (x["image"][:, :, :48] == 200 + i % 2).all() and (x["image"][:, :, 48:] == 40 + i).all()
-        assert (mixed.labels[:, :48] == i % 2).all() and (mixed.labels[:, 48:] == 2 + i).all()
-        assert (mixed.weights[:, :48] == 1).all()
-        torch.testing.assert_close(mixed.weights[:, 48:], torch.full((64, 48), 0.1 * i + 0.1))
+def test_sources_take_turns_where_there_are_more_target_images_and_labels_are_mixed_alike():
+    """Two sources and three targets: images as the student gets them, and the loss from its own features."""
+    model = model_of(**MIX, **{JITTER: 0.0, BLUR: 0.0})
+    seen = []
+    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append((args[0].detach(), output)))
+    sources, targets = [], []
+    for i in range(2):  # one class each, and the right half is never pasted
+        labels = torch.full((64, 96), i)
+        labels[:, 48:] = 255
+        sources.append({**source_input(), "image": plain(200 + i), "sem_seg": labels})
+    for i in range(3):
+        targets.append({**target_input(), "image": random_image(seed=i)})
+    with torch.no_grad():  # a threshold that the untrained teacher passes in about half of the pixels
+        answer = model.teacher(targets[:1])[0]["sem_seg"]
+    model.sem_seg.threshold = answer.softmax(dim=0).amax(dim=0).median().item()
+    loss = model([*sources, *targets])["mix/loss_sem_seg"]
+    taught = teacher_labels(model.teacher, targets, model.select, 0, model.sem_seg)
+    images, features = seen[0]
+    images = (images[-3:] * model.student.pixel_std + model.student.pixel_mean)[:, :, :64, :96]
+    head = model.student.sem_seg_head.eval()
+    logits = head({k: v[-3:] for k, v in features.items()})[0]
+    terms = []
+    for i, (x, logit, pixels) in enumerate(zip(images, logits, taught.pixels)):
+        assert torch.allclose(x[:, :, :48], torch.tensor(200.0 + i % 2)), "the first source again for the third target"
+        assert torch.allclose(x[:, :, 48:], targets[i]["image"][:, :, 48:].float(), atol=1e-3)
+        expected = pixels.labels.clone()
+        expected[:, :48] = i % 2
+        weights = torch.full((64, 96), taught.quality[i].item())
+        weights[:, :48] = 1.0
+        terms.append((F.cross_entropy(logit[None], expected[None], reduction="none")[0] * weights).mean())
+    assert 0.3 < taught.quality[0] < 0.7
+    torch.testing.assert_close(loss, 0.5 * head.loss_weight * sum(terms) / 3)
 
 
 def test_the_mixtures_loss_has_a_weight_of_its_own():
