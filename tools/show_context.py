@@ -1,8 +1,8 @@
 """Hide more and more of each image and see what models still find: curves, their numbers, and pictures.
 
-The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MICRCNN's. With --objects each is
-also evaluated on the true objects alone (everything outside the true boxes has the mean colour) and on the context alone
-(the true boxes have the mean colour), beside the whole image: what context is worth to it. Example:
+The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MICRCNN's. With --objects each
+is also evaluated on the true objects alone (everything outside the true boxes has the mean colour) and on the context
+alone (the true boxes have the mean colour), beside the whole image: what context is worth to it. Example:
     python tools/show_context.py --config-file configs/minicity/mic.yaml --output context --objects \
         --weights source-only=output/minicity/source_only/model_final.pth MIC=output/minicity/mic/model_final.pth
 """

@@ -88,7 +88,11 @@ def test_a_detector_loses_what_it_relies_on(tmp_path, relies_on, expected):
         image = torch.full((3, 80, 120), 200, dtype=torch.uint8)
         loader = [[{**{k: d[k] for k in ("image_id", "height", "width")}, "image": image}] for d in dicts]
         detector, counted = Detector(truth, relies_on).eval(), []
-        views = [HiddenPatches(detector, 8, 0.0), TrueBoxesShown(detector, truth), TrueBoxesShown(detector, truth, False)]
+        views = [
+            HiddenPatches(detector, 8, 0.0),
+            TrueBoxesShown(detector, truth),
+            TrueBoxesShown(detector, truth, False),
+        ]
         judge = DetectionEvaluator("set", output_dir=str(tmp_path / "out"))
         found = evaluate_hidden(views, lambda: loader, judge, lambda: counted.append(1))
     assert found["AP50"] == pytest.approx(expected) and found["AP50-car"] == pytest.approx(expected)

@@ -121,7 +121,11 @@ def test_regions_teach_the_backbone_from_both_domains():
 
 
 def test_a_student_with_a_segmentation_head_is_aligned_too():
-    head = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": ""}
+    head = {
+        "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5,
+        "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16,
+        "MODEL__SEM_SEG_HEAD__NORM": "",
+    }
     model = model_of(**head, MODEL__MIC__STUDENT="BoxPanopticFPN", MODEL__MIC__SEM_SEG__MIX_WEIGHT=1.0)
     labelled = {**source_input(), "sem_seg": torch.randint(0, 5, (64, 96))}
     losses = model([labelled, target_input()])

@@ -1,4 +1,4 @@
-"""The segmentation path inside the step: the mixtures that the student sees, strips, and instance masks beside pixels."""
+"""The segmentation path inside the step: mixtures that the student sees, strips, and instance masks beside pixels."""
 
 import pytest
 import torch

@@ -50,7 +50,9 @@ def test_hardware_is_in_the_report(tmp_path, monkeypatch):
 
 def test_the_cpu_is_told_by_its_name(tmp_path):
     file = tmp_path / "cpuinfo"
-    file.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2.50GHz\nprocessor\t: 1\nmodel name\t: Some CPU @ 2.50GHz\n")
+    file.write_text(
+        "processor\t: 0\nmodel name\t: Some CPU @ 2.50GHz\nprocessor\t: 1\nmodel name\t: Some CPU @ 2.50GHz\n"
+    )
     assert _cpu_name(file) == "Some CPU @ 2.50GHz"
     assert isinstance(_cpu_name(tmp_path / "gone"), str)
     assert "cores" in describe_hardware() and describe_hardware().startswith("mic_det ")
