@@ -1,7 +1,9 @@
 """Hide more and more of each image and see what models still find: curves, their numbers, and pictures.
 
-The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MICRCNN's. Example:
-    python tools/show_context.py --config-file configs/minicity/mic.yaml --output context \
+The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MICRCNN's. With --objects each
+is also evaluated on the true objects alone (everything outside the true boxes has the mean colour) and on the context
+alone (the true boxes have the mean colour), beside the whole image: what context is worth to it. Example:
+    python tools/show_context.py --config-file configs/minicity/mic.yaml --output context --objects \
         --weights source-only=output/minicity/source_only/model_final.pth MIC=output/minicity/mic/model_final.pth
 """
 
@@ -30,11 +32,13 @@ from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_trust_argument, load_config, split_opts
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
-from mic_det.evaluation.context import HiddenPatches, evaluate_hidden
+from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
 from mic_det.evaluation.sem_seg import LabelMapEvaluator
-from mic_det.visualization.curves import line_chart
+from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.panels import contact_sheet, draw_boxes, draw_instances, to_rgb
 from mic_det.visualization.sem_seg import color_labels
+
+OBJECTS, CONTEXT = "objects alone", "context alone"  # what --objects shows a detector beside the whole image
 
 
 def parse_args():
@@ -43,6 +47,11 @@ def parse_args():
     parser.add_argument("--weights", required=True, nargs="+", metavar="NAME=FILE", help="checkpoints to compare")
     parser.add_argument("--output", required=True, help="folder for curves, curve.json and contact_sheet.png")
     parser.add_argument("--ratios", nargs="+", default=["0", "0.3", "0.5", "0.7", "0.9"], help="shares in [0, 1)")
+    parser.add_argument(
+        "--objects", action="store_true",
+        help="also AP with everything outside the true boxes in the mean colour, and with what is inside them; writes "
+        "objects_AP50.png, and adds both to curve.json and the contact sheet",
+    )  # fmt: skip
     parser.add_argument("--dataset", help="a labelled set; default: the first of DATASETS.TEST")
     parser.add_argument("--images", type=int, default=3, help="of the contact sheet, evenly spread (%(default)s)")
     add_trust_argument(parser)
@@ -68,6 +77,8 @@ def main(args):
     cfg = load_config(args.config_file, args.opts)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     dicts = labelled_set(cfg, name)
+    if args.objects and not needs_boxes(cfg):
+        raise ConfigError("--objects needs a detector: the config's model has no boxes.")
     # before time is spent
     models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
     # a segmentation that trains alone has a mask of its own
@@ -75,22 +86,37 @@ def main(args):
     block_size, output = mask.BLOCK_SIZE, Path(args.output)
     logging.getLogger("detectron2").setLevel(logging.WARNING)
 
-    curves = {}
-    with tqdm(total=len(models) * len(args.ratios) * len(dicts), unit="image") as progress:
-        for label, model in models.items():
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
-                loader = lambda: MICTrainer.build_test_loader(cfg, name)  # noqa: E731
-                judge = evaluator(cfg, name, output)
-                curves[label] = evaluate_hidden(model, loader, judge, block_size, args.ratios, progress.update)
-    write_picture(output / "contact_sheet.png", contact_sheet(sheet_rows(cfg, models, dicts, name, block_size, args)))
+    boxes = true_boxes(dicts)
+    hidden, shown, curves, objects = {}, {}, {}, {}
+    for label, model in models.items():
+        hidden[label] = {f"{r:.0%} hidden": HiddenPatches(model, block_size, r) for r in args.ratios}
+        parts = {OBJECTS: TrueBoxesShown(model, boxes), CONTEXT: TrueBoxesShown(model, boxes, inside=False)}
+        shown[label] = parts if args.objects else {}
+    loader = lambda: MICTrainer.build_test_loader(cfg, name)  # noqa: E731
+    passes = sum(len(args.ratios) + bool(v) + len(v) for v in shown.values())
+    with tqdm(total=passes * len(dicts), unit="image") as progress, contextlib.redirect_stdout(io.StringIO()):
+        for label, model in models.items():  # pycocotools prints its tables
+            judge = evaluator(cfg, name, output)
+            curves[label] = evaluate_hidden(hidden[label].values(), loader, judge, progress.update)
+            if args.objects:
+                views = [HiddenPatches(model, block_size, 0.0), *shown[label].values()]
+                judge = DetectionEvaluator(name, output_dir=str(output / "inference"))
+                objects[label] = evaluate_hidden(views, loader, judge, progress.update)
+    views = {label: {**hidden[label], **shown[label]} for label in models}
+    write_picture(output / "contact_sheet.png", contact_sheet(sheet_rows(cfg, views, dicts, name, args.images)))
     metrics = ["AP50"] * needs_boxes(cfg) + ["mIoU"] * needs_sem_seg(cfg)
-    save(args, output, name, block_size, curves, metrics)
+    save(args, output, name, block_size, curves, objects, metrics)
     for metric in metrics:
         print(f"{metric} on {name}, share of patches ({block_size} pixels) that are hidden:")
         print(" " * 20 + "".join(f"{r:8.0%}" for r in args.ratios))
         for label, values in curves.items():
             print(f"{label:20s}" + "".join("     nan" if v is None else f"{v:8.1f}" for v in values[metric]))
-    files = ", ".join(f"curve_{m}.png" for m in metrics)
+    if objects:
+        print(f"AP50 on {name}, what is shown:")
+        print(" " * 20 + "".join(f"{x:>15s}" for x in ("whole image", OBJECTS, CONTEXT)))
+        for label, values in objects.items():
+            print(f"{label:20s}" + "".join("            nan" if v is None else f"{v:15.1f}" for v in values["AP50"]))
+    files = ", ".join([f"curve_{m}.png" for m in metrics] + ["objects_AP50.png"] * bool(objects))
     print(f"{output}: {files}, curve.json and contact_sheet.png")
 
 
@@ -114,24 +140,26 @@ def evaluator(cfg, name, output):
     return DatasetEvaluators(boxes + ([LabelMapEvaluator(name)] if needs_sem_seg(cfg) else []))
 
 
-def sheet_rows(cfg, models, dicts, name, block_size, args):
-    """For each image and checkpoint a row of boxes, of pixels or of each: predictions at each ratio, then the truth."""
-    mapper = DomainMapper(cfg, is_train=False)
-    mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg)  # keeps the truth, in the frame of the model's input
+def sheet_rows(cfg, views, dicts, name, num_images):
+    """For each image and checkpoint a row of boxes, of pixels or of each: predictions in each view, then the truth.
+
+    ``views`` are those of each checkpoint by caption.
+    """
+    mapper = DomainMapper.with_truth(cfg)
     class_names = MetadataCatalog.get(name).get("thing_classes", ())
     ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     rows = []
-    for i in np.unique(np.linspace(0, len(dicts) - 1, args.images).astype(int)):
+    for i in np.unique(np.linspace(0, len(dicts) - 1, num_images).astype(int)):
         mapped = mapper(dicts[i])
         size = dict(zip(("height", "width"), mapped["image"].shape[-2:]))
         plain = to_rgb(mapped["image"], cfg.INPUT.FORMAT)
-        for label, model in models.items():
+        for label, of_model in views.items():
             boxes, pixels = [], []
-            for ratio in args.ratios:
-                seen = HiddenPatches(model, block_size, ratio).hide(mapped)
+            for what, view in of_model.items():
+                seen = view.hide(mapped)
                 with torch.no_grad():
-                    answer = model([{"image": seen["image"], **size}])[0]
-                caption = f"{label}, {ratio:.0%} hidden"
+                    answer = view.model([{"image": seen["image"], **size}])[0]
+                caption = f"{label}, {what}"
                 if needs_boxes(cfg):
                     found = answer["instances"][answer["instances"].scores >= 0.5]
                     picture = to_rgb(seen["image"].clamp(0, 255).round().to(torch.uint8), cfg.INPUT.FORMAT)
@@ -150,10 +178,12 @@ def sheet_rows(cfg, models, dicts, name, block_size, args):
     return rows
 
 
-def save(args, output, name, block_size, curves, metrics):
+def save(args, output, name, block_size, curves, objects, metrics):
     content = {"dataset": name, "block_size": block_size, "ratios": args.ratios, "checkpoints": {}}
     for label, values in curves.items():
         content["checkpoints"][label] = {"weights": args.weights[label], **values}
+        for i, what in enumerate(("whole image", OBJECTS, CONTEXT) if objects else ()):
+            content["checkpoints"][label][what] = {k: v[i] for k, v in objects[label].items()}
     try:
         (output / "curve.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         for metric in metrics:
@@ -164,6 +194,10 @@ def save(args, output, name, block_size, curves, metrics):
             title = f"{metric} on {name} as patches of {block_size} pixels are hidden"
             figure = line_chart(title, lines, xlabel="hidden patches (%)", ylabel=f"{metric} (%)")
             figure.savefig(output / f"curve_{metric}.png", dpi=150)
+        if objects:
+            values = {k: [float("nan") if x is None else x for x in v["AP50"]] for k, v in objects.items()}
+            figure = bar_chart(f"AP50 on {name}", ["whole image", OBJECTS, CONTEXT], values, ylabel="AP50 (%)")
+            figure.savefig(output / "objects_AP50.png", dpi=150)
     except OSError as e:
         raise DataError(f"cannot write to {output} ({e.strerror}): check --output.") from e
 

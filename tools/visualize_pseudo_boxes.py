@@ -22,7 +22,7 @@ from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_trust_argument, load_config
-from mic_det.visualization.panels import contact_sheet, mic_panels
+from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
 def parse_args():
@@ -53,9 +53,7 @@ def main(args):
     dicts = DatasetCatalog.get(name)
     class_names = MetadataCatalog.get(name).get("thing_classes") or source_classes(cfg)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
-    # truth is drawn, not used: map as a labelled set, at the size of evaluation
-    mapper = DomainMapper(cfg, is_train=False)
-    mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg) and "sem_seg_file_name" in dicts[0]
+    mapper = DomainMapper.with_truth(cfg)  # which is drawn, not used
     rows, stems = [], {"contact_sheet"}
     for i in chosen:
         mapped = mapper(dicts[i])
@@ -75,7 +73,7 @@ def main(args):
         if args.window:
             show(stem, picture)
     sheet = os.path.join(args.output, "contact_sheet.png")
-    write_picture(sheet, contact_sheet(rows))
+    write_picture(sheet, contact_sheet(rows, SHEET_COLUMNS))
     print(f"{len(rows)} pictures and {sheet}")
 
 

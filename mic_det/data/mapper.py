@@ -24,6 +24,13 @@ class DomainMapper(DatasetMapper):
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
+    @classmethod
+    def with_truth(cls, cfg):
+        """A mapper for pictures: images at the size of evaluation, unchanged, with all the truth that there is."""
+        mapper = cls(cfg, is_train=False)
+        mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg)
+        return mapper
+
     def __call__(self, dataset_dict):
         """
         Raises:

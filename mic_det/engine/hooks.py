@@ -13,7 +13,7 @@ from detectron2.engine.hooks import EvalHook
 
 from ..data.catalog import DataError
 from ..data.mapper import DomainMapper
-from ..visualization.panels import contact_sheet, mic_panels
+from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 from .media import write_picture
 
 
@@ -41,7 +41,7 @@ class PseudoBoxPictures(HookBase):
         if step % self.period:
             return
         with undisturbed(self.model):
-            sheet = contact_sheet(self.draw())
+            sheet = contact_sheet(self.draw(), SHEET_COLUMNS)
         self.trainer.storage.put_image("pseudo-boxes", sheet.transpose(2, 0, 1))
         try:
             write_picture(os.path.join(self.cfg.OUTPUT_DIR, "visuals", f"{step:07d}.jpg"), sheet)
@@ -52,14 +52,15 @@ class PseudoBoxPictures(HookBase):
         """One row of captioned panels an image; see :func:`mic_panels`."""
         if self.inputs is None:
             self.inputs = self._read_inputs()
+            self.sources = self._read_sources()
         self.model.update_teacher()  # now instead of at the next step's start, from the same student
         self.model.eval()
         rows = []
-        for i, x in enumerate(self.inputs):
+        for i, (x, source) in enumerate(zip(self.inputs, self.sources)):
             torch.manual_seed(i)  # colours; the mask has a generator of its own
             generator = torch.Generator().manual_seed(i)
             look = {"class_names": self.class_names, "input_format": self.cfg.INPUT.FORMAT}
-            rows.append(mic_panels(self.model, x, generator=generator, **look))
+            rows.append(mic_panels(self.model, x, generator=generator, source=source, **look))
         return rows
 
     def _read_inputs(self):
@@ -68,6 +69,15 @@ class PseudoBoxPictures(HookBase):
         self.class_names = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
         chosen = np.unique(np.linspace(0, len(dicts) - 1, self.num_images).astype(int))
         mapper = DomainMapper(self.cfg, is_train=False, domain="target")
+        return [mapper(dicts[i]) for i in chosen]
+
+    def _read_sources(self):
+        """A source image for each target image, where the two are mixed in training (ClassMix); None elsewhere."""
+        if not (self.model.has_sem_seg and self.model.sem_seg.mix_weight):
+            return [None] * len(self.inputs)
+        dicts = DatasetCatalog.get(self.cfg.DATASETS.TRAIN[0])
+        chosen = np.linspace(0, len(dicts) - 1, len(self.inputs)).astype(int)
+        mapper = DomainMapper.with_truth(self.cfg)
         return [mapper(dicts[i]) for i in chosen]
 
 

@@ -17,6 +17,7 @@ from ..config_detectron2 import check_detectron2_keys, flat_keys
 from ..config_files import check_config_file
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
+from .hardware import describe_hardware
 from .processes import for_processes
 from .weights_files import TRUST
 
@@ -114,6 +115,7 @@ def setup(args):
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     if comm.is_main_process():
+        logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
     return cfg
 

@@ -95,7 +95,7 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
         labels, quality = sem_seg_pseudo_labels(x, settings.threshold)
         weights = quality.expand(labels[0].shape).clone()
         weights[: settings.ignore_top] = 0
-        weights[weights.shape[0] - settings.ignore_bottom :] = 0
+        weights[max(0, weights.shape[0] - settings.ignore_bottom) :] = 0
         found.append(PixelLabels(labels[0], weights))
         qualities.append(quality[0])
     return found, qualities

@@ -65,7 +65,8 @@ def bar_chart(title, groups, series, *, ylabel="", size=(7.2, 3.4)):
     for i, (label, values) in enumerate(series.items()):
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         axes.bar(at, values, width * 0.92, label=label, color=LINE_COLORS[i % len(LINE_COLORS)])
-    axes.set_xticks(range(len(groups)), groups, fontsize=8.5, rotation=30 if len(groups) > 6 else 0)
+    slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 6 else {}
+    axes.set_xticks(range(len(groups)), groups, fontsize=8.5 if len(groups) <= 12 else 7, **slanted)
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_ylabel(ylabel, fontsize=9)
     axes.set_ylim(bottom=0)

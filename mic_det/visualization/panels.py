@@ -18,6 +18,7 @@ COLORS = np.array(
 ) / 255  # fmt: skip
 
 
+SHEET_COLUMNS = 6  # of a contact sheet: what is drawn of boxes; pictures of pixels come below them
 MIN_WIDTH = 800  # pixels; narrower pictures are enlarged, so that labels are legible
 
 
@@ -70,6 +71,8 @@ def _label_place(label, box, text_height, shape, placed):
     width, height = 0.62 * text_height * len(label), 1.35 * text_height
     x0, y0, x1, y1 = box
     choices = [(x0, y0 - height), (x0, y1 + 3), (x0 + 3, y0 + 3), (x1 - width, y0 - height), (x1 - width, y1 + 3)]
+    # in a crowd, labels are stacked above and below their boxes
+    choices += [(x0, y) for i in range(1, 12) for y in (y0 - height - i * height, y1 + 3 + i * height)]
     inside = [
         (min(max(0, x), max(0, shape[1] - width)), y) for x, y in choices if 0 <= y and y + height <= shape[0]
     ] or [(min(max(0, x0), max(0, shape[1] - width)), min(max(0, y0), shape[0] - height))]
@@ -188,15 +191,17 @@ def draw_instances(picture, instances, boxes, classes, class_names, reasons=None
     return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons)
 
 
-def contact_sheet(rows):
+def contact_sheet(rows, columns=None):
     """Join rows of captioned panels into one picture.
 
     Args:
         rows (list[list[(str, ndarray)]]): panels of one size (H, W, 3), RGB uint8.
+        columns (int): longer rows are continued in the next line; None = never.
 
     Returns:
         ndarray: RGB uint8; every panel has its caption above it.
     """
+    rows = [row[i : i + (columns or len(row))] for row in rows for i in range(0, len(row), columns or len(row))]
     height, width = rows[0][0][1].shape[:2]
     columns = max(map(len, rows))
     strips = []

@@ -132,7 +132,7 @@ def _run_section(run, max_pictures):
     parts = [f"<h2>{escape(run.name)}</h2>", _notes([run])]
     commands = "\n".join(run.commands) or "not known"
     parts.append(f"<h3>Command</h3><pre>{escape(commands)}</pre>")
-    parts.append(f"<h3>Losses</h3>{_charts(loss_charts(run))}")
+    parts.append(f"<h3>Losses</h3>{_charts(loss_charts(run)) or 'None were written.'}")
     pseudo = pseudo_box_charts(run)
     if pseudo:
         parts.append(f"<h3>Pseudo-labels</h3>{_charts(pseudo)}")
@@ -154,7 +154,7 @@ def _run_section(run, max_pictures):
         parts.append(f"<h3>Pictures</h3>{_gallery(run.pictures, max_pictures)}")
     rows = [("seed", run.seed or "not known"), *run.environment]
     cells = "".join(f'<tr><td>{escape(k)}</td><td class="text">{escape(v)}</td></tr>' for k, v in rows)
-    shown = ("seed", "PyTorch", "GPU", "CUDA", "training time", "seconds")
+    shown = ("seed", "hardware", "PyTorch", "GPU", "CUDA", "training time", "seconds")
     line = "; ".join(f"{k} {v}" for k, v in rows if k.startswith(shown) and "debug" not in k)
     parts.append(f"<h3>Environment</h3><p>{escape(line)}.</p>")
     parts.append(f"<details><summary>all versions</summary><table>{cells}</table></details>")

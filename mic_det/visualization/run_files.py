@@ -21,7 +21,7 @@ ANSI = re.compile(r"\x1b?\[(?:\d{1,3};?)+m")  # colours that Detectron2 writes i
 
 @dataclass
 class Run:
-    """One run folder. ``metrics`` has one dict a step, in order; ``notes`` say what is missing or damaged."""
+    """One run folder. ``metrics`` has one dict an iteration (steps from 0), in order; ``notes`` say what is missing."""
 
     folder: Path
     name: str
@@ -54,13 +54,17 @@ class Run:
         return sorted({k for values in self.metrics.values() for k in values if k.startswith(prefix)})
 
     def evaluations(self):
-        """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}.
+        """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}, after so many steps.
 
         The student's results beside the teacher's are those of a set called "NAME (student)"; of instance masks,
         whose metrics have the names of boxes', "AP" is "mask AP".
         """
         found, test = {}, self.setting("DATASETS.TEST") or []
-        for step, values in self.metrics.items():
+        planned = self.setting("SOLVER.MAX_ITER")
+        planned = planned if isinstance(planned, int) else max([self.last_step, *self.metrics])
+        for iteration, values in self.metrics.items():
+            # Detectron2 counts steps from 0, but not in the evaluation of the end
+            step = min(iteration + 1, planned)
             for key, value in values.items():
                 parts = RESULT.fullmatch(key)
                 if not parts or not isinstance(value, (int, float)):
@@ -81,14 +85,14 @@ class Run:
 def read_run(folder):
     """
     Raises:
-        DataError: where the folder or its metrics.json is missing, or has nothing that can be read.
+        DataError: where the folder is missing, or is none of a training: without config.yaml and metrics.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"there is no run folder {folder}.")
     run = Run(folder, folder.resolve().name)
-    _read_metrics(run)
     _read_config(run)
+    _read_metrics(run)
     _read_log(run)
     _check_end(run)
     run.pictures = list_pictures(folder / "visuals")
@@ -110,7 +114,9 @@ def _read_metrics(run):
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        raise DataError(f"there is no {path}: is {run.folder} the OUTPUT_DIR of a training?") from None
+        if not run.config:
+            raise DataError(f"there is no {path}: is {run.folder} the OUTPUT_DIR of a training?") from None
+        lines = []
     except OSError as e:
         raise DataError(f"cannot read {path} ({e.strerror}).") from e
     damaged = []
@@ -123,8 +129,10 @@ def _read_metrics(run):
                 damaged.append(number)
             continue
         run.metrics.setdefault(step, {}).update(values)  # a resumed run repeats steps: the later counts
+    if not run.metrics and not run.config:
+        raise DataError(f"{path} has no line that can be read: is {run.folder} the OUTPUT_DIR of a training?")
     if not run.metrics:
-        raise DataError(f"{path} has no line that can be read: the run ended before its first 20 steps.")
+        run.notes.append("there are no metrics: the run ended before its first 20 steps")
     run.metrics = dict(sorted(run.metrics.items()))
     if damaged and damaged[-1] == len(lines):
         run.notes.append("the last line of metrics.json is cut off: the run was killed while it wrote")
@@ -159,7 +167,9 @@ def _read_log(run):
         name, _, value = re.sub(r" ?@/\S+", "", line).strip().partition("  ")  # folders of a machine tell nothing
         if value.strip():
             run.environment.append((name, value.strip()))
-    for name, pattern in (("training time", r"Total training time: (.+)"), ("GPU memory", r"max_mem: (\w+)")):
+    patterns = {"hardware": r"detectron2 INFO: Hardware: (.+)", "training time": r"Total training time: (.+)",
+                "GPU memory": r"max_mem: (\w+)"}  # fmt: skip
+    for name, pattern in patterns.items():
         found = re.findall(pattern, text)
         if found:
             run.environment.append((name, found[-1].strip()))
@@ -194,7 +204,7 @@ def _check_end(run):
         run.notes.append(
             f"not finished: its metrics end at step {run.last_step} of {planned} (killed, or still running)"
         )
-    if not any(isinstance(planned, int) and max(steps) >= planned - 1 for steps in run.evaluations().values()):
+    if not any(isinstance(planned, int) and max(steps) >= planned for steps in run.evaluations().values()):
         run.notes.append("there is no evaluation of the end of training")
     if not list(run.folder.glob("model_*.pth")):
         run.notes.append("there is no checkpoint")

@@ -100,6 +100,15 @@ def test_ap50_of_each_class_is_what_pycocotools_says(tmp_path):
         assert results[f"AP-{name}"] == pytest.approx(alone.stats[0] * 100)
 
 
-def test_no_prediction_at_all_claims_no_success(tmp_path):
-    results = evaluate(tmp_path, [(0, 0, (10, 10, 40, 40))], [])
-    assert not results["AP50"] > 0
+def test_no_prediction_at_all_is_0_where_there_is_something_to_find(tmp_path):
+    """As with one box that is wrong: a curve of AP ends at 0 and not where the last box was found."""
+    truth = [(0, 0, (10, 10, 40, 40)), (1, 2, (10, 10, 40, 40))]
+    results = evaluate(tmp_path, truth, [])
+    missed = evaluate(tmp_path, truth, [(0, 0, (150, 150, 160, 160), 0.9), (0, 2, (150, 150, 160, 160), 0.9)])
+    for key in ("AP", "AP50", "AP75", "AP50-perfect", "AP-perfect", "AP50-never"):
+        assert results[key] == missed[key] == 0, key
+    assert np.isnan(results["AP50-absent"]) and np.isnan(results["AP-half"])
+
+
+def test_nothing_to_find_is_undefined(tmp_path):
+    assert np.isnan(evaluate(tmp_path, [], [])["AP50"])

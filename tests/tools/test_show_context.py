@@ -77,7 +77,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(folder):
     patch = pytest.MonkeyPatch()
-    args = ["--config-file", folder / "mic.yaml", "--output", folder / "out", "--images", 2]
+    args = ["--config-file", folder / "mic.yaml", "--output", folder / "out", "--images", 2, "--objects"]
     args += ["--weights", f"one={folder}/model_0.pth", f"two={folder}/model_1.pth", "--ratios", 0, 0.5, 0.9]
     run_tool_here("show_context.py", *args, "MODEL.MIC.MASK.BLOCK_SIZE", 8, monkeypatch=patch)
     patch.undo()
@@ -107,11 +107,32 @@ def test_pictures_of_boxes_and_pixels(shown):
         assert cv2.imread(str(shown / f"curve_{metric}.png")).shape[1] > 800
     sheet = cv2.imread(str(shown / "contact_sheet.png"))
     cell = round(HEIGHT * 800 / WIDTH) + 36
-    # 2 images x 2 checkpoints x (boxes, pixels); 3 ratios and the truth
-    assert sheet.shape == (8 * cell, 4 * 800, 3)
+    # 2 images x 2 checkpoints x (boxes, pixels); 3 ratios, objects alone, context alone, and the truth
+    assert sheet.shape == (8 * cell, 6 * 800, 3)
     road = np.array([128, 64, 128])  # Cityscapes' colour, the same in RGB and BGR
-    true_labels = sheet[cell + 36 : 2 * cell, 3 * 800 :]
+    true_labels = sheet[cell + 36 : 2 * cell, 5 * 800 :]
     assert (np.abs(true_labels.astype(int) - road) <= 2).all()
+
+
+def test_objects_and_context_alone(folder, shown):
+    """Beside the whole image, in numbers and in pictures; outside the true boxes the mean colour is all there is."""
+    content = json.loads((shown / "curve.json").read_text())["checkpoints"]
+    for found in content.values():
+        assert found["whole image"]["AP50"] == pytest.approx(found["AP50"][0])
+        assert set(found["whole image"]) == set(found["objects alone"]) == set(found["context alone"])
+    assert content["one"]["whole image"]["AP50"] > content["one"]["context alone"]["AP50"]
+    assert cv2.imread(str(shown / "objects_AP50.png")).shape[1] > 800
+    sheet, cell = cv2.imread(str(shown / "contact_sheet.png")).astype(int), round(HEIGHT * 800 / WIDTH) + 36
+    objects, context = (sheet[36:cell, c * 800 : (c + 1) * 800] for c in (3, 4))
+    annotations = json.loads((folder / "own.json").read_text())["annotations"]
+    covered = np.zeros((cell - 36, 800), bool)
+    for x, y, w, h in (a["bbox"] for a in annotations if a["image_id"] == 1):
+        scale = 800 / WIDTH
+        covered[int(y * scale) : round((y + h) * scale) + 1, int(x * scale) : round((x + w) * scale) + 1] = True
+    mean = lambda picture: (np.abs(picture - 60).max(axis=2) <= 2).mean()  # noqa: E731  PIXEL_MEAN is 60
+    assert 0.03 < covered.mean() < 0.97
+    # what is drawn over it, enlarged pixels and their rims aside
+    assert abs(mean(objects) - (1 - covered.mean())) < 0.2 and abs(mean(context) - covered.mean()) < 0.2
 
 
 class Seen(torch.nn.Module):
@@ -150,6 +171,12 @@ def test_wrong_calls_end_with_one_error_line(folder, monkeypatch, config, weight
     args = ["--config-file", folder / config, "--output", folder / "x", "--weights", weights]
     message = refusal_here("show_context.py", *args, monkeypatch=monkeypatch)
     assert all(p in message for p in parts), message
+
+
+def test_objects_need_boxes(folder, monkeypatch):
+    args = ["--config-file", folder / "mic.yaml", "--output", folder / "x", "--weights", "one=model_0.pth", "--objects"]
+    more = ["MODEL.MIC.STUDENT", "SemanticSegmentor"]
+    assert "--objects needs a detector" in refusal_here("show_context.py", *args, *more, monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize("args", [["--weights", "model.pth"], ["--weights", "a=b", "--ratios", "1.0"]])
