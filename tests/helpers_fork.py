@@ -27,9 +27,15 @@ class ForkServer:
         print(json.dumps(question), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *args, log, limit=None):
-        """Returns the process id. What it prints is appended to ``log``; ``limit``: bytes of a file, at most."""
-        return self._ask(args=list(map(str, args)), log=str(log), limit=limit)
+    def start(self, *args, log, limit=None, group=None):
+        """Returns the process id.
+
+        Args:
+            log (path): what it prints is appended to it.
+            limit (int): bytes of a file, at most.
+            group (tuple): (file, rank, world size) where it is one of several processes of a training.
+        """
+        return self._ask(args=list(map(str, args)), log=str(log), limit=limit, group=group)
 
     def wait(self, pid, block=True):
         """Exit code, negative for a signal; None while it runs, where ``block`` is False."""
@@ -55,6 +61,15 @@ def serve():
         os.write(answers, (json.dumps(answer) + "\n").encode())
 
 
+def join(file, rank, world_size):
+    """What Detectron2's launch does in each of its processes."""
+    import torch.distributed
+    from detectron2.utils import comm
+
+    torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=world_size)
+    comm.create_local_process_group(world_size)
+
+
 def live(question):
     """The rest of a forked process."""
     code = 70
@@ -67,6 +82,8 @@ def live(question):
             import resource
 
             resource.setrlimit(resource.RLIMIT_FSIZE, (question["limit"], question["limit"]))
+        if question["group"]:
+            join(*question["group"])
         sys.argv = [str(TRAIN_NET), *question["args"]]
         runpy.run_path(str(TRAIN_NET), run_name="__main__")
         code = 0
