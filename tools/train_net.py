@@ -39,10 +39,12 @@ def main(args):
 
 if __name__ == "__main__":
     args = default_argument_parser(epilog=__doc__).parse_args()
-    several = forwarded_to_children() if args.num_gpus * args.num_machines > 1 else contextlib.nullcontext()
+    several = args.num_gpus * args.num_machines > 1
     try:
-        with several:
+        with forwarded_to_children() if several else contextlib.nullcontext([]) as signals:
             launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        if signals:
+            sys.exit(128 + signals[0])
     except (ConfigError, DataError, CheckpointError) as e:
         sys.exit(f"error: {e}")
     except OSError as e:
@@ -50,9 +52,9 @@ if __name__ == "__main__":
             raise
         sys.exit(f"error: {e}: make room, then go on with --resume. Checkpoints are as they were.")
     except ProcessExitedException as e:
-        if e.exit_code not in STOPPED_CODES:
+        if not signals and e.exit_code not in STOPPED_CODES:
             raise
-        sys.exit(e.exit_code)
+        sys.exit(128 + signals[0] if signals else e.exit_code)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -29,7 +29,8 @@ class StopRequest:
     """
 
     def __init__(self):
-        self.signum = 0
+        self.signum = 0  # of the first signal
+        self._interrupted = False
         self._previous, self._pid = {}, os.getpid()
 
     def install(self):
@@ -45,9 +46,10 @@ class StopRequest:
     def _note(self, signum, frame):
         if os.getpid() != self._pid:  # a worker process, which takes its parent's handlers over
             return
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+        if signum == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
-        self.signum = signum
+        self._interrupted |= signum == signal.SIGINT
+        self.signum = self.signum or signum
         name, again = signal.Signals(signum).name, " Once more stops at once." * (signum == signal.SIGINT)
         logging.getLogger(__name__).warning("%s: saving a checkpoint at the end of this step.%s", name, again)
 
@@ -63,15 +65,20 @@ def forwarded_to_children():
     """While processes are launched and waited for: SIGTERM and SIGINT are theirs to answer, as SIGTERM.
 
     A terminal sends Ctrl-C to all of them itself; a SIGTERM more does no harm.
+
+    Yields:
+        list[int]: the signals that came in so far.
     """
+    received = []
 
     def forward(signum, frame):
+        received.append(signum)
         for child in multiprocessing.active_children():
             child.terminate()
 
     previous = {s: signal.signal(s, forward) for s in SIGNALS}
     try:
-        yield
+        yield received
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)

@@ -122,7 +122,7 @@ def _read_metrics(run):
             if line.strip():
                 damaged.append(number)
             continue
-        run.metrics.setdefault(step, {}).update(values)  # a resumed run repeats steps: the later counts
+        run.metrics.setdefault(step, {}).update(values)  # where rows repeat a step, the later counts
     if not run.metrics:
         raise DataError(f"{path} has no line that can be read: the run ended before its first 20 steps.")
     run.metrics = dict(sorted(run.metrics.items()))
