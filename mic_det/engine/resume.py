@@ -5,6 +5,7 @@ import signal
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 
 from ..random_state import get_random_state, set_random_state
@@ -12,9 +13,10 @@ from .signals import TrainingStopped
 
 # Settings that do not change what is learned from which batch, or are told apart by other means
 FREE = (
-    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.DECLARED", "DATASETS.TEST", "GLOBAL", "MODEL.MIC.EVALUATE",
-    "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.CHECKPOINT_KEEP",
-    "SOLVER.CHECKPOINT_PERIOD", "TEST", "VERSION", "VIS_PERIOD",
+    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.DECLARED", "DATASETS.TEST", "GLOBAL",
+    "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.MIC.EVALUATE",
+    "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.CHECKPOINT_KEEP", "SOLVER.CHECKPOINT_PERIOD", "TEST", "VERSION",
+    "VIS_PERIOD",
 )  # fmt: skip
 
 
@@ -63,11 +65,12 @@ class ExactState(HookBase):
             logger.warning("The checkpoint does not tell how far the data were used: they begin anew, reshuffled.")
             return
         changes = changed_settings(state["settings"], run_settings(self.cfg, self.trainer.data_loader))
+        if len(state["random"]) < comm.get_world_size() and not changes:
+            changes = ["random numbers of the other processes: not in the checkpoint"]
+        if any(isinstance(h, PreciseBN) for h in self.trainer._hooks):
+            changes.append("TEST.PRECISE_BN.ENABLED: the batches that it measures begin anew")
         if changes:
-            logger.warning(
-                "The run goes on, but not as it would have without the stop, because settings have changed: %s",
-                "; ".join(changes),
-            )
+            logger.warning("The run goes on, but not exactly as it would have without the stop: %s", "; ".join(changes))
         self.trainer.data_loader.load_state_dict(state["data"])
         if comm.get_rank() < len(state["random"]):
             set_random_state(state["random"][comm.get_rank()])

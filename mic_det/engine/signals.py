@@ -26,7 +26,8 @@ class StopRequest:
     """
 
     def __init__(self):
-        self.signum = 0
+        self.signum = 0  # of the first signal
+        self._interrupted = False
         self._previous, self._pid = {}, os.getpid()
 
     def install(self):
@@ -42,9 +43,10 @@ class StopRequest:
     def _note(self, signum, frame):
         if os.getpid() != self._pid:  # a worker process, which takes its parent's handlers over
             return
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+        if signum == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
-        self.signum = signum
+        self._interrupted |= signum == signal.SIGINT
+        self.signum = self.signum or signum
         name, again = signal.Signals(signum).name, " Once more stops at once." * (signum == signal.SIGINT)
         logging.getLogger(__name__).warning("%s: saving a checkpoint at the end of this step.%s", name, again)
 

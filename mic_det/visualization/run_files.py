@@ -128,7 +128,7 @@ def _read_metrics(run):
             if line.strip():
                 damaged.append(number)
             continue
-        run.metrics.setdefault(step, {}).update(values)  # a resumed run repeats steps: the later counts
+        run.metrics.setdefault(step, {}).update(values)  # where rows repeat a step, the later counts
     if not run.metrics and not run.config:
         raise DataError(f"{path} has no line that can be read: is {run.folder} the OUTPUT_DIR of a training?")
     if not run.metrics:

@@ -1,5 +1,6 @@
 """Checkpoints that cannot be written or read again: the last good one is found, and what is wrong is named."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -137,21 +138,23 @@ def test_old_ones_are_removed(folder, keep, left):
 # ------------------------------------------------------------------------------------------- writing
 
 
-@pytest.fixture
-def small_files():
+@contextlib.contextmanager
+def small_files(size):
     """No file may have more than so many bytes: writing fails as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("size", [1, 5000, 30000, 41000])
-def test_a_checkpoint_that_does_not_fit_leaves_everything_as_it_was(folder, small_files, size):
+def test_a_checkpoint_that_does_not_fit_leaves_everything_as_it_was(folder, size):
     writer = checkpointer(folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    small_files(size)
     for name in ("model_0000039", "model_0000029"):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError) as caught, small_files(size):
             writer.save(name, iteration=39)
         message = str(caught.value)
         assert str(folder / f"{name}.pth") in message and "File too large" in message and "\n" not in message
