@@ -38,18 +38,18 @@ class ForwardGuard(nn.Module):
         try:
             return self.module(batched_inputs)
         except FloatingPointError as e:
-            return self._nan(e)
+            if not self.module.training:
+                raise
+            return self._stopped(e)
 
     def losses_in_parts(self, batched_inputs):
-        """The model's own, ending with a loss of NaN where it raises."""
+        """The same for a model that gives its losses part by part."""
         try:
             yield from self.module.losses_in_parts(batched_inputs)
         except FloatingPointError as e:
-            yield self._nan(e)
+            yield self._stopped(e)
 
-    def _nan(self, error):
-        if not self.module.training:
-            raise error
+    def _stopped(self, error):
         self.reason = " ".join(str(error).split())
         trained = [p for p in self.module.parameters() if p.requires_grad]
         return {FORWARD: sum(p.sum() for p in trained) * math.nan}
@@ -201,8 +201,8 @@ class FiniteCheck:
 def save_state_before(trainer):
     """Save what a trainer had before the iteration that failed, if no checkpoint has it yet.
 
-    All processes call it. The checkpoint is named after the last finished iteration, so that ``--resume`` tries the
-    failed one again.
+    All processes call it. The checkpoint is named after the last finished iteration, so that ``--resume`` goes on
+    with the one that failed.
 
     Returns:
         str: a sentence that says where it is, or why there is none.

@@ -145,13 +145,9 @@ def _leave(code=1):
 
 def _wait(processes):
     """Wait for all; where one fails, end the others. Returns the exit code: the first that is not 0."""
-    interrupts = []
 
     def forward(number, frame):
-        # Ctrl-C reaches the children by itself; a second one, and SIGTERM, are for this process alone
-        interrupts.append(number)
-        if number == signal.SIGTERM or len(interrupts) > 1:
-            _end(processes, "terminate")
+        _end(processes, "terminate")  # theirs to answer; a terminal sends them Ctrl-C itself, and this does no harm
 
     handlers = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
     code, deadline, steps = 0, None, ["terminate", "kill"]
@@ -190,7 +186,7 @@ def _report(errors, code):
     if found:
         sys.exit(found[0][1])
     if code < 0:
-        print(f"error: a process was ended by signal {-code}.", file=sys.stderr)
+        print(f"error: a process was ended by signal {-code} (9 where memory ran out).", file=sys.stderr)
         sys.exit(128 - code)
     if code:
         sys.exit(code)

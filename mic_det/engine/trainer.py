@@ -10,6 +10,7 @@ from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
@@ -21,9 +22,9 @@ from ..evaluation.pseudo_labels import evaluate_pseudo_labels
 from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
+from .clipping import build_with_clipping
 from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
-from .optimizer import build_optimizer
 from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
 from .signals import StopRequest
@@ -186,7 +187,7 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        return build_optimizer(cfg, model)
+        return build_with_clipping(build_optimizer, cfg, model)
 
 
 def _distributed(model):

@@ -211,7 +211,7 @@ def test_the_trainer_keeps_the_state_before_and_goes_on_from_it(tmp_path):
                     batch[-1]["image"] = torch.full((3, 64, 96), math.nan)  # a target image
                 yield batch
 
-        inner.data_loader = broken()
+        inner._data_loader_iter_obj = broken()  # Detectron2 makes it of the loader when it is first needed
         with pytest.raises(NonFiniteError) as caught:
             trainer.train()
         told = str(caught.value).split("images: ")[1].split(". ")[0].split(", ")

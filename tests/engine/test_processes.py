@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from detectron2.solver import build_optimizer
 from torch import nn
 
 from conftest import tiny_cfg
 from mic_det.config import ConfigError
-from mic_det.engine.optimizer import build_optimizer
+from mic_det.engine.clipping import build_with_clipping
 from mic_det.engine.processes import for_processes
 
 
@@ -66,10 +67,8 @@ def test_values_are_clipped_where_parameters_have_no_gradient(gradients):
     model = nn.ModuleDict({"used": nn.Linear(3, 1, bias=False), "unused": nn.Linear(3, 1, bias=False)})
     cfg = solver(BASE_LR=1.0, WEIGHT_DECAY=0.0, MOMENTUM=0.0)
     cfg.defrost()
-    cfg.SOLVER.CLIP_GRADIENTS.merge_from_other_cfg(
-        type(cfg)(dict(ENABLED=True, CLIP_TYPE="value", CLIP_VALUE=0.5))
-    )  # fmt: skip
-    optimizer = build_optimizer(cfg, model)
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = True, 0.5
+    optimizer = build_with_clipping(build_optimizer, cfg, model)
     start = model["used"].weight.detach().clone()
     if gradients:
         model["used"](torch.tensor([[0.2, -3.0, 7.0]])).sum().backward()

@@ -1,21 +1,24 @@
-"""Detectron2's optimizer, with gradient clipping that does not mind parameters without a gradient."""
+"""Clipping of gradients by value that does not mind parameters without a gradient."""
 
 import torch
-from detectron2.solver import build_optimizer as build_detectron2_optimizer
 
 
-def build_optimizer(cfg, model):
-    """As Detectron2's; ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: value`` clips all gradients that there are in one call.
+def build_with_clipping(build, cfg, model):
+    """An optimizer whose ``SOLVER.CLIP_GRADIENTS`` by value clips all the gradients that there are, in one call.
 
     Detectron2 calls ``clip_grad_value_`` for each parameter, which newer PyTorch refuses for one without a gradient.
+    Clipping by norm (of each parameter) is left to Detectron2.
+
+    Args:
+        build (callable): (cfg, model) -> Optimizer, such as Detectron2's ``build_optimizer``.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED or clip.CLIP_TYPE != "value":
-        return build_detectron2_optimizer(cfg, model)
+        return build(cfg, model)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    optimizer = build_detectron2_optimizer(cfg, model)
+    optimizer = build(cfg, model)
     limit = clip.CLIP_VALUE
 
     def clip_values(optimizer, args, kwargs):
