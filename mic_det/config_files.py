@@ -61,7 +61,7 @@ def _compose(file, above):
     except yaml.constructor.ConstructorError as e:
         problem = e.problem.replace("tag:yaml.org,2002:", "!!")
         raise ConfigError(
-            f"{file}, line {e.problem_mark.line + 1}: {problem}: configs hold plain values alone, which cannot run code."
+            f"{file}, line {e.problem_mark.line + 1}: {problem}: configs hold plain values alone, which run no code."
         ) from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark

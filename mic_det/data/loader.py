@@ -2,7 +2,6 @@
 
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 
-from .catalog import DataError
 from .mapper import DomainMapper
 
 
@@ -13,15 +12,11 @@ class TwoDomainLoader:
         self.source, self.target = source, target
 
     def __iter__(self):
-        try:
-            if self.target is None:
-                yield from self.source
-            else:
-                for source, target in zip(self.source, self.target):
-                    yield source + target
-        except DataError as e:
-            # a worker process sends its whole traceback as the message; the last line is the error
-            raise DataError(str(e).strip().splitlines()[-1].split("DataError: ")[-1]) from e
+        if self.target is None:
+            yield from self.source
+        else:
+            for source, target in zip(self.source, self.target):
+                yield source + target
 
 
 def build_mic_train_loader(cfg):
