@@ -11,7 +11,6 @@ from torch import Generator
 from torch.utils.data import DataLoader
 
 from ..random_state import seeded
-from .catalog import DataError
 from .mapper import DomainMapper
 from .samplers import AspectRatios, BatchPlan, SeededItems
 
@@ -39,24 +38,20 @@ class TwoDomainLoader:
     def __iter__(self):
         self.batches = 0
         loaders = [self._loader(i, d) for i, d in enumerate(self.domains)]
-        try:
-            for parts in zip(*loaders):
-                self.batches += 1
-                yield [x for part in parts for x in part]
-        except DataError as e:
-            # a worker process sends its whole traceback as the message; the last line is the error
-            raise DataError(str(e).strip().splitlines()[-1].split("DataError: ")[-1]) from e
+        for parts in zip(*loaders):
+            self.batches += 1
+            yield [x for part in parts for x in part]
 
     def _loader(self, number, domain):
         with seeded(self.seed, number):  # Detectron2's samplers draw their seeds when they are made
             sampler = domain["sampler"]()
+        seed, rank, world_size = (self.seed, number), comm.get_rank(), comm.get_world_size()
         plan = BatchPlan(
             sampler,
-            self._share(domain),
+            domain["batch_size"] // world_size,
             AspectRatios(domain["dicts"]) if domain["grouping"] else None,
             self.start[domain["name"]],
         )
-        seed, rank, world_size = (self.seed, number), comm.get_rank(), comm.get_world_size()
         items = SeededItems(DatasetFromList(domain["dicts"], copy=False), domain["mapper"], seed, rank, world_size)
         return DataLoader(
             items,
@@ -66,18 +61,6 @@ class TwoDomainLoader:
             worker_init_fn=_leave_signals_to_the_trainer,
             generator=Generator(),  # else each start of the workers draws from the training's random numbers
         )
-
-    @staticmethod
-    def _share(domain):
-        """Images a batch in this process."""
-        share, rest = divmod(domain["batch_size"], comm.get_world_size())
-        if rest or not share:
-            key = "IMS_PER_BATCH" if domain["name"] == "source" else "IMS_PER_BATCH_TARGET"
-            raise DataError(
-                f"SOLVER.{key} is {domain['batch_size']}, which {comm.get_world_size()} processes cannot share alike: "
-                "use a multiple of their number."
-            )
-        return share
 
     def state_dict(self):
         sizes = {d["name"]: d["batch_size"] for d in self.domains}

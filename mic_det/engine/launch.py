@@ -27,6 +27,7 @@ from .checkpoint import CheckpointError
 from .finite import NonFiniteError
 from .processes import for_processes
 from .setup import load_config
+from .signals import SIGNALS
 
 # What a user can put right; the message says how. Anything else is shown with its traceback.
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError)
@@ -144,12 +145,17 @@ def _leave(code=1):
 
 
 def _wait(processes):
-    """Wait for all; where one fails, end the others. Returns the exit code: the first that is not 0."""
+    """Wait for all; where one fails, end the others. Returns the exit code: the first that is not 0.
+
+    Where a signal stopped them, it is that of the first signal: Ctrl-C may reach them as SIGTERM too.
+    """
+    received = []
 
     def forward(number, frame):
+        received.append(number)
         _end(processes, "terminate")  # theirs to answer; a terminal sends them Ctrl-C itself, and this does no harm
 
-    handlers = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: signal.signal(n, forward) for n in SIGNALS}
     code, deadline, steps = 0, None, ["terminate", "kill"]
     try:
         while running := [p for p in processes if p.is_alive()]:
@@ -163,7 +169,8 @@ def _wait(processes):
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return code or next((p.exitcode for p in processes if p.exitcode), 0)
+    code = code or next((p.exitcode for p in processes if p.exitcode), 0)
+    return 128 + received[0] if received and code in [128 + n for n in SIGNALS] else code
 
 
 def _end(processes, how):

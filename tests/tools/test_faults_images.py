@@ -4,8 +4,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import build_model
 from PIL import Image
 
+from helpers_data import forget_registered_sets, load, tiny_config
 from helpers_faults import check_refused, copy_scene, pixel_keys, run_program, write_scene
 
 TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
@@ -126,3 +129,40 @@ def test_a_damaged_label_map_is_named(scene, program, name):
     extra = ["--workers", 1] if program == CHECK else []
     part = {"size": "shape"}.get(part, part) if program == CHECK else part
     check_refused(program, ["--config-file", config, *extra], ["source/labels/train_", part])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_test_image_is_named_in_one_line_whoever_reads_it(scene, workers):
+    """A loader's worker process sends a traceback as its message."""
+    for i in range(4):
+        damage(scene.root / f"target/images/val_{i}.png", DAMAGED["truncated"][0])
+    config = scene.config(DATALOADER__NUM_WORKERS=workers)
+    check_refused(TRAIN, ["--config-file", config, "--eval-only"], ["target/images/val_", "cannot"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_target_image_is_named(scene, workers):
+    for i in range(8):
+        damage(scene.root / f"target/images/train_{i}.png", DAMAGED["text"][0])
+    keys = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"]}
+    config = scene.config(SOLVER__MAX_ITER=3, DATALOADER__NUM_WORKERS=workers, **keys)
+    check_refused(TRAIN, ["--config-file", config], ["target/images/train_", "cannot"])
+
+
+def test_prediction_skips_and_names_what_it_cannot_read_and_reads_the_rest(scene):
+    with forget_registered_sets():
+        torch.save(build_model(load(scene.root, tiny_config(scene.root))).state_dict(), scene.root / "good.pth")
+    inputs = scene.root / "inputs"
+    inputs.mkdir()
+    unreadable = [name for name in DAMAGED if callable(DAMAGED[name][0]) and name != "another size"]
+    for name in unreadable:
+        (inputs / f"{name}.png").write_bytes(DAMAGED[name][0](scene.image.read_bytes()))
+    args = ["--config-file", scene.config(), "--output", scene.root / "found", "--input", inputs]
+    check_refused("tools/predict.py", [*args, "MODEL.WEIGHTS", scene.root / "good.pth"], ["none of the 6"])
+    for name, make in ODD.items():
+        (inputs / f"{name}.png").write_bytes(make())
+    code, text = run_program("tools/predict.py", *args, "MODEL.WEIGHTS", scene.root / "good.pth")
+    assert code == 0 and f"{len(ODD)} images" in text and "Traceback" not in text, text[-3000:]
+    assert all(f"inputs/{name}.png: " in text for name in unreadable)
+    pictures = [p.name for p in (scene.root / "found/pictures").iterdir()]
+    assert sorted(pictures) == sorted(f"{name}.png.jpg" for name in ODD)
