@@ -20,6 +20,7 @@ from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
 from .hooks import PseudoBoxPictures, undisturbed
+from .optimizer import build_fused_optimizer
 from .train_loop import AccumulatingTrainer
 
 
@@ -69,6 +70,10 @@ class MICTrainer(DefaultTrainer):
         if cfg.VIS_PERIOD > 0 and comm.is_main_process() and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
             hooks.insert(-1, PseudoBoxPictures(cfg, model))
         return hooks
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_fused_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg):
