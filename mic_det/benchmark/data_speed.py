@@ -1,5 +1,7 @@
 """Images per second of the training loader alone and of an evaluation."""
 
+import contextlib
+import io
 import itertools
 import time
 
@@ -49,7 +51,8 @@ def evaluation_speed(cfg, model, name, max_images=40, warmup=3):
     for part in parts:
         # images that were left out are no misses
         chosen = {"img_ids": [x["image_id"] for x in dicts]} if hasattr(part, "_coco_api") else {}
-        part.evaluate(**chosen)
+        with contextlib.redirect_stdout(io.StringIO()):  # COCO's table
+            part.evaluate(**chosen)
     return {
         "images": len(dicts),
         "images_per_second": len(dicts) / (middle - start),

@@ -12,7 +12,7 @@ from ..data.loader import build_mic_train_loader
 from .data_speed import evaluation_speed, loader_speed
 from .memory import peak_memory
 from .synthetic import NOISE, has_training_sets, is_there, make_batches
-from .timing import alternate, measure_parts, ratio_to_floor
+from .timing import alternate, measure_parts, ratio_to_floor, waits_for_gpu
 from .variants import FLOORS, TITLES, make_variant, variant_config
 
 
@@ -54,6 +54,7 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
         if origin != NOISE:  # then a step also waits for data
             loader = build_mic_train_loader(variant_config(cfg, "mic"))
             step = variants["mic"].replaced(loader)
+        result["waits_for_gpu"] = {n: waits_for_gpu(variants[n].run) for n in ("plain", "mic") if n in variants}
         parts = measure_parts(step, repeats)
         result["parts_ms"] = {name: value * 1000 for name, value in parts.items()}
     return result
@@ -128,6 +129,10 @@ def as_text(result):
         total = sum(steps["parts_ms"].values())
         rows = [[name, f"{ms:.1f}", f"{100 * ms / total:.1f}"] for name, ms in steps["parts_ms"].items()]
         lines.append(tabulate(rows, ["part of a MIC step", "ms (median)", "%"], disable_numparse=True))
+    for name, waits in steps.get("waits_for_gpu", {}).items():
+        if waits:
+            own = {k: n for k, n in waits.items() if k.startswith("mic_det/")}
+            lines.append(f"{TITLES[name]}: the host waits {sum(waits.values())} times for the GPU, in mic_det at {own}")
     memory, data = result.get("memory", {}), result.get("data", {})
     if "mic_to_allowed" in memory:
         lines.append(

@@ -2,6 +2,8 @@
 
 import statistics
 import time
+import warnings
+from collections import Counter
 
 import torch
 
@@ -53,6 +55,25 @@ def ratio_to_floor(seconds, name, floor):
     """Median over the rounds of ``name``'s seconds / the sum of the floor's in the same round."""
     rounds = zip(seconds[name], *(seconds[f] for f in floor))
     return statistics.median(mine / sum(others) for mine, *others in rounds)
+
+
+def waits_for_gpu(step):
+    """Where the host waits for the GPU in one call, as ``torch.cuda.set_sync_debug_mode`` sees it.
+
+    Returns:
+        dict[str, int]: number of waits by "folder/file.py:line"; empty without a GPU.
+    """
+    if not torch.cuda.is_available():
+        return {}
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught if "synchroniz" in str(w.message)]
+    return dict(Counter("/".join(w.filename.split("/")[-3:]) + f":{w.lineno}" for w in waits))
 
 
 def measure_parts(step, repeats, warmup=2):

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from ..config import ConfigError, needs_boxes, student_architecture
 from ..config_checks import validate_mic_config
 from ..engine.checkpoint import MICCheckpointer
+from ..engine.optimizer import build_fused_optimizer
 from ..engine.train_loop import AccumulatingTrainer
 from ..modeling import MICRCNN
 
@@ -120,12 +121,13 @@ def make_variant(cfg, name, batches, loader=None):
 
 
 def _trainer(cfg, model, loader):
-    optimizer = build_optimizer(cfg, model)
+    own = isinstance(model, MICRCNN)
+    optimizer = (build_fused_optimizer if own else build_optimizer)(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # the same arithmetic, but every step of the benchmark has the same work
     amp_dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
-    if isinstance(model, MICRCNN) or amp_dtype is not None:  # Detectron2's own AMP needs a GPU
-        sequential = cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MICRCNN)
+    if own or amp_dtype is not None:  # Detectron2's own AMP needs a GPU
+        sequential = cfg.SOLVER.SEQUENTIAL_BACKWARD and own
         return AccumulatingTrainer(model, loader, optimizer, amp_dtype=amp_dtype, sequential_backward=sequential)
     return SimpleTrainer(model, loader, optimizer)
 

@@ -10,7 +10,6 @@ from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
-from detectron2.solver import build_optimizer
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
@@ -25,6 +24,7 @@ from .checkpoint import MICCheckpointer
 from .clipping import build_with_clipping
 from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
+from .optimizer import build_fused_optimizer
 from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
 from .signals import StopRequest
@@ -187,7 +187,7 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        return build_with_clipping(build_optimizer, cfg, model)
+        return build_with_clipping(build_fused_optimizer, cfg, model)
 
 
 def _distributed(model):
