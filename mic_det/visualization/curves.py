@@ -45,7 +45,8 @@ def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, 
     if ylim:
         axes.set_ylim(*ylim)
     else:
-        axes.set_ylim(bottom=0)
+        high = max((max(values) for _, values in curves.values() if len(values)), default=0)
+        axes.set_ylim(0, 1.06 * high if high > 0 else 1)  # the margin is of what is shown: no marker is cut off
     _finish(figure, axes, len(curves))
     return figure
 

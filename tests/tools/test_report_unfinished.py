@@ -4,7 +4,7 @@ import json
 
 from helpers_data import run_tool_here
 from mic_det.engine.hardware import _cpu_name, describe_hardware
-from mic_det.visualization.curves import bar_chart
+from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.run_files import read_run
 
 CONFIG = "MODEL: {META_ARCHITECTURE: MICRCNN}\nDATASETS: {TEST: [fog_val]}\nSOLVER: {MAX_ITER: 60}\nSEED: 7\n"
@@ -56,6 +56,12 @@ def test_the_cpu_is_told_by_its_name(tmp_path):
     assert _cpu_name(file) == "Some CPU @ 2.50GHz"
     assert isinstance(_cpu_name(tmp_path / "gone"), str)
     assert "cores" in describe_hardware() and describe_hardware().startswith("mic_det ")
+
+
+def test_the_highest_marker_is_inside_the_chart():
+    axes = line_chart("t", {"a": ([1, 2], [65.0, 64.0]), "b": ([1], [72.0])}).axes[0]
+    assert axes.get_ylim()[0] == 0 and 74 < axes.get_ylim()[1] < 80
+    assert line_chart("t", {"a": ([1, 2], [0.0, 0.0])}).axes[0].get_ylim() == (0, 1)
 
 
 def test_names_below_many_bars_do_not_run_into_each_other():
