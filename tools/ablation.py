@@ -71,7 +71,7 @@ def run_one(plan, output, seed, cell, threads):
     folder = run_folder(output, seed, cell)
     if (folder / "model_final.pth").is_file():
         return
-    config, opts = plan.cells[cell] if cell else (plan.burn_in, [])
+    config, opts = plan.cells[cell] if cell else plan.burn_in
     if cell:
         opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
     print(f"seed {seed}: {cell or 'burn-in'} -> {folder}\n", end="", flush=True)  # whole, from any thread

@@ -19,11 +19,11 @@ KEYS = {"BURN_IN", "CELLS", "TEST", "METRIC", "SEEDS", "BASELINE", "ORACLE", "PA
 class Plan:
     """Trainings to compare, as in ``configs/minicity/ablation.yaml``, where each key is explained.
 
-    ``cells`` maps a name to (config file, options). All cells of a seed begin with the weights that the
-    burn-in of that seed has left.
+    ``burn_in`` is (config file, options), and ``cells`` maps names to the same. All cells of a seed begin with
+    the weights that the burn-in of that seed has left.
     """
 
-    burn_in: Path
+    burn_in: tuple
     cells: dict
     test: str
     seeds: list
@@ -53,14 +53,9 @@ def read_plan(path):
     missing = [k for k in ("BURN_IN", "CELLS", "TEST", "SEEDS") if not content.get(k)]
     if missing:
         raise ConfigError(f"{path}: {missing[0]} is missing or empty.")
-    cells = {}
-    for name, cell in content["CELLS"].items():
-        cell = {"CONFIG": cell} if isinstance(cell, str) else cell
-        if not isinstance(cell, dict) or set(cell) - {"CONFIG", "OPTS"} or "CONFIG" not in cell:
-            raise ConfigError(f"{path}: the cell {name!r} is {cell!r}: use a file, or {{CONFIG: file, OPTS: [...]}}.")
-        cells[str(name)] = path.parent / cell["CONFIG"], [str(x) for x in cell.get("OPTS", [])]
+    cells = {str(name): _training(path, name, cell) for name, cell in content["CELLS"].items()}
     plan = Plan(
-        path.parent / content["BURN_IN"], cells, content["TEST"], [int(x) for x in content["SEEDS"]],
+        _training(path, "BURN_IN", content["BURN_IN"]), cells, content["TEST"], [int(x) for x in content["SEEDS"]],
         content.get("METRIC", "AP50"), content.get("BASELINE", ""), content.get("ORACLE", ""),
         content.get("PAIRS", []), content.get("CURVE", []), [str(x) for x in content.get("OPTS", [])],
     )  # fmt: skip
@@ -69,12 +64,20 @@ def read_plan(path):
         unknown = [name for name in names if name and name not in cells]
         if unknown:
             raise ConfigError(f"{path}: {key} names {unknown[0]!r}; the cells are {', '.join(cells)}.")
-    absent = [str(file) for file, _ in [(plan.burn_in, ()), *cells.values()] if not file.is_file()]
+    absent = [str(file) for file, _ in [plan.burn_in, *cells.values()] if not file.is_file()]
     if absent:
         raise ConfigError(f"{path} names the config {absent[0]}, which is not there.")
     if len({folder_name(name) for name in cells}) < len(cells):
         raise ConfigError(f"{path}: two cells would share a folder; give them names that differ in letters or digits.")
     return plan
+
+
+def _training(path, name, entry):
+    """(config file, options) of a plan's entry: a file's name, or a mapping."""
+    entry = {"CONFIG": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or set(entry) - {"CONFIG", "OPTS"} or "CONFIG" not in entry:
+        raise ConfigError(f"{path}: {name!r} is {entry!r}: use a config file, or {{CONFIG: file, OPTS: [...]}}.")
+    return path.parent / entry["CONFIG"], [str(x) for x in entry.get("OPTS", [])]
 
 
 def folder_name(cell):

@@ -95,6 +95,7 @@ def test_the_tool_writes_table_numbers_curves_and_report_of_what_is_there(runs, 
         ({"PAIRS": [["A + B", "C"]]}, "PAIRS names 'C'"),
         ({"CELLS": {"base": "b.yaml", "A + B": "absent.yaml", "top": "a.yaml"}}, r"absent\.yaml"),
         ({"CELLS": {"base": {"OPTS": []}}}, "'base'"),
+        ({"BURN_IN": ["b.yaml"]}, "'BURN_IN'"),
         ({"CELLS": {**CELLS, "A, B": "a.yaml"}}, "share a folder"),
     ],
 )
