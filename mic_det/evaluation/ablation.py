@@ -137,7 +137,7 @@ def _add_run(result, plan, seed, run):
             result.values.setdefault(name, []).append(value)
     seconds = sorted(run.curve("time")[1])
     result.hours.append(seconds[len(seconds) // 2] * run.last_step / 3600 if seconds else float("nan"))
-    result.curves.append({s + 1: v[plan.metric] for s, v in run.evaluations()[plan.test].items() if plan.metric in v})
+    result.curves.append({s: v[plan.metric] for s, v in run.evaluations()[plan.test].items() if plan.metric in v})
 
 
 def gap_closed(plan, results, cell):
