@@ -29,6 +29,8 @@ WRONG = [
     ("MODEL.MIC.CONSISTENCY.ROI_LOC_WEIGHT", [-0.5], "at least 0"),
     ("SOLVER.IMS_PER_BATCH_TARGET", [0], "at least 1"),
     ("SOLVER.ACCUMULATE_STEPS", [0], "at least 1"),
+    ("SOLVER.CHECKPOINT_KEEP", [-1], "at least 0"),
+    ("SOLVER.CHECKPOINT_PERIOD", [0, -5], "at least 1"),
     ("MODEL.MIC.MASK.DOMAINS", ["targets", ""], "'target', 'source', 'both'"),
     ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'none'"),
     ("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", ["keep"], "'skip', 'background'"),

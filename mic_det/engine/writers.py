@@ -93,9 +93,9 @@ class RunWriter(PeriodicWriter):
         self._resumed = None
 
     def state_dict(self):
-        if not self.writes:
+        storage = getattr(self.trainer, "storage", None)  # there is none before a training
+        if storage is None or not self.writes:
             return {}
-        storage = self.trainer.storage
         least = storage.iter - max(WINDOW, self._period)  # what is older has been written
         values = {}
         for name, history in storage.histories().items():
