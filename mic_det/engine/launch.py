@@ -168,11 +168,11 @@ def _report(errors, code):
     expected = [text for is_expected, text in found if is_expected]
     if expected:
         sys.exit(f"error: {expected[0]}")
+    if code < 0:  # what the others say is that they lost their connection
+        print(f"error: a process was ended by signal {-code} (9: where memory runs out).", file=sys.stderr)
+        sys.exit(128 - code)
     if found:
         sys.exit(found[0][1])
-    if code < 0:
-        print(f"error: a process was ended by signal {-code} (9 where memory ran out).", file=sys.stderr)
-        sys.exit(128 - code)
     if code:
         sys.exit(code)
 
