@@ -113,7 +113,7 @@ def _child(index, main, args, places, url, use_gpu, errors):
         _leave()
     except Exception as e:
         name = f"process {place.rank} of {place.world_size} failed with {type(e).__name__}"
-        errors.put((False, f"{traceback.format_exc()}error: {name}: {' '.join(str(e).split())[:300]}"))
+        errors.put((False, f"{traceback.format_exc()[-4000:]}error: {name}: {' '.join(str(e).split())[:300]}"))
         _leave()
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT)
