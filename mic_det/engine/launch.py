@@ -129,7 +129,7 @@ def _child(index, main, args, places, url, use_gpu, errors):
             errors.put((True, message))
             _leave()
         name = f"process {place.rank} of {place.world_size} failed with {type(e).__name__}"
-        errors.put((False, f"{traceback.format_exc()}error: {name}: {' '.join(str(e).split())[:300]}"))
+        errors.put((False, f"{traceback.format_exc()[-4000:]}error: {name}: {' '.join(str(e).split())[:300]}"))
         _leave()
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT)
@@ -190,11 +190,11 @@ def _report(errors, code):
     expected = [text for is_expected, text in found if is_expected]
     if expected:
         sys.exit(f"error: {expected[0]}")
+    if code < 0:  # what the others say is that they lost their connection
+        print(f"error: a process was ended by signal {-code} (9: where memory runs out).", file=sys.stderr)
+        sys.exit(128 - code)
     if found:
         sys.exit(found[0][1])
-    if code < 0:
-        print(f"error: a process was ended by signal {-code} (9 where memory ran out).", file=sys.stderr)
-        sys.exit(128 - code)
     if code:
         sys.exit(code)
 
