@@ -24,7 +24,8 @@ STUDENTS = {
     "both": {"MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__SEM_SEG_HEAD": HEAD, "MODEL__MASK_ON": True,
              "MODEL__ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 8}},
     "resnet18": {**TORCHVISION, "MODEL__TORCHVISION": {"NAME": "resnet18"}},
-    "resnet50": {**TORCHVISION, "MODEL__TORCHVISION": {"NAME": "resnet50", "NORM": "BN"}},
+    "resnet50": {**TORCHVISION, "MODEL__RESNETS__STRIDE_IN_1X1": True,  # as is Detectron2's default
+                 "MODEL__TORCHVISION": {"NAME": "resnet50", "NORM": "BN"}},
     "mobilenet": {**TORCHVISION, "MODEL__TORCHVISION": {"NAME": "mobilenet_v2"}},
 }  # fmt: skip
 
