@@ -163,6 +163,7 @@ def plot_sweep(points, path):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     sizes = sorted({tuple(p["size"]) for p in points})
@@ -176,6 +177,7 @@ def plot_sweep(points, path):
             name = f"{group[0]} x {group[1]}" if isinstance(group, tuple) else f"{group} + {group} images"
             axis.plot(list(map(x, chosen)), [p["mic_ms"] for p in chosen], "o-", color=f"C{i}", label=name)
             axis.plot(list(map(x, chosen)), [p["floor_ms"] for p in chosen], "--", color=f"C{i}")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set(xlabel=label, ylabel="ms a step", ylim=(0, None), xlim=(0, None))
         axis.legend(title="MIC; dashed: plain step + teacher inference", fontsize="small", title_fontsize="small")
     figure.savefig(path, dpi=120)
