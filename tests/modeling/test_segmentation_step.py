@@ -104,7 +104,7 @@ def test_the_mixtures_loss_has_a_weight_of_its_own():
     torch.testing.assert_close(losses[1]["masked/loss_sem_seg"], losses[0]["masked/loss_sem_seg"])
 
 
-@pytest.mark.parametrize("top, bottom", [(9, 0), (0, 9), (3, 3)])
+@pytest.mark.parametrize("top, bottom", [(9, 0), (0, 5), (3, 3)])
 def test_strips_as_high_as_the_image_leave_nothing(top, bottom):
     logits = torch.zeros(1, 2, 4, 6)
     logits[:, 0] = 9.0

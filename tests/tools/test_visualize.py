@@ -3,10 +3,12 @@
 import json
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from helpers_data import (
@@ -151,6 +153,17 @@ def test_a_window_without_a_display_is_refused_before_time_is_spent(folder, monk
     monkeypatch.setattr("matplotlib.pyplot.figure", Figure)  # as with the Agg backend, that knows no toolkit
     message = refusal_here("visualize_pseudo_boxes.py", *args, monkeypatch=monkeypatch)
     assert "--window" in message and "display" in message and not (folder / "none").exists()
+
+
+def test_a_window_shows_each_picture_that_is_written(folder, tmp_path, monkeypatch):
+    """Matplotlib's backend without windows, which claims to have one: what would be on the screen."""
+    shown = []
+    monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "headless")
+    monkeypatch.setattr(plt, "show", lambda: shown.append((plt.gcf().get_label(), plt.gca().images[0].get_array())))
+    draw(folder, tmp_path, "--num-images", 2, "--window", monkeypatch=monkeypatch)
+    plt.close("all")
+    assert [title for title, _ in shown] == ["val_0", "val_3"]
+    assert all(np.array_equal(picture, read(tmp_path / f"{title}.png")) for title, picture in shown)
 
 
 def test_no_weights_at_all_are_refused(folder, monkeypatch):
