@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 from detectron2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
@@ -58,7 +59,7 @@ class TwoDomainLoader:
             batch_sampler=plan,
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=leave_signals_to_the_trainer,
             generator=Generator(),  # else each start of the workers draws from the training's random numbers
         )
 
@@ -110,11 +111,18 @@ def build_mic_train_loader(cfg):
     return TwoDomainLoader([source, target], seed, cfg.DATALOADER.NUM_WORKERS)
 
 
-def _leave_signals_to_the_trainer(worker_id):
-    """Ctrl-C and SIGTERM reach a whole job: the trainer needs its workers until the end of its step."""
+def leave_signals_to_the_trainer(worker_id):
+    """For worker processes: Ctrl-C and SIGTERM reach a whole job, and the trainer needs them until its step's end.
+
+    The trainer itself ends them by SIGTERM, which they obey.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _only_ignore_once)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows: there SIGTERM ends them
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _only_ignore_once(*_):
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a worker that hangs can still be ended
+def _obey_parent(parent):
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

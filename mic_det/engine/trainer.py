@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
-from ..data.loader import build_mic_train_loader
+from ..data.loader import build_mic_train_loader, leave_signals_to_the_trainer
 from ..data.mapper import DomainMapper
 from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
@@ -123,7 +123,9 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_detection_test_loader(cfg, dataset_name, mapper=DomainMapper(cfg, False))
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=DomainMapper(cfg, False))
+        loader.worker_init_fn = leave_signals_to_the_trainer
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
