@@ -128,6 +128,8 @@ def _add_method_keys(cfg):
 
     # Colour changes of the student's view before it is masked; drawn per image and step.
     mic.COLOR = CN()
+    # Whether source images get them too (mean-teacher detectors; MIC leaves source images as they are).
+    mic.COLOR.SOURCE = False
     # Brightness, contrast, saturation and hue are changed by up to this much. Published: 0.2.
     mic.COLOR.JITTER_STRENGTH = 0.2
     mic.COLOR.JITTER_PROB = 0.8

@@ -48,6 +48,7 @@ class MICRCNN(StudentTeacher):
         student,
         teacher,
         strong_view,
+        strong_source=False,
         evaluate="teacher",
         burn_in_steps=0,
         alpha=0.9,
@@ -72,6 +73,7 @@ class MICRCNN(StudentTeacher):
             student, teacher (nn.Module): two models of the same architecture with a ``backbone`` and an R-CNN's
                 heads (``proposal_generator``, ``roi_heads``), a ``sem_seg_head``, or both.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it.
+            strong_source (bool): whether source images are seen that way too.
             score_threshold (float or sequence): delta, one for all classes or one a class.
             consistency (ConsistencyWeights): weights of the terms of L_M.
             alignment (DomainAlignment): L_T; None leaves it out.
@@ -87,6 +89,7 @@ class MICRCNN(StudentTeacher):
         check_pair(student, teacher)
         super().__init__(student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, evaluate=evaluate)
         self.strong_view = strong_view
+        self.strong_source = strong_source
         self.teacher_input_size = teacher_input_size
         self.select = dict(
             score_threshold=score_threshold, nms_threshold=nms_threshold, max_boxes=max_boxes, min_size=min_box_size
@@ -120,6 +123,7 @@ class MICRCNN(StudentTeacher):
                 mic.COLOR.JITTER_STRENGTH, mic.COLOR.JITTER_PROB, mic.COLOR.BLUR_SIGMA, mic.COLOR.BLUR_PROB,
                 channels=cfg.INPUT.FORMAT,
             ),
+            "strong_source": mic.COLOR.SOURCE,
             "evaluate": mic.EVALUATE,
             "burn_in_steps": mic.BURN_IN_STEPS,
             "alpha": mic.TEACHER.ALPHA,
@@ -194,10 +198,9 @@ class MICRCNN(StudentTeacher):
                 mixed, mixed_labels = mix_batch(
                     source, truth["pixels"], mixed, taught.pixels, self.student.sem_seg_head.ignore_value, self.device
                 )
-            strong = [
-                {"image": self.strong_view(x["image"].to(self.device))} for x in masked_target + masked_source + mixed
-            ]
-        images = preprocess(self.student, source + whole + strong)
+            strong = self.strong_views(masked_target + masked_source + mixed)
+            shown = self.strong_views(source) if self.strong_source else source
+        images = preprocess(self.student, shown + whole + strong)
         n, m, end = len(source), len(source) + len(whole), len(images) - len(mixed)
         first = m if labelled else end - len(masked_source)  # of the views that L_M is for
         aligned = m + len(masked_target) if align is not None and align.sees_masked else m
@@ -232,6 +235,10 @@ class MICRCNN(StudentTeacher):
                     losses.update(alignment_losses(align, self.student, *seen, (n, m), used, self.steps))
             yield losses
             del losses, features, regions, masked_regions, views  # before the next part needs the memory
+
+    def strong_views(self, inputs):
+        """The student's strong view of each image, as inputs of a model."""
+        return [{"image": self.strong_view(x["image"].to(self.device))} for x in inputs]
 
     def source_truth(self, source):
         """Labels of source images on the device: ``boxes`` (Instances) and ``pixels`` (PixelLabels), where used."""

@@ -12,6 +12,13 @@ from mic_det.modeling.masking import StrongView
 NO_CHANGE = {"MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0}
 
 
+class Negative(torch.nn.Module):
+    """A strong view that can be told by hand."""
+
+    def forward(self, image):
+        return 255 - image.float()
+
+
 def backbone_inputs(model, batch):
     """What the student's backbone sees in one step, and the losses."""
     seen = []
@@ -85,6 +92,15 @@ def test_strong_view_without_mask_is_a_valid_setting():
     assert not (seen[0][1] == 0).all(dim=0).any()
     assert not torch.allclose(seen[0][1], normalised(model, target_input()["image"].float()))
     assert "masked/loss_cls" in losses
+
+
+def test_source_images_get_the_colour_changes_where_asked_and_are_never_hidden():
+    model = build_model(tiny_cfg(MODEL__MIC__COLOR__SOURCE=True, MODEL__MIC__CONSISTENCY__WEIGHT=0.0))
+    model.strong_view = Negative()
+    seen, losses = backbone_inputs(model, [source_input(0), source_input(1)])
+    for i in (0, 1):
+        torch.testing.assert_close(seen[0][i], normalised(model, 255 - source_input(i)["image"].float()))
+    assert losses["source/loss_box_reg"].isfinite()
 
 
 def test_without_changes_the_student_sees_what_the_teacher_sees():

@@ -1,0 +1,119 @@
+"""Plans are checked, and the table is what one works out by hand from the runs' files."""
+
+import json
+
+import pytest
+import yaml
+
+from helpers_data import refusal_here, run_tool_here
+from mic_det.config import ConfigError
+from mic_det.engine.runs import ROOT
+from mic_det.evaluation.ablation import collect, folder_name, gap_closed, mean_curves, read_plan, run_folder, table
+
+CELLS = {"base": "b.yaml", "A + B": {"CONFIG": "a.yaml", "OPTS": ["SOLVER.MAX_ITER", 7]}, "top": "a.yaml"}
+PLAN = {
+    "BURN_IN": "b.yaml", "CELLS": CELLS, "TEST": "fog", "SEEDS": [2, 3], "BASELINE": "base", "ORACLE": "top",
+    "PAIRS": [["A + B", "base"]], "CURVE": ["A + B"],
+}  # fmt: skip
+
+
+def write_plan(folder, **changes):
+    for name in ("a.yaml", "b.yaml"):
+        (folder / name).write_text("VERSION: 2\n")
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in {**PLAN, **changes}.items() if v is not None}, sort_keys=False))
+    return path
+
+
+def write_run(output, seed, cell, evaluations, seconds=0.5, finished=True):
+    """A run of 20 steps; ``evaluations`` maps the step after which it was evaluated to (AP50, AP50 of cars)."""
+    folder = run_folder(output, seed, cell)
+    folder.mkdir(parents=True)
+    rows = [{"iteration": 19, "total_loss": 1.0, "time": seconds}]
+    rows += [{"iteration": s - 1, "bbox/AP50": ap, "bbox/AP50-car": car} for s, (ap, car) in evaluations.items()]
+    (folder / "metrics.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "config.yaml").write_text("DATASETS: {TEST: [fog]}\nSOLVER: {MAX_ITER: 20}\n")
+    if finished:
+        (folder / "model_final.pth").write_bytes(b"")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    plan, output = read_plan(write_plan(tmp_path)), tmp_path / "out"
+    for seed, base, ours, top in ((2, 40.0, 55.0, 60.0), (3, 44.0, 51.0, 64.0)):
+        write_run(output, seed, None, {20: (30.0 + seed, 1.0)})
+        write_run(output, seed, "base", {20: (base, 10.0)})
+        write_run(output, seed, "A + B", {10: (ours - 5, 0.0), 20: (ours, 20.0 + seed)}, seconds=1.8)
+        write_run(output, seed, "top", {20: (top, 30.0)})
+    return plan, output
+
+
+def test_means_spreads_gap_and_hours_are_those_worked_out_by_hand(runs):
+    plan, output = runs
+    results = collect(plan, output)
+    assert list(results) == ["burn-in", "base", "A + B", "top"]
+    ours = results["A + B"]
+    assert ours.mean("AP50") == pytest.approx(53.0) and ours.spread("AP50") == pytest.approx(8**0.5)
+    # means 42, 53, 62
+    assert gap_closed(plan, results, "A + B") == pytest.approx(11 / 20)
+    assert ours.hours == pytest.approx([20 * 1.8 / 3600] * 2)
+    assert mean_curves(plan, results) == {"A + B": ([0, 10, 20], [32.5, 48.0, 53.0])}
+    lines = table(plan, results).splitlines()
+    assert lines[0] == "| method | AP50, mean ± s.d. | each seed | gap closed | car | h |"
+    assert "| A + B | 53.0 ± 2.8 | 55.0 51.0 | 55% | 22.5 | 0.01 |" in lines
+    assert lines[-1] == "A + B against base, seed by seed: +15.0, +7.0"
+
+
+def test_runs_that_have_not_ended_are_left_out(runs):
+    plan, output = runs
+    (run_folder(output, 3, "A + B") / "model_final.pth").unlink()
+    results = collect(plan, output)
+    assert results["A + B"].seeds == [2] and results["A + B"].spread("AP50") is None
+    assert table(plan, results).splitlines()[-1] == "A + B against base, seed by seed: +15.0"
+    assert collect(plan, output, [3])["base"].values["AP50"] == [44.0]
+
+
+def test_the_tool_writes_table_numbers_curves_and_report_of_what_is_there(runs, monkeypatch, capsys):
+    plan, output = runs
+    run_tool_here("ablation.py", "--plan", output.parent / "plan.yaml", "--output", output, "--table",
+                  monkeypatch=monkeypatch)  # fmt: skip
+    text = (output / "table.md").read_text(encoding="utf-8")
+    assert text.strip() in capsys.readouterr().out and "53.0 ± 2.8" in text
+    assert json.loads((output / "results.json").read_text())["top"]["AP50"] == [60.0, 64.0]
+    assert (output / "curves.png").stat().st_size > 1000
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "seed2/a_b" in page and "seed3/burn_in" in page
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"SEED": [1]}, "'SEED'"),
+        ({"CELLS": None}, "CELLS is missing"),
+        ({"SEEDS": []}, "SEEDS is missing"),
+        ({"BASELINE": "bass"}, "BASELINE names 'bass'"),
+        ({"PAIRS": [["A + B", "C"]]}, "PAIRS names 'C'"),
+        ({"CELLS": {"base": "b.yaml", "A + B": "absent.yaml", "top": "a.yaml"}}, r"absent\.yaml"),
+        ({"CELLS": {"base": {"OPTS": []}}}, "'base'"),
+        ({"CELLS": {**CELLS, "A, B": "a.yaml"}}, "share a folder"),
+    ],
+)
+def test_plans_that_cannot_work_are_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_plan(write_plan(tmp_path, **changes))
+
+
+def test_what_the_tool_is_asked_for_must_exist(runs, monkeypatch, tmp_path):
+    ask = ["ablation.py", "--plan", tmp_path / "plan.yaml", "--output", tmp_path / "nothing"]
+    assert "'C'" in refusal_here(*ask, "--cells", "C", monkeypatch=monkeypatch)
+    assert "no run below" in refusal_here(*ask, "--table", monkeypatch=monkeypatch)
+    assert "absent.yaml" in refusal_here("ablation.py", "--plan", "absent.yaml", monkeypatch=monkeypatch)
+
+
+def test_folder_names_are_plain():
+    assert folder_name("MIC + SADA, delta 0.6") == "mic_sada_delta_0.6"
+
+
+def test_shipped_plans_can_be_read():
+    for path in (ROOT / "configs").glob("*/ablation*.yaml"):
+        assert read_plan(path).cells

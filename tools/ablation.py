@@ -1,0 +1,101 @@
+"""Train methods side by side over several seeds, and write one table, curves and a report of all runs.
+
+A plan (see configs/minicity/ablation.yaml) says what is compared. Each seed has a burn-in on the source alone,
+from whose weights all methods of that seed go on. Runs that are complete are not repeated, and one that was
+stopped goes on: the same call continues. Choose settings on other seeds, or another split, than you report:
+    python tools/ablation.py --seeds 1 --output output/choose --cells MIC
+    python tools/ablation.py --output output/ablation
+    python tools/ablation.py --output output/ablation --table     # only the table of what is there
+"""
+
+import argparse
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mic_det.config import ConfigError
+from mic_det.data.catalog import DataError
+from mic_det.engine.runs import ROOT, RunError, train
+from mic_det.evaluation.ablation import collect, mean_curves, read_plan, run_folder, table
+from mic_det.visualization.curves import line_chart
+from mic_det.visualization.report import build_report
+from mic_det.visualization.run_files import distinct_names, read_run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", default=ROOT / "configs/minicity/ablation.yaml", help="YAML file (%(default)s)")
+    parser.add_argument("--output", default="output/ablation", help="folder of all runs (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the plan's SEEDS")
+    parser.add_argument("--cells", nargs="+", help="only these methods")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, which share the cores (%(default)s)")
+    parser.add_argument("--threads", type=int, help="of each training's arithmetic (default: all cores)")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    return parser.parse_args()
+
+
+def main(args):
+    plan = read_plan(args.plan)
+    unknown = [c for c in args.cells or () if c not in plan.cells]
+    if unknown:
+        raise ConfigError(f"--cells names {unknown[0]!r}; the plan's cells are {', '.join(plan.cells)}.")
+    seeds = args.seeds or plan.seeds
+    if not args.table:
+        run_all(plan, Path(args.output), seeds, args.cells or list(plan.cells), args.jobs, args.threads)
+    results = collect(plan, args.output, seeds)
+    if not results:
+        raise DataError(f"no run below {args.output} has come to its end yet.")
+    write_results(plan, results, Path(args.output), seeds)
+
+
+def run_all(plan, output, seeds, cells, jobs, threads):
+    """Burn-ins first, then method by method: what a stopped call leaves can be compared over the seeds."""
+    with ThreadPoolExecutor(jobs) as pool:
+        burn_ins = {s: pool.submit(run_one, plan, output, s, None, threads) for s in seeds}
+        others = [pool.submit(run_after, burn_ins[s], plan, output, s, c, threads) for c in cells for s in seeds]
+        try:
+            for run in (*burn_ins.values(), *others):
+                run.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def run_after(burn_in, *run):
+    burn_in.result()
+    run_one(*run)
+
+
+def run_one(plan, output, seed, cell, threads):
+    folder = run_folder(output, seed, cell)
+    if (folder / "model_final.pth").is_file():
+        return
+    config, opts = plan.cells[cell] if cell else (plan.burn_in, [])
+    if cell:
+        opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
+    print(f"seed {seed}: {cell or 'burn-in'} -> {folder}\n", end="", flush=True)  # whole, from any thread
+    train(config, folder, [*plan.opts, *opts, "SEED", seed], log=folder / "console.txt", threads=threads)
+
+
+def write_results(plan, results, output, seeds):
+    text = table(plan, results)
+    print(text)
+    (output / "table.md").write_text(text + "\n", encoding="utf-8")
+    values = {name: {"seeds": r.seeds, "hours": r.hours, **r.values} for name, r in results.items()}
+    (output / "results.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    curves = mean_curves(plan, results)
+    if curves:
+        title = f"{plan.metric} on {plan.test}, mean of the seeds"
+        line_chart(title, curves, ylabel=plan.metric).savefig(output / "curves.png", dpi=150)
+    folders = [run_folder(output, s, c) for c in (None, *plan.cells) for s in seeds]
+    runs = distinct_names([read_run(f) for f in folders if (f / "metrics.json").is_file()])
+    (output / "report.html").write_text(build_report(runs), encoding="utf-8")
+    print(f"\nin {output}: table.md, results.json, curves.png, report.html")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (ConfigError, DataError, RunError) as e:
+        sys.exit(f"error: {e}")
