@@ -69,9 +69,6 @@ class StudentTeacher(nn.Module):
     def device(self):
         return self.student.device
 
-    def __getstate__(self):
-        return {**super().__getstate__(), "_average": None}  # a copy looks its own tensors up
-
     def train(self, mode=True):
         """Training mode is the student's alone: the teacher stays in inference mode."""
         super().train(mode)
@@ -93,7 +90,7 @@ class StudentTeacher(nn.Module):
             self.steps += 1
             average = self._average
             if average is None or average.student is not self.student or average.teacher is not self.teacher:
-                average = self._average = WeightAverage(self.teacher, self.student)  # also in a copy of this model
+                average = self._average = WeightAverage(self.teacher, self.student)
             with section("EMA"):
                 average.update(ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
 
