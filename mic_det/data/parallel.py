@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -36,7 +35,7 @@ def run_parallel(function, jobs, workers=None, description=None, progress=True, 
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             try:
-                with _interrupts_ignored():
+                with _interrupts_held_back():
                     done = pool.map(function, jobs, chunksize=4)
                 return [_counted(bar, answer) for answer in done]
             except BrokenProcessPool as e:
@@ -55,16 +54,17 @@ def _counted(bar, answer):
 
 
 @contextlib.contextmanager
-def _interrupts_ignored():
-    """Processes started here leave Ctrl-C to this one, which stops them after the job at hand."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+def _interrupts_held_back():
+    """Ctrl-C reaches this process afterwards, and processes started here never: this one stops them after their job."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # not ignored: it would be lost here, and starting processes takes seconds
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def write_bytes(path, content):
