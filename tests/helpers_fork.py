@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import traceback
@@ -49,16 +50,21 @@ class ForkServer:
 def serve():
     answers = os.dup(1)
     os.dup2(2, 1)  # nothing else may write where answers are read
+    running = set()
     for line in sys.stdin:
         question = json.loads(line)
         if "args" in question:
             answer = os.fork()
             if answer == 0:
                 live(question)
+            running.add(answer)
         else:
             pid, status = os.waitpid(question["pid"], 0 if question["block"] else os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
+            running.discard(pid)
         os.write(answers, (json.dumps(answer) + "\n").encode())
+    for pid in running:  # the tests were ended in their midst
+        os.kill(pid, signal.SIGKILL)
 
 
 def join(file, rank, world_size):
