@@ -4,13 +4,15 @@ VENV := .venv
 # An environment that is there already stays with its own Python, unless PYTHON names another.
 PYTHON ?= $(shell $(VENV)/bin/python -c 'print("$(VENV)/bin/python")' 2>/dev/null || echo python3)
 DEMO_ARGS ?=
+ABLATION_ARGS ?=
 
-.PHONY: help env test demo clean
+.PHONY: help env test demo ablation clean
 
 help:
 	@echo "make env    set up $(VENV) (again: a second; PYTHON=python3.12 picks the interpreter)"
 	@echo "make test   run the tests"
 	@echo "make demo   train and adapt a small detector on the CPU (DEMO_ARGS=\"...\" goes to tools/demo.py)"
+	@echo "make ablation   the README's table: methods side by side, hours (ABLATION_ARGS=\"--seeds 2 --jobs 2 --threads 1\")"
 	@echo "make clean  remove caches and build leftovers; $(VENV), data and output stay"
 
 env:
@@ -24,6 +26,10 @@ test: env
 
 demo: env
 	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
+
+ablation: env
+	$(VENV)/bin/python datasets/make_minicity.py
+	$(VENV)/bin/python tools/ablation.py $(ABLATION_ARGS)
 
 clean:
 	rm -rf build dist mic_det.egg-info .pytest_cache .ruff_cache .hypothesis

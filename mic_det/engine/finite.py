@@ -142,20 +142,20 @@ class FiniteCheck:
                 f"{iteration} (SOLVER.NON_FINITE.MAX_OVERFLOWS; the loss scale is down to {scaler.get_scale():g}): "
                 "use SOLVER.AMP.DTYPE bfloat16, or lower SOLVER.BASE_LR."
             )
-        self.skipped += 1
         if report["terms"] or not any_term:
             self._write(iteration, model, seen, report)
         text = _describe(iteration, reports)
         broken = [name for r in reports for name in r["buffers"]]
         if broken:
             raise NonFiniteError(f"{text} It spoilt {broken[0]} too: go on from an earlier checkpoint (--resume).")
-        if self.skipped > self.skip_steps:
+        if self.skipped >= self.skip_steps:
             where = f" The batch is in {self._folder()}." if self.output_dir else ""
             after = f" {self.skip_steps} such steps were skipped before." if self.skip_steps else ""
             raise NonFiniteError(
                 f"{text}{after}{where} Lower SOLVER.BASE_LR, set SOLVER.CLIP_GRADIENTS.ENABLED True, use bfloat16 in "
                 "place of float16, or skip such steps: SOLVER.NON_FINITE.SKIP_STEPS."
             )
+        self.skipped += 1
         logger.warning("%s The step is skipped (%d of %d).", text, self.skipped, self.skip_steps)
         return "skip"
 

@@ -96,13 +96,16 @@ class RunWriter(PeriodicWriter):
         storage = getattr(self.trainer, "storage", None)  # there is none before a training
         if storage is None or not self.writes:
             return {}
-        least = storage.iter - max(WINDOW, self._period)  # what is older has been written
+        done = self.trainer.iter
+        least = done - max(WINDOW, self._period)  # what is older has been written
         values = {}
         for name, history in storage.histories().items():
-            last = history.values()[-1][1]
-            recent = itertools.takewhile(lambda x: x[1] > last - WINDOW, reversed(history.values()))  # noqa: B023
-            if last > least:
-                values[name] = (storage.smoothing_hints()[name], list(recent)[::-1])
+            # a step that failed has logged values too, which do not count
+            newest_first = itertools.dropwhile(lambda x: x[1] > done, reversed(history.values()))
+            latest = next(newest_first, (None, least))
+            if latest[1] > least:
+                recent = itertools.takewhile(lambda x: x[1] > latest[1] - WINDOW, newest_first)  # noqa: B023
+                values[name] = (storage.smoothing_hints()[name], [latest, *recent][::-1])
         return {"values": values, "metrics_size": self.metrics.size(), "max_iter": self.trainer.max_iter}
 
     def load_state_dict(self, state_dict):

@@ -12,6 +12,7 @@ from detectron2.engine import HookBase
 
 from helpers_data import forget_registered_sets
 from helpers_resume import MIC, make_trainer, metrics, same, saved, write_mixed_domains
+from mic_det.engine.finite import NonFiniteError
 from mic_det.engine.signals import TrainingStopped
 
 EVALUATION = {"DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 4}
@@ -103,6 +104,28 @@ def test_the_straight_run_proves_something(straight):
     state = saved(folder)["trainer"]["hooks"]["ExactState"]
     assert state["data"]["batches"] == {"source": 16, "target": 16}
     assert len(state["random"]) == 1
+
+
+class Spoil(HookBase):
+    """Makes one gradient of step ``at`` NaN."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_backward(self):
+        if self.trainer.iter == self.at:
+            next(p.grad for p in self.trainer.model.parameters() if p.grad is not None)[0] = torch.nan
+
+
+def test_a_step_whose_numbers_are_not_finite_is_taken_again_with_its_own_batch(data, tmp_path, straight):
+    trainer, hook = make_trainer(data, tmp_path, **CASES["mic"]), Spoil(at=5)
+    trainer._trainer.register_hooks([hook])
+    hook.trainer = trainer
+    with pytest.raises(NonFiniteError, match="model_0000004.pth"):
+        trainer.train()
+    losses = train(data, tmp_path, resume=True, **CASES["mic"])
+    assert min(losses) == 5
+    check_equal(tmp_path, losses, straight["mic"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
