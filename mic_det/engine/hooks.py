@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import random
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from detectron2.engine.hooks import EvalHook
 
 from ..data.catalog import DataError
 from ..data.mapper import DomainMapper
+from ..random_state import get_random_state, set_random_state
 from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 from .media import write_picture
 
@@ -94,13 +94,10 @@ class EvalAfterSuccess(EvalHook):
 def undisturbed(model):
     """Put the random states of torch, NumPy and Python and the modes of all modules back afterwards."""
     modes = [(m, m.training) for m in model.modules()]
-    states = random.getstate(), np.random.get_state()
+    state = get_random_state()
     try:
-        # manual_seed reaches all GPUs of the process, so all are put back
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
+        yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+        set_random_state(state)
         for module, mode in modes:
             module.training = mode
