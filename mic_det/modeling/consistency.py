@@ -75,13 +75,10 @@ def _rpn_losses(rpn, views, weights):
         labels = torch.stack([x if used else torch.full_like(x, -1) for x, used in zip(labels, views.used)])
         normalizer = rpn.batch_size_per_image * len(labels)
     if weights.rpn_cls:
-        sampled = labels >= 0
-        all_logits = cat(logits, dim=1)
-        with torch.no_grad():
-            q = _objectness_quality(Boxes.cat(anchors).tensor, labels, all_logits, matched_boxes, views, weights)
-        loss = F.binary_cross_entropy_with_logits(
-            all_logits[sampled], labels[sampled].to(all_logits.dtype), weight=q, reduction="sum"
-        )
+        loss = _objectness_loss(
+            Boxes.cat(anchors).tensor, labels, cat(logits, dim=1), matched_boxes, views, weights.quality,
+            rpn.batch_size_per_image,
+        )  # fmt: skip
         losses["loss_rpn_cls"] = loss / normalizer * rpn.loss_weight.get("loss_rpn_cls", 1.0) * weights.rpn_cls
     if weights.rpn_loc:
         loss = _dense_box_regression_loss(
@@ -92,23 +89,45 @@ def _rpn_losses(rpn, views, weights):
     return rpn.predict_proposals(anchors, logits, deltas, views.images.image_sizes), losses
 
 
-def _objectness_quality(anchors, labels, logits, matched_boxes, views, weights):
-    """q of the sampled anchors (S,), in the order of ``labels[labels >= 0]``."""
-    sampled = labels >= 0
-    if weights.quality == "none":
-        return torch.ones_like(logits[sampled])
-    if weights.quality == "student":
-        p = logits[sampled].sigmoid()
+def _objectness_loss(anchors, labels, logits, matched_boxes, views, quality, num_sampled):
+    """Sum of q times the binary cross entropy of N images' sampled anchors; labels and logits are (N, A).
+
+    As many anchors an image are looked at as Detectron2 samples at most, with weight 0 where it sampled fewer, so
+    that the host need not know how many there are.
+    """
+    # of those sampled, in the order of the anchors
+    chosen = (labels >= 0).float().topk(min(num_sampled, labels.shape[1]), dim=1).indices.sort(dim=1).values
+    labels, logits = labels.gather(1, chosen), logits.gather(1, chosen)
+    matched = [x[rows] for x, rows in zip(matched_boxes, chosen)]
+    with torch.no_grad():
+        q = _objectness_quality([anchors[rows] for rows in chosen], labels, logits, matched, views, quality)
+        q = q * (labels >= 0)
+    return F.binary_cross_entropy_with_logits(logits, (labels == 1).to(logits.dtype), weight=q, reduction="sum")
+
+
+def _objectness_quality(anchors, labels, logits, matched_boxes, views, quality):
+    """q (N, S) of N images' S anchors each; of any value where an anchor is not sampled."""
+    if quality == "none":
+        return torch.ones_like(logits)
+    if quality == "student":
+        p = logits.sigmoid()
         return torch.maximum(p, 1 - p)
-    quality = torch.ones_like(logits)
-    background = views.background_prob([anchors[row == 0] for row in labels])
-    for i, (row, target) in enumerate(zip(labels, views.targets)):
-        quality[i, row == 0] = background[i].to(quality.dtype)
+    # the teacher is not asked about images that do not take part
+    background = _of_used(views, anchors)
+    rows = []
+    for label, p, boxes, target in zip(labels, background, matched_boxes, views.targets):
+        q = torch.ones_like(logits[0]) if len(p) == 0 else p.to(logits.dtype)
         if len(target):
             # Detectron2 tells an anchor's matched box but not its index: find the box again
-            same = (matched_boxes[i][row == 1][:, None] == target.gt_boxes.tensor[None]).all(dim=2)
-            quality[i, row == 1] = (same * target.gt_scores).amax(dim=1).to(quality.dtype)
-    return quality[sampled]
+            same = (boxes[:, None] == target.gt_boxes.tensor[None]).all(dim=2)
+            q = torch.where(label == 1, (same * target.gt_scores).amax(dim=1).to(logits.dtype), q)
+        rows.append(q)
+    return torch.stack(rows)
+
+
+def _of_used(views, boxes):
+    """The weight of regions (R_i, 4) as background; for an image that does not take part, no region's."""
+    return views.background_prob([b if used else b[:0] for b, used in zip(boxes, views.used)])
 
 
 def _roi_losses(roi_heads, proposals, views, weights):
@@ -117,14 +136,12 @@ def _roi_losses(roi_heads, proposals, views, weights):
     regions = Regions(boxes, region_features(roi_heads, views.features, boxes))
     logits, deltas = roi_heads.box_predictor(regions.features)
     labels = cat([x.gt_classes for x in sampled])
-    used = cat([torch.full_like(x.gt_classes, u, dtype=torch.bool) for x, u in zip(sampled, views.used)])
     predictor = roi_heads.box_predictor
     losses = {}
     if weights.roi_cls:
         with torch.no_grad():
-            q = _class_quality(logits, sampled, views, weights, roi_heads.num_classes)
-        loss = F.cross_entropy(logits[used], labels[used], reduction="none")
-        loss = (loss * q[used]).sum() / max(len(labels), 1)
+            q = _class_quality(logits, sampled, views, weights.quality, roi_heads.num_classes)
+        loss = (F.cross_entropy(logits, labels, reduction="none") * q).sum() / max(len(labels), 1)
         losses["loss_cls"] = loss * predictor.loss_weight.get("loss_cls", 1.0) * weights.roi_cls
     if weights.roi_loc:
         truth = cat([(x.gt_boxes if x.has("gt_boxes") else x.proposal_boxes).tensor for x in sampled])
@@ -133,22 +150,22 @@ def _roi_losses(roi_heads, proposals, views, weights):
     return losses, regions
 
 
-def _class_quality(logits, sampled, views, weights, background_class):
-    """q of the sampled proposals (R,), in the order of the logits' rows; of any value where an image is not used."""
-    if weights.quality == "none":
-        return torch.ones_like(logits[:, 0])
-    if weights.quality == "student":
-        return logits.softmax(dim=1).amax(dim=1)
-    # the teacher is not asked about images that do not take part
-    is_background = [(x.gt_classes == background_class) & used for x, used in zip(sampled, views.used)]
-    background = views.background_prob([x.proposal_boxes.tensor[m] for x, m in zip(sampled, is_background)])
-    quality = []
-    for x, mask, p in zip(sampled, is_background, background):
+def _class_quality(logits, sampled, views, quality, background_class):
+    """q of the sampled proposals (R,), in the order of the logits' rows; 0 where an image is not used."""
+    used = cat([torch.full_like(logits[: len(x), 0], u) for x, u in zip(sampled, views.used)])
+    if quality == "none":
+        return used
+    if quality == "student":
+        return logits.softmax(dim=1).amax(dim=1) * used
+    # of all of them, as telling which are background would have the host wait for their number
+    background = _of_used(views, [x.proposal_boxes.tensor for x in sampled])
+    rows = []
+    for x, p in zip(sampled, background):
         q = x.gt_scores.to(logits.dtype) if x.has("gt_scores") else torch.ones_like(logits[: len(x), 0])
-        q = q.clone()
-        q[mask] = p.to(q.dtype)
-        quality.append(q)
-    return cat(quality)
+        if len(p):
+            q = torch.where(x.gt_classes == background_class, p.to(q.dtype), q)
+        rows.append(q)
+    return cat(rows) * used
 
 
 def pseudo_targets(pseudo):

@@ -25,6 +25,7 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
     keep = _confident(instances, score_threshold)
     if min_size > 0:
         keep &= _large(boxes, min_size)
+    keep = keep.nonzero()[:, 0]  # the one number of a step that the host must know: how many there are
     boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     if nms_threshold is None:
         order = scores.argsort(descending=True, stable=True)

@@ -126,18 +126,19 @@ def test_quality_of_classes_by_hand():
     views = MaskedViews(None, {}, [], [True, True], background_prob)
 
     def quality(mode):
-        return consistency._class_quality(logits, hand_made_regions(), views, ConsistencyWeights(quality=mode), 3)
+        return consistency._class_quality(logits, hand_made_regions(), views, mode, 3)
 
     assert quality("none").tolist() == [1, 1, 1]
     # the pseudo-box's score for the matched region, the teacher's background probability for the others
     torch.testing.assert_close(quality("teacher"), torch.tensor([0.9, 0.1, 0.2]))
-    assert asked == [[[9.0, 9, 20, 20]], [[1.0, 1, 6, 6]]]
+    assert asked == [x.proposal_boxes.tensor.tolist() for x in hand_made_regions()]
     e = torch.e
     expected = [0.25, e**2 / (e + 2 + e**2), e**5 / (e**5 + 3)]
     torch.testing.assert_close(quality("student"), torch.tensor(expected))
 
 
-def test_quality_of_objectness_by_hand():
+@pytest.mark.parametrize("num_sampled", [3, 4, 256])
+def test_objectness_loss_by_hand(num_sampled):
     anchors = torch.tensor([[0.0, 0, 4, 4], [10.0, 10, 20, 20], [30.0, 30, 40, 40], [5.0, 5, 9, 9]])
     labels = torch.tensor([[1, 0, -1, 1], [0, -1, -1, 0]])  # positive, negative, not sampled
     logits = torch.tensor([[0.0, 2.0, 9.0, -1.0], [1.0, 9.0, 9.0, -3.0]])
@@ -146,23 +147,22 @@ def test_quality_of_objectness_by_hand():
     none = torch.zeros(0)
     nothing = Instances((50, 50), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=none, gt_scores=none)
     matched = [target.gt_boxes.tensor[[0, 0, 0, 1]], torch.zeros(4, 4)]
-    asked = []
 
-    def background_prob(boxes):
-        asked.extend(b.tolist() for b in boxes)
-        return [torch.tensor([0.3]), torch.tensor([0.4, 0.5])]
+    def background_prob(boxes):  # each anchor's own: 0.1 more than a hundredth of its left side
+        return [0.1 + b[:, 0] / 100 for b in boxes]
 
-    views = MaskedViews(None, {}, [target, nothing], [True, True], background_prob)
+    def loss(mode, used=(True, True)):
+        views = MaskedViews(None, {}, [target, nothing], list(used), background_prob)
+        own = torch.where(torch.tensor(used)[:, None], labels, -1)
+        return consistency._objectness_loss(anchors, own, logits, matched, views, mode, num_sampled).item()
 
-    def quality(mode):
-        weights = ConsistencyWeights(quality=mode)
-        return consistency._objectness_quality(anchors, labels, logits, matched, views, weights)
-
-    torch.testing.assert_close(quality("teacher"), torch.tensor([0.6, 0.3, 0.7, 0.4, 0.5]))
-    assert asked == [[anchors[1].tolist()], [anchors[0].tolist(), anchors[3].tolist()]]
-    p = torch.tensor([0.0, 2.0, -1.0, 1.0, -3.0]).sigmoid()
-    torch.testing.assert_close(quality("student"), torch.where(p > 0.5, p, 1 - p))
-    assert quality("none").tolist() == [1] * 5
+    p = torch.tensor([0.0, 2.0, -1.0, 1.0, -3.0]).sigmoid()  # of the sampled ones
+    cross_entropies = -torch.where(torch.tensor([1.0, 0, 1, 0, 0]) == 1, p, 1 - p).log()
+    for mode, q in {"teacher": torch.tensor([0.6, 0.2, 0.7, 0.1, 0.15]), "none": torch.ones(5),
+                    "student": torch.maximum(p, 1 - p)}.items():  # fmt: skip
+        assert loss(mode) == pytest.approx((q * cross_entropies).sum().item(), rel=1e-6), mode
+        assert loss(mode, (False, True)) == pytest.approx((q * cross_entropies)[3:].sum().item(), rel=1e-6), mode
+        assert loss(mode, (False, False)) == 0, mode
 
 
 def test_gradient_of_the_class_loss_by_finite_differences():
