@@ -190,7 +190,12 @@ def _cut(points, camera):
     right, bottom = camera.width - 1, camera.height - 1
     frame = np.array([(0, 0), (right, 0), (right, bottom), (0, bottom)], np.float32)
     _, inside = cv2.intersectConvexConvex(np.asarray(points, np.float32), frame)
-    return np.zeros((0, 2), np.int32) if inside is None else np.rint(inside).astype(np.int32).reshape(-1, 2)
+    if inside is None:
+        return np.zeros((0, 2), np.int32)
+    inside = np.rint(inside).reshape(-1, 2)
+    # OpenCV now and then gives NaN or huge numbers, which machines cast to different integers: take x86's
+    inside[~(np.abs(inside) < 2.0**31)] = -(2.0**31)
+    return inside.astype(np.int32)
 
 
 def _clip(points, camera):
