@@ -6,6 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+import helpers_faults
 from mic_det import add_mic_config
 
 
@@ -96,3 +97,16 @@ def source_input(seed=0, size=(64, 96), classes=(0, 2)):
 
 def target_input(seed=1, size=(64, 96)):
     return {"image": random_image(size, seed), "domain": "target"}
+
+
+@pytest.fixture(scope="session")
+def scene_template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scene")
+    helpers_faults.write_scene(root)
+    return root
+
+
+@pytest.fixture
+def scene(scene_template, tmp_path):
+    """A folder with the two small data sets that the fault tests damage."""
+    return helpers_faults.copy_scene(scene_template, tmp_path)

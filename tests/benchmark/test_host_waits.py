@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers_data import tiny_config, write_two_domains
-from helpers_data import load as load_config
+from helpers_data import load, tiny_config, write_two_domains
 from mic_det.benchmark.synthetic import make_batches
 from mic_det.benchmark.variants import make_variant
 
@@ -41,9 +40,9 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("quality", ["teacher", "student", "none"])
 def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, quality):
     write_two_domains(tmp_path)
-    cfg = load_config(tmp_path, tiny_config(
-        tmp_path, MODEL__META_ARCHITECTURE="MICRCNN", DATASETS__TARGET=["target_train"],
-        MODEL__MIC__CONSISTENCY={"QUALITY": quality}, SOLVER__IMS_PER_BATCH=2, SOLVER__IMS_PER_BATCH_TARGET=3))  # fmt: skip
+    keys = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"],
+            "MODEL__MIC__CONSISTENCY": {"QUALITY": quality}, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
+    cfg = load(tmp_path, tiny_config(tmp_path, **keys))
     batches, _ = make_batches(cfg, 1, (96, 128), True)
     variant = make_variant(cfg, "mic", batches)
     variant.run()

@@ -93,7 +93,8 @@ def folder(tmp_path_factory):
             model = build_model(load(root, config))
         disturb(model.student, 1), disturb(model.teacher, 2)
         MICCheckpointer(model, str(root)).save(name)
-        torch.save({part: answers(getattr(model, part), image()) for part in ("teacher", "student")}, root / f"{name}.answers")
+        both = {part: answers(getattr(model, part), image()) for part in ("teacher", "student")}
+        torch.save(both, root / f"{name}.answers")
     return root
 
 

@@ -4,21 +4,9 @@ import json
 
 import pytest
 
-from helpers_faults import check_refused, copy_scene, run_program, write_scene
+from helpers_faults import check_refused, run_program
 
 TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("template")
-    write_scene(root)
-    return root
-
-
-@pytest.fixture
-def scene(template, tmp_path):
-    return copy_scene(template, tmp_path)
 
 
 def without(*path):

@@ -9,21 +9,9 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from helpers_data import forget_registered_sets, load, tiny_config
-from helpers_faults import check_refused, copy_scene, pixel_keys, run_program, write_scene
+from helpers_faults import check_refused, pixel_keys, run_program
 
 TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("template")
-    write_scene(root)
-    return root
-
-
-@pytest.fixture
-def scene(template, tmp_path):
-    return copy_scene(template, tmp_path)
 
 
 def picture(mode, size=(96, 64), suffix="PNG"):
