@@ -54,6 +54,7 @@ def polygon_label(name):
     label, _, instances = LABELS[name[: -len("group")] if group else name]
     return label, instances and not group, group
 
+
 # the names of train ids 0 to 18
 SEM_SEG_CLASSES = tuple(
     name for name, (_, train_id, _) in sorted(LABELS.items(), key=lambda x: x[1][1]) if train_id != 255

@@ -47,9 +47,7 @@ def register_driving():
     for name, (classes, load, description) in sets.items():
         if name not in DatasetCatalog.list():
             DatasetCatalog.register(name, functools.partial(load, name))
-            MetadataCatalog.get(name).set(
-                thing_classes=list(classes), evaluator_type="coco", description=description
-            )
+            MetadataCatalog.get(name).set(thing_classes=list(classes), evaluator_type="coco", description=description)
 
 
 def load_sim10k(name="sim10k_car"):

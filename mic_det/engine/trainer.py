@@ -56,9 +56,7 @@ class MICTrainer(DefaultTrainer):
             optimizer,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
-            finite=FiniteCheck(
-                cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS
-            ),
+            finite=FiniteCheck(cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS),
             sequential_backward=cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MICRCNN),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

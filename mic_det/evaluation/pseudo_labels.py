@@ -199,4 +199,3 @@ def _precision_recall(counts):
         "precision": 100 * right / (right + wrong) if right + wrong else nan,
         "recall": 100 * right / truth if truth else nan,
     }
-

@@ -38,9 +38,7 @@ def name(tmp_path):
     ]
     d = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png"), "annotations": annotations}
     DatasetCatalog.register("panoptic_by_hand", lambda: [d])
-    MetadataCatalog.get("panoptic_by_hand").set(
-        stuff_classes=NAMES, thing_classes=["car", "person"], ignore_label=255
-    )
+    MetadataCatalog.get("panoptic_by_hand").set(stuff_classes=NAMES, thing_classes=["car", "person"], ignore_label=255)
     yield "panoptic_by_hand"
     DatasetCatalog.remove("panoptic_by_hand")
     MetadataCatalog.pop("panoptic_by_hand")

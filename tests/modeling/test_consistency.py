@@ -18,9 +18,7 @@ def views_of(student, targets, used=None, background_prob=None):
     images = student.preprocess_image([{"image": random_image(seed=i)} for i in range(len(targets))])
     for x in targets:
         x.gt_scores = x.gt_scores if x.has("gt_scores") else torch.ones(len(x))
-    return MaskedViews(
-        images, student.backbone(images.tensor), targets, used or [True] * len(targets), background_prob
-    )
+    return MaskedViews(images, student.backbone(images.tensor), targets, used or [True] * len(targets), background_prob)
 
 
 def supervised(student, targets, seed=11):

@@ -104,7 +104,9 @@ def call(folder, name, output, *more):
 
 
 # what a user of plain Detectron2 writes
-PLAIN = inspect.getsource(answers) + """
+PLAIN = (
+    inspect.getsource(answers)
+    + """
 import json, sys, torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
@@ -123,6 +125,7 @@ for file in sys.argv[2:]:
     torch.save(answers(model, image), file + ".answers")
 print(json.dumps([m for m in sys.modules if m.split(".")[0] == "mic_det"]))
 """
+)
 
 EXPORTS = {  # name of the output: (kind of student, part, files that must be there beside it)
     "boxes.pth": ("boxes", "teacher", ["boxes.yaml"]),

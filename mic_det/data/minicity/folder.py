@@ -103,9 +103,7 @@ def image_files(root, split, k, betas):
         files[kind.split(".")[0]] = root / "gtFine" / f"{name}_gtFine_{kind}"
     files["disparity"] = root / "disparity" / f"{name}_disparity.png"
     files["camera"] = root / "camera" / f"{name}_camera.json"
-    files["foggy"] = {
-        beta: root / "leftImg8bit_foggy" / f"{name}_leftImg8bit_foggy_beta_{beta}.png" for beta in betas
-    }
+    files["foggy"] = {beta: root / "leftImg8bit_foggy" / f"{name}_leftImg8bit_foggy_beta_{beta}.png" for beta in betas}
     return files
 
 
