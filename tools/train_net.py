@@ -13,6 +13,7 @@ SIGTERM and Ctrl-C end the step in progress, save a checkpoint and stop; --resum
 happened. Ctrl-C once more stops at once. Exit codes: 0 finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
+from mic_det.config import ConfigError
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import add_trust_argument, setup
@@ -26,6 +27,11 @@ def main(args):
         checkpointer = MICCheckpointer.from_config(
             cfg, model, cfg.OUTPUT_DIR, complete=True, trust=args.trust_checkpoint
         )
+        if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
+            raise ConfigError(
+                "MODEL.WEIGHTS is empty: name the checkpoint that --eval-only is for, or add --resume to take the last "
+                "one of OUTPUT_DIR."
+            )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return MICTrainer.test(cfg, model)
     trainer = MICTrainer(cfg, trust_checkpoint=args.trust_checkpoint)

@@ -42,6 +42,12 @@ DAMAGED = {
 }
 
 
+def save_new_detector(scene):
+    """``good.pth``, weights that fit the scene's config."""
+    with forget_registered_sets():
+        torch.save(build_model(load(scene.root, tiny_config(scene.root))).state_dict(), scene.root / "good.pth")
+
+
 def damage(file, change):
     content = file.read_bytes()
     if callable(change):
@@ -124,8 +130,9 @@ def test_a_damaged_test_image_is_named_in_one_line_whoever_reads_it(scene, worke
     """A loader's worker process sends a traceback as its message."""
     for i in range(4):
         damage(scene.root / f"target/images/val_{i}.png", DAMAGED["truncated"][0])
-    config = scene.config(DATALOADER__NUM_WORKERS=workers)
-    check_refused(TRAIN, ["--config-file", config, "--eval-only"], ["target/images/val_", "cannot"])
+    save_new_detector(scene)
+    args = ["--config-file", scene.config(DATALOADER__NUM_WORKERS=workers), "--eval-only"]
+    check_refused(TRAIN, [*args, "MODEL.WEIGHTS", scene.root / "good.pth"], ["target/images/val_", "cannot"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -138,8 +145,7 @@ def test_a_damaged_target_image_is_named(scene, workers):
 
 
 def test_prediction_skips_and_names_what_it_cannot_read_and_reads_the_rest(scene):
-    with forget_registered_sets():
-        torch.save(build_model(load(scene.root, tiny_config(scene.root))).state_dict(), scene.root / "good.pth")
+    save_new_detector(scene)
     inputs = scene.root / "inputs"
     inputs.mkdir()
     unreadable = [name for name in DAMAGED if callable(DAMAGED[name][0]) and name != "another size"]

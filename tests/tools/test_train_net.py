@@ -228,8 +228,10 @@ def test_missing_files_end_with_one_error_line_and_exit_code_1(folder):
         (MIC, ["MODEL.MIC.MASK.RATIO", "1.0"], ["MODEL.MIC.MASK.RATIO", "[0, 1)"]),
         ({**MIC, "DATASETS__TARGET": ["targte_train"]}, [], ["DATASETS.TARGET", "targte_train"]),
         ({"DATASETS__DECLARED__source_train__IMAGES": "no/images"}, [], ["no/images", "source_train.IMAGES"]),
+        ({}, ["--eval-only"], ["MODEL.WEIGHTS is empty", "--resume"]),
+        ({}, ["--eval-only", "--resume"], ["MODEL.WEIGHTS is empty"]),
     ],
-    ids=["unknown key", "class count", "ratio 1", "unknown set", "missing images"],
+    ids=["unknown key", "class count", "ratio 1", "unknown set", "no images", "nothing to evaluate", "nor to resume"],
 )
 def test_a_wrong_config_ends_with_one_error_line(folder, monkeypatch, keys, args, parts):
     config = write_config(folder / "wrong.yaml", tiny_config(folder, folder / "wrong", **keys))
