@@ -112,11 +112,9 @@ def _objectness_quality(anchors, labels, logits, matched_boxes, views, quality):
     if quality == "student":
         p = logits.sigmoid()
         return torch.maximum(p, 1 - p)
-    # the teacher is not asked about images that do not take part
-    background = _of_used(views, anchors)
     rows = []
-    for label, p, boxes, target in zip(labels, background, matched_boxes, views.targets):
-        q = torch.ones_like(logits[0]) if len(p) == 0 else p.to(logits.dtype)
+    for label, p, boxes, target in zip(labels, _background_quality(views, anchors), matched_boxes, views.targets):
+        q = p.to(logits.dtype)
         if len(target):
             # Detectron2 tells an anchor's matched box but not its index: find the box again
             same = (boxes[:, None] == target.gt_boxes.tensor[None]).all(dim=2)
@@ -125,9 +123,10 @@ def _objectness_quality(anchors, labels, logits, matched_boxes, views, quality):
     return torch.stack(rows)
 
 
-def _of_used(views, boxes):
-    """The weight of regions (R_i, 4) as background; for an image that does not take part, no region's."""
-    return views.background_prob([b if used else b[:0] for b, used in zip(boxes, views.used)])
+def _background_quality(views, boxes):
+    """q of N images' regions (R_i, 4) as background; 0 where an image is not used, about which no teacher is asked."""
+    found = views.background_prob([b if used else b[:0] for b, used in zip(boxes, views.used)])
+    return [p if used else b.new_zeros(len(b)) for p, b, used in zip(found, boxes, views.used)]
 
 
 def _roi_losses(roi_heads, proposals, views, weights):
@@ -158,13 +157,11 @@ def _class_quality(logits, sampled, views, quality, background_class):
     if quality == "student":
         return logits.softmax(dim=1).amax(dim=1) * used
     # of all of them, as telling which are background would have the host wait for their number
-    background = _of_used(views, [x.proposal_boxes.tensor for x in sampled])
+    background = _background_quality(views, [x.proposal_boxes.tensor for x in sampled])
     rows = []
     for x, p in zip(sampled, background):
         q = x.gt_scores.to(logits.dtype) if x.has("gt_scores") else torch.ones_like(logits[: len(x), 0])
-        if len(p):
-            q = torch.where(x.gt_classes == background_class, p.to(q.dtype), q)
-        rows.append(q)
+        rows.append(torch.where(x.gt_classes == background_class, p.to(q.dtype), q))
     return cat(rows) * used
 
 
