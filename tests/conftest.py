@@ -6,7 +6,9 @@ from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+import helpers_data
 import helpers_faults
+import helpers_resume
 from mic_det import add_mic_config
 
 
@@ -110,3 +112,12 @@ def scene_template(tmp_path_factory):
 def scene(scene_template, tmp_path):
     """A folder with the two small data sets that the fault tests damage."""
     return helpers_faults.copy_scene(scene_template, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with two domains of images of mixed shapes, whose sets a module's tests register together."""
+    root = tmp_path_factory.mktemp("data")
+    helpers_resume.write_mixed_domains(root)
+    with helpers_data.forget_registered_sets():
+        yield root

@@ -158,6 +158,15 @@ def write_config(path, config):
     return str(path)
 
 
+def disturb(model, seed):
+    """Random weights, other than those that building a model draws."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=generator)
+    return model
+
+
 def load(folder, config):
     """A config dict through the same door as every tool: written as YAML below ``folder``, read and checked."""
     return load_config(write_config(Path(folder) / "config.yaml", config))

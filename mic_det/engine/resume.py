@@ -3,11 +3,11 @@
 import logging
 import signal
 
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 
+from ..config_detectron2 import flat_keys, value_of
 from ..random_state import get_random_state, set_random_state
 from .signals import TrainingStopped
 
@@ -78,7 +78,8 @@ class ExactState(HookBase):
 
 def run_settings(cfg, loader):
     """What a run's steps depend on, as a flat dict of texts: config keys, sizes of the sets, number of processes."""
-    settings = {k: v for k, v in _flat(cfg) if not any(k == x or k.startswith(x + ".") for x in FREE)}
+    keys = [k for k in flat_keys(cfg) if not any(k == x or k.startswith(x + ".") for x in FREE)]
+    settings = {k: _text(value_of(cfg, k)) for k in keys}
     a = cfg.MODEL.MIC.ALIGNMENT
     if "Cosine" not in cfg.SOLVER.LR_SCHEDULER_NAME and (a.SCHEDULE == "constant" or a.RAMP_STEPS):
         del settings["SOLVER.MAX_ITER"]  # a run may be made longer
@@ -98,13 +99,8 @@ def changed_settings(before, now):
     ]
 
 
-def _flat(node, prefix=""):
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            # tuples and lists mean the same
-            yield prefix + key, str(list(value) if isinstance(value, tuple) else value)
+def _text(value):
+    return str(list(value) if isinstance(value, tuple) else value)  # tuples and lists mean the same
 
 
 class RunCheckpoints(HookBase):

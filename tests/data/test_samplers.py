@@ -12,22 +12,14 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from helpers_data import forget_registered_sets, load
-from helpers_resume import MIC, run_config, write_mixed_domains
+from helpers_data import load
+from helpers_resume import MIC, run_config
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.samplers import AspectRatios, BatchPlan
 from mic_det.random_state import get_random_state, seeded, set_random_state
 
 SIZES = [(30, 20), (20, 30), (30, 20), (25, 25), (30, 20), (20, 30), (31, 30)]  # width, height
 DICTS = [{"file_name": f"{i}", "width": w, "height": h} for i, (w, h) in enumerate(SIZES)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_mixed_domains(root)
-    with forget_registered_sets():
-        yield root
 
 
 def samplers():

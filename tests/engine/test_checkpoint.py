@@ -8,7 +8,7 @@ import torch
 import torchvision
 from detectron2.modeling import build_model
 
-from helpers_data import CLASSES, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers_data import CLASSES, disturb, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 
@@ -22,15 +22,6 @@ def make_model(folder, kind="MICRCNN", **keys):
     keys = {**MOBILENET, "MODEL__META_ARCHITECTURE": kind, "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0, **keys}
     with forget_registered_sets():
         return build_model(load(folder, tiny_config(folder, **keys))).eval()
-
-
-def disturb(model, seed):
-    """Random weights, other than those that building a model draws."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=generator)
-    return model
 
 
 def predict(model):

@@ -8,21 +8,13 @@ import time
 
 import pytest
 
-from helpers_data import forget_registered_sets, write_config
+from helpers_data import write_config
 from helpers_fork import ForkServer
-from helpers_resume import MIC, metrics, run_config, same, saved, write_mixed_domains
+from helpers_resume import MIC, metrics, run_config, same, saved
 
 KILLS = 21
 STEPS = KILLS + 9  # lives take a step or two, most of those that are killed in writing none
 KEYS = {"SOLVER__MAX_ITER": STEPS, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 11}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("kill")
-    write_mixed_domains(root)
-    with forget_registered_sets():
-        yield root
 
 
 @pytest.fixture(scope="module")

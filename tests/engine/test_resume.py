@@ -10,8 +10,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from helpers_data import forget_registered_sets
-from helpers_resume import MIC, make_trainer, metrics, same, saved, write_mixed_domains
+from helpers_resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.finite import NonFiniteError
 from mic_det.engine.signals import TrainingStopped
 
@@ -43,14 +42,6 @@ class Watch(HookBase):
 
 def kill():
     raise Killed
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("resume")
-    write_mixed_domains(root)
-    with forget_registered_sets():
-        yield root
 
 
 def train(root, output, at=None, act=kill, resume=False, **keys):

@@ -9,7 +9,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from conftest import C4, tiny_cfg
-from helpers_data import forget_registered_sets, load, tiny_config, write_two_domains
+from helpers_data import disturb, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.engine.weights_match import resnet_names
@@ -20,14 +20,6 @@ FROZEN = {"MODEL__RESNETS__NORM": "FrozenBN", "MODEL__FPN__NORM": ""}
 def build(kind="GeneralizedRCNN", **keys):
     cfg = tiny_cfg(MODEL__META_ARCHITECTURE=kind, **keys)
     return MICTrainer.build_model(cfg).eval()
-
-
-def disturb(model, seed):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=generator)
-    return model
 
 
 def equal(a, b, but=()):
