@@ -10,7 +10,7 @@ except ImportError as e:
         "run `python tools/install_detectron2.py` (or `make env`) from the repository first."
     ) from e
 
-from . import modeling  # noqa: F401  registers MICRCNN and the torchvision backbone
+from . import modeling  # noqa: F401  registers MIC and the torchvision backbone
 from .config import add_mic_config
 from .data.builtin import register_cityscapes
 from .data.driving import register_driving

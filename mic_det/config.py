@@ -5,6 +5,7 @@ Context-Enhanced Domain Adaptation", CVPR 2023); section and equation numbers ar
 """
 
 from detectron2.config import CfgNode as CN
+from detectron2.modeling import META_ARCH_REGISTRY
 
 QUALITY_MODES = ("teacher", "student", "none")
 MASKED_DOMAINS = ("target", "source", "both")
@@ -65,7 +66,7 @@ def _add_dataset_keys(cfg):
     cfg.SOLVER.NON_FINITE = CN(dict(SKIP_STEPS=0, MAX_OVERFLOWS=30))
     # True: source, masked and mixed images go through the student one after the other, each with its backward
     # pass at once, for GPUs with little memory. The gradient is that of one merged pass (False), which is faster.
-    # Views that MODEL.MIC.ALIGNMENT compares stay together. For MICRCNN, and not for trained BatchNorm.
+    # Views that MODEL.MIC.ALIGNMENT compares stay together. For MIC, and not for trained BatchNorm.
     cfg.SOLVER.SEQUENTIAL_BACKWARD = False
     # PyTorch's fused SGD, which goes through the weights once a step: 2 % of a step of ResNet-50 on a CPU.
     cfg.SOLVER.FUSED = True
@@ -99,7 +100,7 @@ def _add_method_keys(cfg):
     # Which of the two answers in evaluation and prediction: "teacher" or "student"; "both" evaluates
     # the teacher and then the student (metrics "student/..."), and predicts by the teacher.
     mic.EVALUATE = "teacher"
-    # Of a checkpoint that has both (MICRCNN's, or one of another framework's): whose weights a new training starts
+    # Of a checkpoint that has both (MIC's, or one of another framework's): whose weights a new training starts
     # from, and a plain detector takes, "teacher" or "student". Resuming and evaluation take each as it is.
     mic.WEIGHTS_FROM = "teacher"
     # Optimizer steps of source-only training before the teacher starts. Until then the teacher is a
@@ -221,8 +222,14 @@ def _add_sem_seg_keys(mic):
 
 
 def student_architecture(cfg):
-    """Name of the meta-architecture that is trained: MICRCNN's student, or the plain model itself."""
-    return cfg.MODEL.MIC.STUDENT if cfg.MODEL.META_ARCHITECTURE == "MICRCNN" else cfg.MODEL.META_ARCHITECTURE
+    """Name of the meta-architecture that is trained: MIC's student, or the plain model itself."""
+    return cfg.MODEL.MIC.STUDENT if is_mic(cfg) else cfg.MODEL.META_ARCHITECTURE
+
+
+def is_mic(cfg):
+    """Whether the model is MIC, or a registered class of one's own that derives from it."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "wraps_student", False)
 
 
 def needs_sem_seg(cfg):

@@ -13,6 +13,7 @@ from .config import (
     REVERSAL_SCHEDULES,
     WEIGHT_SOURCES,
     ConfigError,
+    is_mic,
     student_architecture,
 )
 
@@ -114,7 +115,7 @@ def _check_alignment(cfg):
     enabled = [part for part in ("IMAGE", "INSTANCE", "CONSISTENCY") if a[part].ENABLED and a[part].WEIGHT]
     if "CONSISTENCY" in enabled and len(enabled) < 3:
         raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
-    if enabled and cfg.MODEL.META_ARCHITECTURE == "MICRCNN" and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
+    if enabled and is_mic(cfg) and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
     if enabled and a.VIEW != "whole" and cfg.MODEL.MIC.MASK.DOMAINS == "source":
         raise ConfigError(f'{key}.VIEW is {a.VIEW!r}, but MODEL.MIC.MASK.DOMAINS is "source": no target is masked.')

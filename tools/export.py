@@ -21,7 +21,7 @@ def parse_args():
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="FILE.pth or FILE.safetensors; FILE.yaml is written beside it")
     parser.add_argument("--model", choices=("teacher", "student"), default="teacher",
-                        help="which of MICRCNN's two (%(default)s)")  # fmt: skip
+                        help="which of MIC's two (%(default)s)")  # fmt: skip
     add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
@@ -31,7 +31,7 @@ def parse_args():
 
 
 def main(args):
-    # a plain detector's config takes the same part of MICRCNN's checkpoint
+    # a plain detector's config takes the same part of MIC's checkpoint
     cfg = load_config(args.config_file, [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model])
     model = load_model(cfg, trust_checkpoint=args.trust_checkpoint)
     names = [name for _, name in class_list(cfg)] if needs_boxes(cfg) else []

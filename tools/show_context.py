@@ -1,6 +1,6 @@
 """Hide more and more of each image and see what models still find: curves, their numbers, and pictures.
 
-The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MICRCNN's. With --objects each
+The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MIC's. With --objects each
 is also evaluated on the true objects alone (everything outside the true boxes has the mean colour) and on the context
 alone (the true boxes have the mean colour), beside the whole image: what context is worth to it. Example:
     python tools/show_context.py --config-file configs/minicity/mic.yaml --output context --objects \

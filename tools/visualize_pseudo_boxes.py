@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mic_det.config import ConfigError, needs_sem_seg
+from mic_det.config import ConfigError, is_mic, needs_sem_seg
 from mic_det.data.builtin import prepare_label_maps
 from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
@@ -28,7 +28,7 @@ from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panel
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--weights", help="checkpoint of MICRCNN; default: MODEL.WEIGHTS")
+    parser.add_argument("--weights", help="checkpoint of MIC; default: MODEL.WEIGHTS")
     parser.add_argument("--output", required=True, help="folder for one picture an image and contact_sheet.png")
     parser.add_argument("--window", action="store_true", help="also show each picture until its window is closed")
     parser.add_argument("--dataset", help="a registered or declared set; default: the first of DATASETS.TEST")
@@ -40,8 +40,8 @@ def parse_args():
 
 def main(args):
     cfg = load_config(args.config_file, args.opts)
-    if cfg.MODEL.META_ARCHITECTURE != "MICRCNN":
-        raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MICRCNN.")
+    if not is_mic(cfg):
+        raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MIC.")
     if args.window:
         check_display()
     model = load_model(cfg, args.weights, args.trust_checkpoint)

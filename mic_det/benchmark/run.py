@@ -7,7 +7,7 @@ import statistics
 import torch
 from tabulate import tabulate
 
-from ..config import needs_boxes
+from ..config import is_mic, needs_boxes
 from ..data.loader import build_mic_train_loader
 from .data_speed import evaluation_speed, loader_speed
 from .memory import peak_memory
@@ -49,7 +49,7 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
         },
     }
     if "mic" in variants:
-        result["score_threshold"] = variants["mic"].model.select["score_threshold"]
+        result["score_threshold"] = variants["mic"].model.task("boxes").select["score_threshold"]
         step = variants["mic"].run
         if origin != NOISE:  # then a step also waits for data
             loader = build_mic_train_loader(variant_config(cfg, "mic"))
@@ -78,7 +78,7 @@ def benchmark_data(cfg, max_images):
         result["loader_images_per_second"] = loader_speed(cfg)
         result["loader_workers"] = cfg.DATALOADER.NUM_WORKERS
     if cfg.DATASETS.TEST and is_there(cfg.DATASETS.TEST[0]) and needs_boxes(cfg):
-        own = cfg if cfg.MODEL.META_ARCHITECTURE == "MICRCNN" else variant_config(cfg, "plain")
+        own = cfg if is_mic(cfg) else variant_config(cfg, "plain")
         model = make_variant(cfg, "teacher", make_batches(cfg, 1)[0]).model
         result["evaluation"] = evaluation_speed(own, model, cfg.DATASETS.TEST[0], max_images)
     return result

@@ -16,7 +16,7 @@ from ..config_checks import validate_mic_config
 from ..engine.checkpoint import MICCheckpointer
 from ..engine.optimizer import build_fused_optimizer
 from ..engine.train_loop import AccumulatingTrainer
-from ..modeling import MICRCNN
+from ..modeling import MIC
 
 # what each is, in the words of the printed table
 TITLES = {
@@ -81,7 +81,7 @@ def variant_config(cfg, name):
     if name.endswith("_seg"):
         student = "BoxPanopticFPN"
     mic.STUDENT = student
-    cfg.MODEL.META_ARCHITECTURE = "MICRCNN" if name.startswith("mic") else student
+    cfg.MODEL.META_ARCHITECTURE = "MIC" if name.startswith("mic") else student
     for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
         mic.ALIGNMENT[part].ENABLED = name == "mic_sada"
     cfg.SOLVER.SEQUENTIAL_BACKWARD = name == "mic_sequential"
@@ -106,7 +106,7 @@ def make_variant(cfg, name, batches, loader=None):
     if name.startswith("teacher"):
         targets = itertools.cycle([[x for x in batch if x["domain"] == "target"] for batch in batches])
         return Variant(name, lambda: _infer(model.eval(), next(targets)), model)
-    if isinstance(model, MICRCNN) and model.has_boxes:
+    if isinstance(model, MIC) and model.task("boxes"):
         _find_pseudo_boxes(model, batches[0])
     trainer = _trainer(cfg, model.train(), loader or itertools.cycle(batches))
     storage = EventStorage()
@@ -121,7 +121,7 @@ def make_variant(cfg, name, batches, loader=None):
 
 
 def _trainer(cfg, model, loader):
-    own = isinstance(model, MICRCNN)
+    own = isinstance(model, MIC)
     optimizer = (build_fused_optimizer if own else build_optimizer)(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # the same arithmetic, but every step of the benchmark has the same work
@@ -145,7 +145,8 @@ def _find_pseudo_boxes(model, batch):
     found = _infer(model.teacher.eval(), target)
     found = found[0] if isinstance(found, tuple) else found  # BoxPanopticFPN: detections, pixels
     scores = torch.cat([x.scores for x in found]).sort(descending=True).values
-    threshold = model.select["score_threshold"]
+    select = model.task("boxes").select
+    threshold = select["score_threshold"]
     least = min(threshold) if isinstance(threshold, (tuple, list)) else threshold
     if len(scores) and scores[0] < least:
-        model.select["score_threshold"] = float(scores[: PSEUDO_BOXES_PER_IMAGE * len(target)][-1])
+        select["score_threshold"] = float(scores[: PSEUDO_BOXES_PER_IMAGE * len(target)][-1])

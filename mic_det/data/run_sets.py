@@ -5,7 +5,7 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
+from ..config import ConfigError, is_mic, needs_boxes, needs_sem_seg, student_architecture
 from .builtin import prepare_label_maps
 from .catalog import DataError
 
@@ -77,17 +77,17 @@ def check_roles(cfg):
     """The model must have the sets that it learns from, and use those that it is given."""
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
-    mic, is_mic = cfg.MODEL.MIC, cfg.MODEL.META_ARCHITECTURE == "MICRCNN"
+    mic, adapts = cfg.MODEL.MIC, is_mic(cfg)
     weight = mic.CONSISTENCY.WEIGHT * needs_boxes(cfg) or mic.SEM_SEG.WEIGHT * needs_sem_seg(cfg)
-    if is_mic and weight and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
+    if adapts and weight and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
         raise ConfigError(
             "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
             "'source', or MODEL.MIC.CONSISTENCY.WEIGHT 0 (an EMA teacher alone)."
         )
-    if cfg.DATASETS.TARGET and not is_mic:
+    if cfg.DATASETS.TARGET and not adapts:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
-            "set DATASETS.TARGET to (), or use MICRCNN."
+            "set DATASETS.TARGET to (), or use MIC."
         )
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 
-from ..modeling import MICRCNN
+from ..modeling import MIC
 from .checkpoint_files import CheckpointFiles
 from .weights_files import CheckpointError, read_pickle, read_safetensors, read_torch, with_tensors
 from .weights_match import chosen_part, fitting, own_names, split_parts
@@ -17,13 +17,13 @@ TORCHVISION_PREFIX = "torchvision://"
 
 
 class MICCheckpointer(CheckpointFiles):
-    """Detectron2's checkpointer, for plain detectors and for MICRCNN.
+    """Detectron2's checkpointer, for plain detectors and for MIC.
 
     - Files are never executed: ``.pth`` with ``weights_only``, ``.pkl`` through an unpickler that
       admits arrays and plain containers alone; ``.safetensors`` holds no code.
     - A plain detector's weights go into student and teacher; so do backbone weights, of Detectron2's
       zoo or of torchvision (``torchvision://NAME`` or a local state dict).
-    - A plain detector takes MICRCNN's teacher, which is what MICRCNN is evaluated by, or its student
+    - A plain detector takes MIC's teacher, which is what MIC is evaluated by, or its student
       (``MODEL.MIC.WEIGHTS_FROM``). Teachers and students of other frameworks are understood.
     - Loading stops where less than ``min_matched_keys`` of the backbone is found, and where shapes
       differ but for the number of classes.
@@ -102,7 +102,7 @@ class MICCheckpointer(CheckpointFiles):
         return self._load_checked(checkpoint, self._source)
 
     def _load_checked(self, checkpoint, path):
-        is_mic = isinstance(self.model, MICRCNN)
+        is_mic = isinstance(self.model, MIC)
         heuristics, author = checkpoint.pop("matching_heuristics", False), checkpoint.get("__author__", "")
         parts, rest = split_parts(checkpoint)
         if not is_mic:
@@ -122,7 +122,7 @@ class MICCheckpointer(CheckpointFiles):
         return super()._load_model(checkpoint)
 
     def _fitting_rest(self, rest, path):
-        """What MICRCNN has beside its detectors: the domain classifiers of another config start anew."""
+        """What MIC has beside its detectors: the domain classifiers of another config start anew."""
         own = self.model.state_dict()
         wrong = [k for k, v in rest.items() if k in own and v.shape != own[k].shape]
         if wrong:

@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from ..config import ConfigError, student_architecture
 from ..config_detectron2 import flat_keys, value_of
-from ..modeling import MICRCNN
+from ..modeling import MIC
 from ..modeling.panoptic import BoxPanopticFPN
 from ..modeling.torchvision_backbone import TorchvisionStages
 from .weights_files import CheckpointError, write_weights
@@ -33,8 +33,8 @@ BODY = "backbone.bottom_up.body."
 
 
 def single_detector(model, part):
-    """The teacher or the student of MICRCNN; a plain detector itself."""
-    return getattr(model, part) if isinstance(model, MICRCNN) else model
+    """The teacher or the student of MIC; a plain detector itself."""
+    return getattr(model, part) if isinstance(model, MIC) else model
 
 
 def plain_configs(cfg, detector):
@@ -94,7 +94,7 @@ def export(cfg, model, part, file, class_names=()):
 
     Args:
         cfg (CfgNode): the model's, with mic_det's keys.
-        model (nn.Module): MICRCNN or a plain detector, with its weights.
+        model (nn.Module): MIC or a plain detector, with its weights.
         part (str): "teacher" or "student".
         file (str): path that ends with .pth or .safetensors.
         class_names (sequence of str): told in the config's head.

@@ -12,13 +12,14 @@ from detectron2.engine.hooks import EvalHook
 
 from ..data.catalog import DataError
 from ..data.mapper import DomainMapper
+from ..modeling.terms import ClassMix
 from ..random_state import get_random_state, set_random_state
 from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 from .media import write_picture
 
 
 class PseudoBoxPictures(HookBase):
-    """Draws what MICRCNN makes of a few target images, every so many steps.
+    """Draws what MIC makes of a few target images, every so many steps.
 
     The pictures go to ``OUTPUT_DIR/visuals/STEP.jpg`` (after so many steps) and to TensorBoard. The images, and
     the patches that are hidden in them, are the same each time. Training goes on as if nothing had been drawn:
@@ -29,7 +30,7 @@ class PseudoBoxPictures(HookBase):
         """
         Args:
             cfg (CfgNode): ``VIS_PERIOD``, in optimizer steps; the images are those of ``DATASETS.TARGET``.
-            model (MICRCNN): not wrapped for distributed training. Only one process needs the hook.
+            model (MIC): not wrapped for distributed training. Only one process needs the hook.
             num_images (int): evenly spread over the first target set.
         """
         self.cfg, self.model, self.num_images = cfg, model, num_images
@@ -73,7 +74,7 @@ class PseudoBoxPictures(HookBase):
 
     def _read_sources(self):
         """A source image for each target image, where the two are mixed in training (ClassMix); None elsewhere."""
-        if not (self.model.has_sem_seg and self.model.sem_seg.mix_weight):
+        if not any(isinstance(term, ClassMix) for term in self.model.terms):
             return [None] * len(self.inputs)
         dicts = DatasetCatalog.get(self.cfg.DATASETS.TRAIN[0])
         chosen = np.linspace(0, len(dicts) - 1, len(self.inputs)).astype(int)

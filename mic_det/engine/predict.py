@@ -29,9 +29,9 @@ def load_model(cfg, weights=None, trust_checkpoint=False):
 
 
 class Predictor:
-    """As Detectron2's DefaultPredictor, for MICRCNN too and with mic_det's checks of the weights.
+    """As Detectron2's DefaultPredictor, for MIC too and with mic_det's checks of the weights.
 
-    MICRCNN answers as ``MODEL.MIC.EVALUATE`` says: the teacher or the student.
+    MIC answers as ``MODEL.MIC.EVALUATE`` says: the teacher or the student.
     """
 
     def __init__(self, cfg, score_threshold=0.5, trust_checkpoint=False):

@@ -19,7 +19,7 @@ from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.pseudo_labels import evaluate_pseudo_labels
 from ..evaluation.sem_seg import LabelMapEvaluator
-from ..modeling import MICRCNN
+from ..modeling import MIC
 from .checkpoint import MICCheckpointer
 from .clipping import build_with_clipping
 from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
@@ -34,7 +34,7 @@ from .writers import RunWriter
 
 
 class MICTrainer(DefaultTrainer):
-    """Trains MICRCNN or a plain detector (source-only, oracle) from the same config keys.
+    """Trains MIC or a plain detector (source-only, oracle) from the same config keys.
 
     Nothing of the method is in here: the model itself keeps its teacher up to date.
     """
@@ -57,7 +57,7 @@ class MICTrainer(DefaultTrainer):
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
             finite=FiniteCheck(cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS),
-            sequential_backward=cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MICRCNN),
+            sequential_backward=cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MIC),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MICCheckpointer.from_config(
@@ -67,11 +67,11 @@ class MICTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume=True):
-        """As Detectron2's; a MICRCNN that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
+        """As Detectron2's; a MIC that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
         resumed = resume and self.checkpointer.has_checkpoint()
-        if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
+        if isinstance(model, MIC) and self.cfg.MODEL.WEIGHTS and not resumed:
             model.restart(self.cfg.MODEL.MIC.WEIGHTS_FROM)
 
     def run_step(self):
@@ -99,7 +99,7 @@ class MICTrainer(DefaultTrainer):
             self.checkpointer, ExactState(cfg), StopRequest(), cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
         )
         hooks[-1:-1] = [self.saver.state, self.saver]  # before the evaluation, which may fail
-        if is_main and isinstance(model, MICRCNN) and cfg.DATASETS.TARGET:
+        if is_main and isinstance(model, MIC) and cfg.DATASETS.TARGET:
             hooks.append(PseudoLabelWatch.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
                 hooks.append(PseudoBoxPictures(cfg, model))
@@ -138,7 +138,7 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As Detectron2's; for MICRCNN also what ``TEST.PSEUDO_LABELS`` asks for, under ``pseudo_labels``.
+        """As Detectron2's; for MIC also what ``TEST.PSEUDO_LABELS`` asks for, under ``pseudo_labels``.
 
         ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``. A training goes on with the
         random numbers that it would have without the evaluation.
@@ -146,7 +146,7 @@ class MICTrainer(DefaultTrainer):
         mic = unwrapped(model)
         with undisturbed(mic):
             results = super().test(cfg, model, evaluators)
-            if not isinstance(mic, MICRCNN):
+            if not isinstance(mic, MIC):
                 return results
             if cfg.TEST.PSEUDO_LABELS.DATASET:
                 quality = evaluate_pseudo_labels(cfg, mic)

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 class PseudoLabelWatch(HookBase):
     """Warns of pseudo-labels that collapse: none at all, one class alone, far too many, no pixel that is sure.
 
-    It reads the scalars that MICRCNN logs (``pseudo/...``, ``source/num_boxes``) of the process it runs in; steps
+    It reads the scalars that MIC logs (``pseudo/...``, ``source/num_boxes``) of the process it runs in; steps
     without them (burn-in) do not count. An episode is told once, and again only after it was over.
 
     Args:
@@ -36,7 +36,7 @@ class PseudoLabelWatch(HookBase):
 
     @classmethod
     def from_config(cls, cfg, model):
-        """Of ``MODEL.MIC.WATCH`` for a MICRCNN."""
+        """Of ``MODEL.MIC.WATCH`` for a MIC."""
         watch = cfg.MODEL.MIC.WATCH
         names = model.class_names
         if needs_boxes(cfg):  # as they are logged: the index where there is no name

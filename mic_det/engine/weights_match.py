@@ -13,7 +13,7 @@ from .weights_files import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-# The teacher's and the student's prefix: MICRCNN's, and those of other frameworks on Detectron2
+# The teacher's and the student's prefix: MIC's, and those of other frameworks on Detectron2
 PAIRS = (("teacher.", "student."), ("modelTeacher.", "modelStudent."))
 # What wrappers put before every name: DistributedDataParallel, torch.compile, other trainers
 WRAPPERS = ("module.", "_orig_mod.", "model.")

@@ -8,7 +8,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import BoxMode
 from torch import nn
 
-from ..modeling import MICRCNN
+from ..modeling import MIC
 from ..modeling.masking import random_patch_mask
 
 
@@ -22,7 +22,7 @@ class HiddenPixels(nn.Module):
     def __init__(self, model):
         """
         Args:
-            model (nn.Module): a detector of Detectron2, or MICRCNN.
+            model (nn.Module): a detector of Detectron2, or MIC.
         """
         super().__init__()
         self.model = model
@@ -34,7 +34,7 @@ class HiddenPixels(nn.Module):
 
     def hide(self, batched_input):
         """The same dict with a float image (3, H, W) in which pixels are hidden."""
-        detector = self.model.student if isinstance(self.model, MICRCNN) else self.model
+        detector = self.model.student if isinstance(self.model, MIC) else self.model
         mean = detector.pixel_mean.view(-1, 1, 1)
         image = batched_input["image"].to(mean.device).float()
         visible = self.visible(batched_input).to(mean.device)

@@ -13,7 +13,6 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data.mapper import DomainMapper
-from ..modeling.teacher_labels import teacher_labels
 from .coco import DetectionEvaluator
 from .sem_seg import LabelMapEvaluator
 
@@ -23,7 +22,7 @@ def evaluate_pseudo_labels(cfg, model):
 
     Args:
         cfg (CfgNode): also ``TEST.PSEUDO_LABELS.MAX_IMAGES``, evenly spread over the set; 0 = all.
-        model (MICRCNN): not wrapped for distributed training.
+        model (MIC): not wrapped for distributed training.
 
     Returns:
         dict[str, float]: see :class:`PseudoLabelEvaluator`; empty where this is not the main process.
@@ -47,7 +46,7 @@ def evaluate_pseudo_labels(cfg, model):
 
 
 class PseudoLabels(nn.Module):
-    """MICRCNN's pseudo-labels of images, in the size of their files: an answer of Detectron2's format.
+    """MIC's pseudo-labels of images, in the size of their files: an answer of Detectron2's format.
 
     ``"instances"`` are the teacher's pseudo-boxes, ``"student"`` what the student would make of the same images
     by the same rules; ``"sem_seg"`` is 1 at the teacher's label of each pixel, (classes, height, width).
@@ -61,11 +60,12 @@ class PseudoLabels(nn.Module):
     def forward(self, batched_inputs):
         model, answers = self.model, [{} for _ in batched_inputs]
         for key, source in (("instances", model.teacher), ("student", model.student)):
-            found = teacher_labels(source, batched_inputs, model.select, model.teacher_input_size, model.sem_seg)
-            for answer, x, boxes in zip(answers, batched_inputs, found.boxes):
-                answer[key] = detector_postprocess(_as_detections(boxes), x["height"], x["width"])
-            if key == "instances":
-                for answer, x, pixels in zip(answers, batched_inputs, found.pixels):
+            found = model.pseudo_labels(batched_inputs, source)
+            if "boxes" in found:
+                for answer, x, boxes in zip(answers, batched_inputs, found["boxes"].boxes):
+                    answer[key] = detector_postprocess(_as_detections(boxes), x["height"], x["width"])
+            if key == "instances" and "pixels" in found:
+                for answer, x, pixels in zip(answers, batched_inputs, found["pixels"].pixels):
                     answer["sem_seg"] = _one_hot(pixels.labels, model.teacher.sem_seg_head, x["height"], x["width"])
         return answers
 
@@ -100,13 +100,14 @@ class PseudoLabelEvaluator(DatasetEvaluator):
             name (str): a registered set; ``dicts`` are those of its images that are measured.
             output_dir (str): where pycocotools' inputs go.
         """
-        self.has_boxes, self.image_ids = model.has_boxes, [d["image_id"] for d in dicts]
+        task = model.task("boxes")
+        self.has_boxes, self.image_ids = task is not None, [d["image_id"] for d in dicts]
         self.boxes = self.pixels = None
         if self.has_boxes:
-            self.num_classes = model.teacher.roi_heads.num_classes
+            self.num_classes = task.num_classes(model.teacher)
             if any(d.get("annotations") for d in dicts):
                 self.boxes = _BoxQuality(name, output_dir=output_dir)
-        if model.has_sem_seg and all(os.path.isfile(d.get("sem_seg_file_name") or "") for d in dicts):
+        if model.task("pixels") and all(os.path.isfile(d.get("sem_seg_file_name") or "") for d in dicts):
             if MetadataCatalog.get(name).get("stuff_classes"):
                 self.pixels = LabelMapEvaluator(name)
         self.parts = [x for x in (self.boxes, self.pixels) if x is not None]

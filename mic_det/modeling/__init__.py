@@ -1,4 +1,4 @@
 from . import panoptic, torchvision_backbone  # noqa: F401  registers the meta-architecture and the backbone
-from .mic_rcnn import MICRCNN
+from .mic import MIC, MICRCNN
 
-__all__ = ["MICRCNN"]
+__all__ = ["MIC", "MICRCNN"]

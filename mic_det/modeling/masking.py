@@ -47,6 +47,25 @@ def random_patch_mask(image_sizes, padded_size, block_size, ratio, *, generator=
     return mask
 
 
+class PatchMask:
+    """:func:`random_patch_mask` of one patch size and ratio, drawn for the images of a batch."""
+
+    def __init__(self, block_size, ratio):
+        """
+        Args:
+            block_size (int): patch side b in pixels.
+            ratio (float): share r of hidden patches, in [0, 1).
+        """
+        self.block_size, self.ratio = block_size, ratio
+
+    def __call__(self, images, generator=None):
+        """The mask (N, 1, H, W) of an ``ImageList``, on its device."""
+        return random_patch_mask(
+            images.image_sizes, images.tensor.shape[-2:], self.block_size, self.ratio,
+            generator=generator, device=images.tensor.device,
+        )  # fmt: skip
+
+
 class StrongView(torch.nn.Module):
     """Colour jitter and Gaussian blur of one image; geometry is unchanged (MIC, Sec. 4.1).
 

@@ -14,17 +14,15 @@ from .pseudo_labels import sem_seg_pseudo_labels
 
 @dataclass
 class SemSegSettings:
-    """Settings of the segmentation path; ``weight`` is its lambda_M, ``mix_weight`` that of ClassMix.
+    """How pixel labels are made.
 
     ``threshold`` is tau; ``ignore_top`` and ``ignore_bottom`` are strips of the target image, in pixels of
     the student's view, whose pseudo-labels have weight 0.
     """
 
-    weight: float = 1.0
     threshold: float = 0.968
     ignore_top: int = 0
     ignore_bottom: int = 0
-    mix_weight: float = 0.0
 
 
 @dataclass

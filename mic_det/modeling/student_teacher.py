@@ -3,6 +3,7 @@
 import weakref
 
 import torch
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -118,9 +119,13 @@ class StudentTeacher(nn.Module):
         """Detections of the model that ``MODEL.MIC.EVALUATE`` names; both must be in eval mode."""
         self.update_teacher()
         model = self.student if self.evaluate == "student" else self.teacher
-        if not hasattr(model, "inference"):  # SemanticSegmentor answers by its forward alone
-            return model(batched_inputs)
-        return model.inference(batched_inputs, do_postprocess=do_postprocess)
+        if isinstance(model, (GeneralizedRCNN, PanopticFPN)):
+            return model.inference(batched_inputs, do_postprocess=do_postprocess)
+        # other models predict by their forward alone, in the size of the images' files; here the inputs' own
+        if not do_postprocess:
+            batched_inputs = [{"image": x["image"]} for x in batched_inputs]
+        outputs = model(batched_inputs)
+        return outputs if do_postprocess else [x.get("instances", x) for x in outputs]
 
 
 def _before_state_dict(module, prefix, keep_vars):

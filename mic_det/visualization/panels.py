@@ -4,11 +4,10 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 
+from ..modeling.inputs import preprocess
 from ..modeling.pseudo_labels import rejection_reasons
-from ..modeling.teacher_labels import preprocess, teacher_labels
 from .sem_seg import sem_seg_panels
 
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
@@ -91,10 +90,10 @@ def mic_panels(
     model, batched_input, truth=None, generator=None, score_threshold=0.5, class_names=(), input_format=None,
     source=None, max_rejected=10,
 ):  # fmt: skip
-    """What MICRCNN makes of one target image.
+    """What MIC makes of one target image.
 
     Args:
-        model (MICRCNN): in eval mode.
+        model (MIC): in eval mode.
         batched_input (dict): one mapped target image; predictions and boxes are in the frame of ``"image"``.
         truth (Instances): true boxes in the same frame, where known.
         generator (torch.Generator): draws the mask.
@@ -110,26 +109,25 @@ def mic_panels(
     input_format = input_format or model.student.input_format
     picture = to_rgb(image, input_format)
     # all of the teacher's detections, not logged as pseudo-boxes: a picture is not a training step
-    taught = teacher_labels(
-        model.teacher, [batched_input], {"score_threshold": 0.0}, model.teacher_input_size, model.sem_seg
-    )
+    seen, boxes, pixels = model.teacher_view([batched_input]), model.task("boxes"), model.task("pixels")
     masked = preprocess(model.student, [{"image": model.strong_view(image.to(model.device))}])
     model.hide_patches(masked, generator)
     height, width = image.shape[-2:]
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
     view = to_rgb(view.clamp(0, 255).round().to(torch.uint8), input_format)
     panels = [("target image", draw_boxes(picture, [], []))]
-    if model.has_boxes:
-        pseudo = _pseudo_box_panels(model, picture, view, taught.boxes[0], class_names, max_rejected)
-        on_masked = predict_masked(model.student, masked)
+    if boxes is not None:
+        detections = boxes.detections(model.teacher, seen)[0]
+        pseudo = _pseudo_box_panels(boxes.select, picture, view, detections, class_names, max_rejected)
+        on_masked = boxes.predict(model.student, masked)[0]
         on_masked = on_masked[on_masked.scores >= score_threshold]
         drawn = draw_instances(view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, class_names)
         panels += [*pseudo, (f"student on the masked view, score >= {score_threshold}", drawn)]
         panels += _box_panels(model, batched_input, picture, truth, score_threshold, class_names)
     else:
         panels.append(("masked view of the student", draw_boxes(view, [], [])))
-    if model.has_sem_seg:
-        found = sem_seg_panels(model, batched_input, taught, source, input_format)
+    if pixels is not None:
+        found = sem_seg_panels(model, batched_input, pixels.pseudo_labels(model.teacher, seen), source, input_format)
         panels += [(text, draw_boxes(labels, [], [])) for text, labels in found]
     return panels
 
@@ -148,20 +146,10 @@ def _box_panels(model, batched_input, picture, truth, score_threshold, class_nam
     return panels
 
 
-def predict_masked(student, images):
-    """Detections of an R-CNN in eval mode in one normalised image (``ImageList``), in its frame."""
-    features = student.backbone(images.tensor)
-    proposals, _ = student.proposal_generator(images, features, None)
-    return student.roi_heads(images, features, proposals, None)[0][0]
-
-
-def _pseudo_box_panels(model, picture, view, found, class_names, max_rejected):
+def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejected):
     """Captions and pictures of the teacher's detections: pseudo-boxes and the best of those that are rejected on the
     whole image, then the pseudo-boxes on the masked view."""
-    detections = Instances(
-        found.image_size, pred_boxes=found.gt_boxes, scores=found.scores, pred_classes=found.gt_classes
-    )  # fmt: skip
-    reasons = rejection_reasons(detections, **model.select)
+    reasons = rejection_reasons(detections, **select)
     kept = [i for i, reason in enumerate(reasons) if not reason]
     rejected = [i for i, reason in enumerate(reasons) if reason]  # the best first, as they were found
     caption = f"teacher's pseudo-boxes ({len(kept)})"

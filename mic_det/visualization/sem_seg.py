@@ -24,12 +24,12 @@ def color_labels(labels, ignore_value=255):
 
 
 def sem_seg_panels(model, batched_input, taught, source=None, input_format="BGR"):
-    """What a MICRCNN with a segmentation head makes of the pixels of one target image.
+    """What a MIC with a segmentation head makes of the pixels of one target image.
 
     Args:
-        model (MICRCNN): in eval mode.
+        model (MIC): in eval mode.
         batched_input (dict): one mapped target image; with ``"sem_seg"`` where the truth is known.
-        taught (TeacherLabels): of this image.
+        taught (PseudoLabelMaps): of this image.
         source (dict): a mapped source image with ``"sem_seg"``, to show ClassMix with.
         input_format (str): order of the images' channels.
 

@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from helpers_data import CLASSES, HEIGHT, WIDTH, forget_registered_sets, load, tiny_config
-from mic_det.visualization.panels import COLORS, contact_sheet, draw_boxes, mic_panels, predict_masked
+from mic_det.visualization.panels import COLORS, contact_sheet, draw_boxes, mic_panels
 
 SCALE = 800 / WIDTH  # pictures are enlarged to a width of 800 pixels
 MEAN = 60  # PIXEL_MEAN of the tiny config
@@ -170,7 +170,7 @@ def test_the_students_prediction_is_that_for_the_image_with_hidden_patches(model
         images = model.student.preprocess_image([{"image": image}])
         model.hide_patches(images, torch.Generator().manual_seed(1))
         seen = images.tensor[0, :, :HEIGHT, :WIDTH] * model.student.pixel_std + model.student.pixel_mean
-        found = predict_masked(model.student, images)
+        found = model.task("boxes").predict(model.student, images)[0]
         expected = model.student.inference([{"image": seen}], do_postprocess=False)[0]
         whole = model.student.inference([{"image": image}], do_postprocess=False)[0]
     assert len(found) == len(expected) > 0

@@ -1,0 +1,270 @@
+"""MIC: a model that learns from an unlabelled target domain by masked image consistency."""
+
+import copy
+import logging
+
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from ..config_checks import validate_mic_config
+from .inputs import preprocess, teacher_view
+from .masking import PatchMask, StrongView
+from .mixing import mix_batch
+from .sections import section
+from .student_teacher import StudentTeacher
+from .supported import check_pair
+from .tasks import RCNNTask, find_tasks
+from .terms import Alignment, ClassMix, MaskedConsistency, Step, Supervised
+from .views import Views
+
+
+@META_ARCH_REGISTRY.register()
+class MIC(StudentTeacher):
+    """Masked Image Consistency (Hoyer et al., CVPR 2023) around a detector, a segmentation model, or both in one.
+
+    In training, a batch holds source and target images, told apart by ``"domain"``. The losses are named by the term
+    that they come from: ``source/...`` (L_S), ``align/...`` and ``mix/...`` (L_T: alignment of a detector, ClassMix of
+    a segmentation) and ``masked/...`` (lambda_M L_M). In evaluation it predicts as the teacher or the student does.
+    How the teacher is kept up to date: :class:`StudentTeacher`.
+
+    Attributes:
+        wraps_student (bool): configs name the architecture of the student in ``MODEL.MIC.STUDENT``.
+        tasks (list[Task]): one for each kind of head of the student.
+        terms (list[Term]): the terms of the loss.
+    """
+
+    wraps_student = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student,
+        teacher=None,
+        tasks=None,
+        terms=None,
+        strong_view=None,
+        strong_source=False,
+        mask=None,
+        alpha=0.9,
+        burn_in_steps=0,
+        ramp_up_steps=0,
+        teacher_input_size=0,
+        evaluate="teacher",
+        class_names=(),
+    ):
+        """
+        Args:
+            student, teacher (nn.Module): two models of the same architecture; teacher None = a copy of the student.
+            tasks (list[Task]): for the student's heads; None = those that :func:`find_tasks` finds, with defaults.
+            terms (list[Term]): of the loss; None = L_S + L_M with the paper's settings.
+            strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it; None = the paper's.
+            strong_source (bool): whether source images are seen that way too.
+            mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels and r = 0.5.
+            alpha (float): limit of the teacher's average, in [0, 1).
+            burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then.
+            ramp_up_steps (int): optimizer steps over which lambda_M then grows linearly from 0.
+            teacher_input_size (int): short side in pixels at which the teacher sees images; 0 = as the student does.
+            evaluate (str): "teacher", "student" or "both"; see :class:`StudentTeacher`.
+            class_names (sequence of str): used in logs; the index where there is none.
+
+        Raises:
+            TypeError: where the student has no heads that the masked loss is defined for.
+            ValueError: where the two do not have the same classes.
+        """
+        teacher = copy.deepcopy(student) if teacher is None else teacher
+        tasks = [task() for task in find_tasks(student)] if tasks is None else list(tasks)
+        check_pair(student, teacher, tasks)
+        super().__init__(student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, evaluate=evaluate)
+        self.tasks = tasks
+        self.needs_features = any(task.needs_features for task in tasks)
+        if terms is None:
+            terms = [Supervised(), MaskedConsistency({task.name: 1.0 for task in tasks})]
+        self.terms = list(terms)
+        for term in self.terms:
+            if isinstance(getattr(term, "module", None), nn.Module):
+                self.add_module(term.name, term.module)
+        self.strong_view = strong_view or StrongView(0.2, 0.8, (0.15, 1.15), 0.5)
+        self.strong_source = strong_source
+        self.mask = mask or PatchMask(32, 0.5)
+        self.ramp_up_steps = ramp_up_steps
+        self.teacher_input_size = teacher_input_size
+        self.class_names = class_names
+
+    @classmethod
+    def from_config(cls, cfg):
+        validate_mic_config(cfg)
+        mic = cfg.MODEL.MIC
+        student = META_ARCH_REGISTRY.get(mic.STUDENT)(cfg)
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ()) if cfg.DATASETS.TRAIN else ()
+        alignment = Alignment.from_config(cfg, student)
+        # the instance classifiers take the regions that the RoI losses have sampled
+        shared = {"share_regions": True} if alignment and alignment.module.instance is not None else {}
+        tasks = [kind.from_config(cfg, **(shared if kind is RCNNTask else {})) for kind in find_tasks(student)]
+        terms = [Supervised(), MaskedConsistency.from_config(cfg, tasks)]
+        if any(task.name == "pixels" for task in tasks) and mic.SEM_SEG.MIX_WEIGHT:
+            terms.append(ClassMix.from_config(cfg))
+        if alignment:
+            terms.append(alignment)
+        # one mask for boxes and segmentation; a segmentation that trains alone has one of its own
+        mask = mic.MASK if any(task.name == "boxes" for task in tasks) else mic.SEM_SEG.MASK
+        return {
+            "student": student,
+            "tasks": tasks,
+            "terms": terms,
+            "strong_view": StrongView(
+                mic.COLOR.JITTER_STRENGTH, mic.COLOR.JITTER_PROB, mic.COLOR.BLUR_SIGMA, mic.COLOR.BLUR_PROB,
+                channels=cfg.INPUT.FORMAT,
+            ),
+            "strong_source": mic.COLOR.SOURCE,
+            "mask": PatchMask(mask.BLOCK_SIZE, mask.RATIO),
+            "alpha": mic.TEACHER.ALPHA,
+            "burn_in_steps": mic.BURN_IN_STEPS,
+            "ramp_up_steps": mic.CONSISTENCY.RAMP_UP_STEPS,
+            "teacher_input_size": mic.TEACHER.INPUT_SIZE,
+            "evaluate": mic.EVALUATE,
+            "class_names": tuple(classes),
+        }  # fmt: skip
+
+    def forward(self, batched_inputs):
+        """
+        Args:
+            batched_inputs (list[dict]): Detectron2's format. In training each dict also has
+                ``"domain"``: ``"source"`` (with ``"instances"`` for boxes, ``"sem_seg"`` for segmentation) or
+                ``"target"``. A missing domain means source.
+
+        Returns:
+            In training, dict[str, Tensor] of losses; else Detectron2's list of outputs.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        return next(self._losses(batched_inputs, merged=True))
+
+    def losses_in_parts(self, batched_inputs):
+        """The losses of ``forward``, part by part, for trainers that backpropagate each before they ask for the next.
+
+        Terms that share no view go through the student one after the other, so that activations of one part at a time
+        are in memory. The sum of all parts has the gradient of ``forward``'s losses, where the backbone treats images
+        one by one (not BatchNorm).
+
+        Returns:
+            iterator[dict[str, Tensor]]: losses of each part.
+        """
+        return self._losses(batched_inputs, merged=False)
+
+    def _losses(self, batched_inputs, merged):
+        """L = L_S + L_T + lambda_M L_M, each term on its views."""
+        self.begin_step()
+        step = self.new_step(batched_inputs)
+        terms = [term for term in self.terms if term.active(step)]
+        # 1. the teacher looks at whole target images
+        if step.target and any(term.needs_teacher(step) for term in terms):
+            step.pseudo = self.teach(step.target)
+        # 2. what the student sees, by name
+        wanted = [(term, term.views(step)) for term in terms]
+        views = self.make_views(step, {name for _, names in wanted for name in names})
+        for part in views.parts(wanted, merged):
+            # 3. one pass of the student's backbone, or one for each part
+            with section("student forward"):
+                views.run(self.student.backbone if self.needs_features else None, part.names)
+            # 4. the terms
+            losses = {}
+            with section("losses"):
+                for term in part.terms:
+                    losses.update(term.losses(self, views, step))
+            yield losses
+            del losses
+            views.forget()  # before the next part needs the memory
+
+    def new_step(self, batched_inputs):
+        """The :class:`Step` of a batch, before anything is computed."""
+        source = [x for x in batched_inputs if x.get("domain", "source") == "source"]
+        target = [x for x in batched_inputs if x.get("domain", "source") == "target"]
+        if not source:
+            raise ValueError("a training batch needs at least one source image: check SOLVER.IMS_PER_BATCH")
+        return Step(
+            source, target, self.steps, self.ramp(),
+            truth={task.name: task.truth(source, self.device) for task in self.tasks},
+            pseudo={task.name: task.no_pseudo_labels() for task in self.tasks},
+        )  # fmt: skip
+
+    def make_views(self, step, names):
+        """The named :class:`Views` of a step: colour changes, pasted classes and patch masks; no features yet."""
+        with section("mask and colour"):
+            strong = {"masked_target": step.target, "masked_source": step.source}
+            if "mixed_target" in names:
+                strong["mixed_target"], step.mixed_labels = mix_batch(
+                    step.source, step.truth["pixels"], step.target, step.pseudo["pixels"].pixels,
+                    self.student.sem_seg_head.ignore_value, self.device,
+                )  # fmt: skip
+            strong = {name: self.strong_views(inputs) for name, inputs in strong.items() if name in names}
+            source = self.strong_views(step.source) if self.strong_source else step.source
+        inputs = {"source": source, "target": step.target if "target" in names else [], **strong}
+        images = preprocess(self.student, [x for view in inputs.values() for x in view])
+        views = Views(images, {name: len(view) for name, view in inputs.items()})
+        masked = views.images_of("masked_target", "masked_source")
+        if len(masked):
+            with section("mask and colour"):
+                self.hide_patches(masked)
+        return views
+
+    def strong_views(self, inputs):
+        """The student's strong view of each image, as inputs of a model."""
+        return [{"image": self.strong_view(x["image"].to(self.device))} for x in inputs]
+
+    def hide_patches(self, images, generator=None):
+        """Multiply normalised images (``ImageList``) with a patch mask, in place: hidden patches get the mean."""
+        images.tensor *= self.mask(images, generator)
+
+    def teach(self, batched_inputs):
+        """The teacher's pseudo-labels of whole target images by name of task, which are logged too."""
+        with section("teacher"):
+            pseudo = self.pseudo_labels(batched_inputs)
+        for task in self.tasks:
+            task.log(pseudo[task.name], self.teacher, self.class_names)
+        return pseudo
+
+    @torch.no_grad()
+    def pseudo_labels(self, batched_inputs, model=None):
+        """Pseudo-labels of whole images, in the frame of ``x["image"]`` (MIC, Sec. 3.3).
+
+        Args:
+            batched_inputs (list[dict]): mapped images.
+            model (nn.Module): in eval mode; None = the teacher.
+
+        Returns:
+            dict: by name of task, for example ``["boxes"].boxes`` (:class:`PseudoBoxes`).
+        """
+        model = self.teacher if model is None else model
+        view = self.teacher_view(batched_inputs, model)
+        return {task.name: task.pseudo_labels(model, view) for task in self.tasks}
+
+    @torch.no_grad()
+    def teacher_view(self, batched_inputs, model=None):
+        """The :class:`TeacherView` of mapped images, of a model in eval mode; None = the teacher."""
+        model = self.teacher if model is None else model
+        return teacher_view(model, batched_inputs, self.teacher_input_size, self.needs_features)
+
+    def task(self, name):
+        """The task of this name ("boxes", "pixels"), or None where the student has no such head."""
+        return next((task for task in self.tasks if task.name == name), None)
+
+    def ramp(self):
+        """Share of lambda_M at this step: 0 in burn-in, then growing to 1 over ``ramp_up_steps``."""
+        after = self.steps - self.burn_in_steps
+        if after < 0:
+            return 0.0
+        return min(1.0, (after + 1) / self.ramp_up_steps) if self.ramp_up_steps else 1.0
+
+
+@META_ARCH_REGISTRY.register()
+class MICRCNN(MIC):
+    """The name that :class:`MIC` had before it also wrapped segmentation models; old configs keep working."""
+
+    @classmethod
+    def from_config(cls, cfg):
+        logging.getLogger(__name__).warning('MODEL.META_ARCHITECTURE "MICRCNN" is an old name: use "MIC".')
+        return super().from_config(cfg)

@@ -1,0 +1,29 @@
+"""Tasks: what each kind of head adds to a training step."""
+
+from .base import Task
+from .rcnn import BoxTask, PseudoBoxes, RCNNTask
+from .sem_seg import PseudoLabelMaps, SemSegTask
+from .whole_model import WholeModelTask
+
+__all__ = [
+    "BoxTask", "PseudoBoxes", "PseudoLabelMaps", "RCNNTask", "SemSegTask", "Task", "WholeModelTask",
+    "find_tasks",
+]  # fmt: skip
+
+
+def find_tasks(model):
+    """The task classes for a model's heads.
+
+    Raises:
+        TypeError: where it has no head that a task is for.
+    """
+    found = [SemSegTask] if SemSegTask.applies_to(model) else []
+    for task in (RCNNTask, WholeModelTask):
+        if task.applies_to(model):
+            return [*found, task]
+    if not found or getattr(model, "roi_heads", None) is not None:
+        raise TypeError(
+            f"MODEL.MIC.STUDENT is {type(model).__name__}, whose heads are unknown to MIC: it wraps "
+            "meta-architectures such as GeneralizedRCNN, RetinaNet, FCOS, PanopticFPN and SemanticSegmentor."
+        )
+    return found

@@ -1,0 +1,172 @@
+"""Boxes of an R-CNN (and instance masks and keypoints of the source): Faster, Mask and Keypoint R-CNN."""
+
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+import torch
+from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
+from detectron2.structures import Boxes
+from detectron2.utils.events import get_event_storage
+
+from ..consistency import (
+    ConsistencyWeights,
+    MaskedViews,
+    background_weight,
+    masked_consistency_losses,
+    pseudo_targets,
+    true_targets,
+)
+from ..pseudo_labels import select_pseudo_boxes
+from ..regions import region_scores, supervised_roi_losses
+from ..sections import section
+from .base import Task
+
+
+@dataclass
+class PseudoBoxes:
+    """Pseudo-boxes of N target images, in the frame of the student's views.
+
+    ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
+    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region.
+    """
+
+    boxes: list = field(default_factory=list)
+    background_prob: Optional[Callable] = None
+
+
+class BoxTask(Task):
+    """What all tasks have in common whose labels are boxes: how pseudo-boxes are chosen, counted and logged."""
+
+    name = "boxes"
+
+    def __init__(self, *, select=None, empty_images="skip", weights=None):
+        """
+        Args:
+            select (dict): arguments of :func:`select_pseudo_boxes`; None = score threshold 0.8.
+            empty_images (str): images without pseudo-boxes: "skip" them, or take them as all "background".
+            weights (ConsistencyWeights): of the terms of L_M.
+        """
+        self.select = {"score_threshold": 0.8, **(select or {})}
+        self.empty_images = empty_images
+        self.weights = weights or ConsistencyWeights()
+
+    @classmethod
+    def from_config(cls, cfg, **others):
+        p, c = cfg.MODEL.MIC.PSEUDO_BOXES, cfg.MODEL.MIC.CONSISTENCY
+        select = dict(
+            score_threshold=p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, nms_threshold=p.NMS_THRESHOLD,
+            max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
+        )  # fmt: skip
+        weights = ConsistencyWeights(c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_LOC_WEIGHT, c.ROI_LOC_WEIGHT, c.QUALITY)
+        return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
+
+    def truth(self, inputs, device):
+        return [x["instances"].to(device) for x in inputs]
+
+    def no_pseudo_labels(self):
+        return PseudoBoxes()
+
+    def detections(self, model, view):
+        """All detections of a model in a :class:`TeacherView`, in the frame of the student's views."""
+        found = self.predict(model, view.images, view.features)
+        for instances, size, (sx, sy) in zip(found, view.sizes, view.scales):
+            instances.pred_boxes.scale(1 / sx, 1 / sy)
+            instances._image_size = size
+        return found
+
+    def pseudo_labels(self, model, view):
+        found = self.detections(model, view)
+        with section("pseudo-labels"):
+            return PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
+
+    def predict(self, model, images, features=None):
+        """Detections of a model in eval mode in normalised images (``ImageList``), in their frame: list[Instances]."""
+        raise NotImplementedError
+
+    def used(self, boxes):
+        """Whether each image takes part in L_M, by its pseudo-boxes."""
+        return [len(x) > 0 or self.empty_images == "background" for x in boxes]
+
+    def log(self, pseudo, model, class_names):
+        log_pseudo_boxes(pseudo.boxes, self.num_classes(model), class_names)
+
+
+class RCNNTask(BoxTask):
+    """RPN and RoI heads, region by region: L_M with a quality weight for each region (MIC, Sec. 3.2-3.3, Eq. 6)."""
+
+    def __init__(self, *, share_regions=False, **others):
+        """
+        Args:
+            share_regions (bool): whether the regions of the RoI losses are kept for other terms (``View.regions``).
+
+        The others are those of :class:`BoxTask`.
+        """
+        super().__init__(**others)
+        self.share_regions = share_regions
+
+    @classmethod
+    def applies_to(cls, model):
+        heads = getattr(model, "roi_heads", None)
+        known = isinstance(heads, (StandardROIHeads, Res5ROIHeads)) and not isinstance(heads, CascadeROIHeads)
+        return known and not getattr(heads.box_predictor, "use_sigmoid_ce", False)
+
+    def num_classes(self, model):
+        return model.roi_heads.num_classes
+
+    def classes_key(self):
+        return "MODEL.ROI_HEADS.NUM_CLASSES"
+
+    def supervised(self, student, view, truth):
+        proposals, losses = student.proposal_generator(view.images, view.features, truth)
+        if self.share_regions:
+            roi_losses, view.regions = supervised_roi_losses(student.roi_heads, view.features, proposals, truth)
+        else:
+            _, roi_losses = student.roi_heads(view.images, view.features, proposals, truth)
+        get_event_storage().put_scalar("num_boxes", sum(map(len, truth)) / len(truth))
+        return {**losses, **roi_losses}
+
+    def pseudo_labels(self, model, view):
+        return PseudoBoxes(super().pseudo_labels(model, view).boxes, _background_prob(model, view))
+
+    def consistency(self, student, view, pseudo, truth):
+        views = MaskedViews(
+            view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
+            self.used(pseudo.boxes) + [True] * len(truth), background_weight(pseudo.background_prob, len(pseudo.boxes)),
+        )  # fmt: skip
+        losses, regions = masked_consistency_losses(student, views, self.weights)
+        if self.share_regions:
+            view.regions = regions
+        return losses
+
+    def predict(self, model, images, features=None):
+        features = model.backbone(images.tensor) if features is None else features
+        proposals, _ = model.proposal_generator(images, features, None)
+        return model.roi_heads(images, features, proposals, None)[0]
+
+
+def _background_prob(model, view):
+    @torch.no_grad()
+    def background_prob(boxes):
+        boxes = [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, view.scales)]
+        logits, _ = region_scores(model.roi_heads, view.features, boxes)
+        return logits.softmax(dim=1)[:, -1].split([len(b) for b in boxes])
+
+    return background_prob
+
+
+def log_pseudo_boxes(pseudo, num_classes, class_names=()):
+    """Numbers of a step's pseudo-boxes, a target image, in all and a class; their mean score."""
+    storage = get_event_storage()
+    counts = [len(x) for x in pseudo]
+    storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
+    storage.put_scalar("pseudo/empty_images", counts.count(0) / len(counts))
+    classes = torch.cat([x.gt_classes for x in pseudo])
+    per_class = (classes == torch.arange(num_classes, device=classes.device)[:, None]).sum(dim=1)
+    mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
+    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
+    if sum(counts):
+        storage.put_scalar("pseudo/mean_score", mean_score)
+    for i, count in enumerate(per_class):
+        name = class_names[i] if i < len(class_names) else i
+        storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)

@@ -1,0 +1,76 @@
+"""Label maps of a semantic segmentation head."""
+
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.utils.events import get_event_storage
+
+from ..sections import section
+from ..segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss, teacher_pixel_labels
+from .base import Task
+
+
+@dataclass
+class PseudoLabelMaps:
+    """Pseudo-labels of N target images: ``pixels`` (N ``PixelLabels``) and ``quality``, the q of each image."""
+
+    pixels: list = field(default_factory=list)
+    quality: list = field(default_factory=list)
+
+
+class SemSegTask(Task):
+    """A segmentation head: pixel labels with one quality weight an image (MIC, Eq. 6-9)."""
+
+    name = "pixels"
+
+    def __init__(self, settings=None):
+        """
+        Args:
+            settings (SemSegSettings): how pseudo-labels are made.
+        """
+        self.settings = settings or SemSegSettings()
+
+    @classmethod
+    def from_config(cls, cfg):
+        s = cfg.MODEL.MIC.SEM_SEG
+        return cls(SemSegSettings(s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM))
+
+    @classmethod
+    def applies_to(cls, model):
+        return getattr(model, "sem_seg_head", None) is not None
+
+    def check(self, model):
+        if not isinstance(model.sem_seg_head, SemSegFPNHead):
+            raise TypeError(f"MODEL.SEM_SEG_HEAD.NAME is {type(model.sem_seg_head).__name__}: MIC knows SemSegFPNHead.")
+
+    def num_classes(self, model):
+        return model.sem_seg_head.predictor.out_channels
+
+    def classes_key(self):
+        return "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+    def truth(self, inputs, device):
+        return [PixelLabels.of_truth(x["sem_seg"].to(device)) for x in inputs]
+
+    def supervised(self, student, view, truth):
+        head = student.sem_seg_head
+        labels, _ = padded_labels(truth, view.images.tensor.shape[-2:], head.ignore_value)
+        return head(view.features, labels)[1]
+
+    def pseudo_labels(self, model, view):
+        with section("pseudo-labels"):
+            return PseudoLabelMaps(
+                *teacher_pixel_labels(
+                    model.sem_seg_head, view.features, view.images.image_sizes, view.sizes, self.settings
+                )
+            )
+
+    def no_pseudo_labels(self):
+        return PseudoLabelMaps()
+
+    def log(self, pseudo, model, class_names):
+        get_event_storage().put_scalar("pseudo/pixel_quality", torch.stack(pseudo.quality).mean())
+
+    def consistency(self, student, view, pseudo, truth):
+        return {"loss_sem_seg": pixel_loss(student.sem_seg_head, view.features, pseudo.pixels + truth)}

@@ -1,0 +1,85 @@
+"""Boxes of any detector whose ``forward`` takes ``instances``: RetinaNet, FCOS, Cascade R-CNN."""
+
+from detectron2.utils.events import get_event_storage
+
+from .rcnn import BoxTask
+
+
+class WholeModelTask(BoxTask):
+    """The detector's own ``forward`` gives all losses; L_M has one quality weight an image.
+
+    Pseudo-boxes become ``instances``, and the student's own losses of a masked image count times q, the mean score of
+    its pseudo-boxes. Where the parts of a detector are known, :class:`RCNNTask` weights each region instead.
+    """
+
+    needs_features = False
+
+    def __init__(self, **others):
+        super().__init__(**others)
+        self._loss_names = ()
+
+    @classmethod
+    def applies_to(cls, model):
+        detector = hasattr(model, "proposal_generator") or hasattr(model, "head_in_features")
+        return detector and hasattr(model, "preprocess_image") and getattr(model, "sem_seg_head", None) is None
+
+    def num_classes(self, model):
+        return model.roi_heads.num_classes if hasattr(model, "roi_heads") else model.num_classes
+
+    def classes_key(self):
+        return "MODEL.ROI_HEADS.NUM_CLASSES or MODEL.RETINANET.NUM_CLASSES"
+
+    def supervised(self, student, view, truth):
+        losses = student(_with_instances(student, view.images, truth))
+        self._loss_names = tuple(losses)
+        get_event_storage().put_scalar("num_boxes", sum(map(len, truth)) / len(truth))
+        return losses
+
+    def consistency(self, student, view, pseudo, truth):
+        labels = [_instances(x) for x in pseudo.boxes] + truth
+        inputs = _with_instances(student, view.images, labels)
+        used = self.used(pseudo.boxes) + [True] * len(truth)
+        quality = [self._quality(x) for x in pseudo.boxes] + [1.0] * len(truth)
+        # every process logs the same terms, also where it has no pseudo-box
+        losses = {k: view.images.tensor.new_zeros(()) for k in self._loss_names if self._term_weight(k)}
+        for x, q in [(x, q) for x, q, use in zip(inputs, quality, used) if use]:
+            for name, value in student([x]).items():
+                if self._term_weight(name):
+                    losses[name] = losses[name] + value * q * self._term_weight(name) / len(inputs)
+        return losses
+
+    def _quality(self, pseudo):
+        if self.weights.quality == "none" or not len(pseudo):
+            return 1.0
+        return pseudo.scores.mean()
+
+    def _term_weight(self, name):
+        """Weight of one of the detector's losses, by its name."""
+        box = any(x in name for x in ("box_reg", "_loc", "_ctr"))
+        if "rpn" in name:
+            return self.weights.rpn_loc if box else self.weights.rpn_cls
+        return self.weights.roi_loc if box else self.weights.roi_cls
+
+    def predict(self, model, images, features=None):
+        inputs = [{"image": x} for x in unnormalised(model, images)]
+        if hasattr(model, "roi_heads"):
+            return model.inference(inputs, do_postprocess=False)
+        # the size of its output is the image's own
+        return [x["instances"] for x in model(inputs)]
+
+
+def unnormalised(model, images):
+    """The images of a normalised, padded ``ImageList`` in the range of the model's inputs, without padding."""
+    pixels = images.tensor * model.pixel_std + model.pixel_mean
+    return [x[:, :h, :w] for x, (h, w) in zip(pixels, images.image_sizes)]
+
+
+def _with_instances(model, images, labels):
+    return [{"image": x, "instances": y} for x, y in zip(unnormalised(model, images), labels)]
+
+
+def _instances(pseudo):
+    """Pseudo-boxes as labels that a detector trains on."""
+    kept = type(pseudo)(pseudo.image_size)
+    kept.gt_boxes, kept.gt_classes = pseudo.gt_boxes, pseudo.gt_classes
+    return kept
