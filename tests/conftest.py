@@ -24,13 +24,13 @@ def storage():
 
 
 def tiny_cfg(**overrides):
-    """MICRCNN around an 18-layer Faster R-CNN with few channels; keys with "__" for dots override."""
+    """MIC around an 18-layer Faster R-CNN with few channels; keys with "__" for dots override."""
     cfg = get_cfg()
     add_mic_config(cfg)
     cfg.merge_from_list(
         [
             "MODEL.DEVICE", "cpu",
-            "MODEL.META_ARCHITECTURE", "MICRCNN",
+            "MODEL.META_ARCHITECTURE", "MIC",
             "MODEL.PIXEL_STD", [60.0, 60.0, 60.0],
             "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone",
             "MODEL.BACKBONE.FREEZE_AT", 1,

@@ -205,7 +205,7 @@ def write_two_images(folder):
 def load_with_sets(folder, declared, **keys):
     """A config of two classes that declares sets; ``declared`` maps names to (JSON or "", IMAGES)."""
     entries = {n: {"IMAGES": str(i), **({"JSON": str(j)} if j else {})} for n, (j, i) in declared.items()}
-    kind = "MICRCNN" if keys.get("DATASETS__TARGET") else "GeneralizedRCNN"
+    kind = "MIC" if keys.get("DATASETS__TARGET") else "GeneralizedRCNN"
     keys = {
         "MODEL__META_ARCHITECTURE": kind,
         "MODEL__ROI_HEADS__NUM_CLASSES": 2,

@@ -14,7 +14,7 @@ CLOCK = {"time", "data_time", "rank_data_time", "eta_seconds"}  # of metrics, wh
 
 # all parts of the method that draw random numbers or count steps
 MIC = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.05},
     "MODEL__MIC__BURN_IN_STEPS": 1,
     "MODEL__MIC__CONSISTENCY": {"RAMP_UP_STEPS": 4},

@@ -65,7 +65,8 @@ class Views:
         """Which terms go through the student together.
 
         Args:
-            wanted (list[(term, names)]): the views that each term needs; those without images do not count.
+            wanted (list[(term, names)]): the views that each term needs. Those without images do not count, and a
+                term without any is left out.
             merged (bool): one part for all terms; else one for each group of terms that shares views.
 
         Returns:
@@ -74,6 +75,8 @@ class Views:
         groups = []  # (indices of terms, names) of groups that share no view
         for i, (_, names) in enumerate(wanted):
             indices, names = {i}, {x for x in names if x in self._spans}
+            if not names:
+                continue
             for group in [g for g in groups if merged or g[1] & names]:
                 groups.remove(group)
                 indices, names = indices | group[0], names | group[1]
@@ -81,7 +84,6 @@ class Views:
         parts = [
             Part([wanted[i][0] for i in sorted(indices)], tuple(x for x in self._spans if x in names))
             for indices, names in groups
-            if names
         ]
         return sorted(parts, key=lambda part: self._spans[part.names[0]])
 

@@ -22,7 +22,7 @@ from mic_det.modeling import sections
 from mic_det.modeling.sections import Stopwatch, section
 
 KEYS = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TRAIN": ["source_train"], "DATASETS__TARGET": ["target_train"],
+    "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TRAIN": ["source_train"], "DATASETS__TARGET": ["target_train"],
     "DATASETS__TEST": ["target_val"], "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},
     "SOLVER__IMS_PER_BATCH": 1, "SOLVER__IMS_PER_BATCH_TARGET": 2,
 }  # fmt: skip
@@ -110,7 +110,7 @@ def test_variants_are_what_their_titles_say(cfg):
     seen = []
     for name in TITLES:
         own = variant_config(cfg, name)
-        assert (own.MODEL.META_ARCHITECTURE == "MICRCNN") == name.startswith("mic")
+        assert (own.MODEL.META_ARCHITECTURE == "MIC") == name.startswith("mic")
         variant = make_variant(cfg, name, batches)
         seen.clear()
         students = getattr(variant.model, "student", variant.model)
@@ -146,9 +146,9 @@ def test_batches_are_those_of_the_data_sets_or_made_up(cfg):
 
 def test_random_weights_get_pseudo_boxes(cfg, storage):
     variant = make_variant(cfg, "mic", make_batches(cfg, 1, (64, 96))[0])
-    assert variant.model.select["score_threshold"] < 0.8
-    found, _ = variant.model.make_pseudo_boxes([x for x in synthetic_batch(cfg, (64, 96)) if x["domain"] == "target"])
-    assert sum(map(len, found)) > 0
+    assert variant.model.task("boxes").select["score_threshold"] < 0.8
+    found = variant.model.teach([x for x in synthetic_batch(cfg, (64, 96)) if x["domain"] == "target"])
+    assert sum(map(len, found["boxes"].boxes)) > 0
 
 
 def test_peak_memory_holds_weights_and_activations(cfg):

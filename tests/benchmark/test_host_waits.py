@@ -40,7 +40,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("quality", ["teacher", "student", "none"])
 def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, quality):
     write_two_domains(tmp_path)
-    keys = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"],
+    keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
             "MODEL__MIC__CONSISTENCY": {"QUALITY": quality}, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
     cfg = load(tmp_path, tiny_config(tmp_path, **keys))
     batches, _ = make_batches(cfg, 1, (96, 128), True)

@@ -21,7 +21,7 @@ from helpers_data import (
 from mic_det.data.check import check_config_datasets, format_reports
 
 ROLES = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "DATASETS__TRAIN": ["source_train"],
     "DATASETS__TARGET": ["target_train"],
     "DATASETS__TEST": ["target_val"],
@@ -174,7 +174,7 @@ def test_label_maps_are_opened_too(tmp_path, monkeypatch):
     names = dict(
         DATASETS__DECLARED={}, DATASETS__TRAIN=["cityscapes_det_train"],
         DATASETS__TARGET=["cityscapes_foggy_0.02_train"],
-        DATASETS__TEST=["cityscapes_foggy_0.02_val"], MODEL__META_ARCHITECTURE="MICRCNN",
+        DATASETS__TEST=["cityscapes_foggy_0.02_val"], MODEL__META_ARCHITECTURE="MIC",
         MODEL__MIC__STUDENT="SemanticSegmentor", MODEL__SEM_SEG_HEAD__NUM_CLASSES=19,
         MODEL__SEM_SEG_HEAD__IGNORE_VALUE=255,
     )  # fmt: skip

@@ -17,7 +17,7 @@ RESNET = {"MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone"}
 RESNET_FROZEN = {**RESNET, "MODEL__RESNETS__NORM": "FrozenBN"}  # what ImageNet weights of Detectron2's zoo are for
 
 
-def make_model(folder, kind="MICRCNN", **keys):
+def make_model(folder, kind="MIC", **keys):
     """A detector on small images that answers with every box it has, however unsure."""
     keys = {**MOBILENET, "MODEL__META_ARCHITECTURE": kind, "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0, **keys}
     with forget_registered_sets():
@@ -37,7 +37,7 @@ def equal_states(a, b):
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
-# -------------------------------------------------------------------------- detectors and MICRCNN
+# -------------------------------------------------------------------------- detectors and MIC
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -114,7 +114,7 @@ def test_trainer_restarts_from_weights_but_continues_from_its_own_checkpoint(tmp
     disturb(model.student, 1), disturb(model.teacher, 2)
     model.steps = 7
     MICCheckpointer(model, str(tmp_path)).save("mic")
-    keys = {**MOBILENET, "MODEL__META_ARCHITECTURE": "MICRCNN", "MODEL__WEIGHTS": str(tmp_path / "mic.pth")}
+    keys = {**MOBILENET, "MODEL__META_ARCHITECTURE": "MIC", "MODEL__WEIGHTS": str(tmp_path / "mic.pth")}
     (tmp_path / "output").mkdir()
     with forget_registered_sets():
         cfg = load(tmp_path, tiny_config(tmp_path, tmp_path / "output", DATASETS__TARGET=["target_train"], **keys))
@@ -139,7 +139,7 @@ def features(backbone, image):
         return backbone.eval()(image)
 
 
-@pytest.mark.parametrize("kind", ["GeneralizedRCNN", "MICRCNN"])
+@pytest.mark.parametrize("kind", ["GeneralizedRCNN", "MIC"])
 def test_a_local_torchvision_file_fills_the_backbone(tmp_path, kind):
     torch.manual_seed(5)
     classifier = torchvision.models.mobilenet_v2(weights=None).eval()

@@ -15,7 +15,7 @@ from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    keys = {"MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone", "MODEL__META_ARCHITECTURE": "MICRCNN"}
+    keys = {"MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone", "MODEL__META_ARCHITECTURE": "MIC"}
     with forget_registered_sets():
         return build_model(load(folder, tiny_config(folder, **keys)))
 

@@ -194,7 +194,7 @@ def test_a_loss_that_is_nan_in_float16_is_no_overflow():
 def test_the_trainer_keeps_the_state_before_and_goes_on_from_it(tmp_path):
     write_two_domains(tmp_path)
     keys = {
-        "MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"], "DATASETS__TEST": [],
+        "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"], "DATASETS__TEST": [],
         "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.05}, "SOLVER__MAX_ITER": 4,
     }  # fmt: skip
     (tmp_path / "out").mkdir()

@@ -17,7 +17,7 @@ from mic_det.engine.trainer import MICTrainer
 STEPS = 5
 PANELS = 5
 MIC = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.05},  # the masked loss has something to learn from
     "DATASETS__TARGET": ["target_train"],
     "DATASETS__TEST": [],
@@ -77,9 +77,10 @@ def test_the_same_patches_are_hidden_each_time(runs):
     _, _, (*_, trainer) = runs
     hook = next(h for h in trainer._hooks if isinstance(h, PseudoBoxPictures))
     with undisturbed(hook.model):
-        kept, hook.model.select = hook.model.select, {**hook.model.select, "score_threshold": 1.0}  # no boxes over it
+        task = hook.model.task("boxes")
+        kept, task.select = task.select, {**task.select, "score_threshold": 1.0}  # no boxes over it
         first, second = ([row[2] for row in hook.draw()] for _ in range(2))
-        hook.model.select = kept
+        task.select = kept
     assert all("masked view" in caption for caption, _ in first)
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(first, second))
     assert not np.array_equal(first[0][1] == first[0][1][0, 0], first[1][1] == first[1][1][0, 0])

@@ -31,7 +31,7 @@ class Regression(nn.Module):
 
 
 class SelfTraining(StudentTeacher):
-    """The bookkeeping of MICRCNN's teacher around a model that needs no images."""
+    """The bookkeeping of MIC's teacher around a model that needs no images."""
 
     def __init__(self, alpha):
         super().__init__(Regression(), Regression(), alpha=alpha)

@@ -5,7 +5,7 @@ import torch
 
 from helpers_data import forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.trainer import MICTrainer
-from mic_det.modeling import MICRCNN
+from mic_det.modeling import MIC
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def watch_backbone(trainer):
     """The type and batch size of what the trained detector's backbone returns, one entry a pass."""
     seen = []
     model = trainer.checkpointer.model
-    model = model.student if isinstance(model, MICRCNN) else model
+    model = model.student if isinstance(model, MIC) else model
     model.backbone.bottom_up.register_forward_hook(
         lambda module, inputs, out: seen.append((out["res5"].dtype, len(out["res5"])))
     )
@@ -43,7 +43,7 @@ def test_a_step_passes_as_many_micro_batches_as_accumulate_steps(make_trainer, m
 @pytest.mark.parametrize("amp, dtype", [({"ENABLED": True, "DTYPE": "bfloat16"}, torch.bfloat16), ({}, torch.float32)])
 def test_mic_passes_source_and_target_at_once_in_the_precision_asked_for(make_trainer, amp, dtype):
     trainer = make_trainer(
-        MODEL__META_ARCHITECTURE="MICRCNN", DATASETS__TARGET=["target_train"], SOLVER__AMP=amp, SOLVER__IMS_PER_BATCH=3
+        MODEL__META_ARCHITECTURE="MIC", DATASETS__TARGET=["target_train"], SOLVER__AMP=amp, SOLVER__IMS_PER_BATCH=3
     )
     seen = watch_backbone(trainer)
     trainer.train()
@@ -52,7 +52,7 @@ def test_mic_passes_source_and_target_at_once_in_the_precision_asked_for(make_tr
 
 
 def test_the_optimizer_has_the_student_alone(make_trainer):
-    trainer = make_trainer(MODEL__META_ARCHITECTURE="MICRCNN", DATASETS__TARGET=["target_train"])
+    trainer = make_trainer(MODEL__META_ARCHITECTURE="MIC", DATASETS__TARGET=["target_train"])
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     model = trainer.checkpointer.model
     assert trained == {id(p) for p in model.student.parameters() if p.requires_grad}

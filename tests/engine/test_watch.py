@@ -16,7 +16,7 @@ THRESHOLD = "MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD"
 def warned(caplog):
     """Run a watch over logged steps; returns (iteration, message) of each warning.
 
-    A step is a list of micro-batches; a micro-batch is a dict of what MICRCNN logs.
+    A step is a list of micro-batches; a micro-batch is a dict of what MIC logs.
     """
 
     def run(watch, steps):

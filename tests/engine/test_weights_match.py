@@ -66,7 +66,7 @@ def stages(model, x):
 
 
 @pytest.mark.parametrize("name, keys", [("resnet18", {}), ("resnet50", RESNET50)])
-@pytest.mark.parametrize("kind", ["GeneralizedRCNN", "MICRCNN"])
+@pytest.mark.parametrize("kind", ["GeneralizedRCNN", "MIC"])
 def test_detectron2s_resnet_computes_what_torchvisions_does(tmp_path, name, keys, kind):
     theirs = classifier(name)
     torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
@@ -154,7 +154,7 @@ def prefixed(state, prefix, strip=""):
 def test_teacher_and_student_of_another_framework_are_told_apart(tmp_path, caplog, which, prefer):
     teacher, student = disturb(build(), 1), disturb(build(), 2)
     torch.save(TEACHERS[which](teacher.state_dict(), student.state_dict()), tmp_path / "x.pth")
-    plain, mic = build(), build("MICRCNN")
+    plain, mic = build(), build("MIC")
     MICCheckpointer(plain, weights_from=prefer).load(str(tmp_path / "x.pth"))
     assert equal(plain, teacher if prefer == "teacher" else student)
     assert f"its {prefer} is taken" in told(caplog)
@@ -166,7 +166,7 @@ def test_teacher_and_student_of_another_framework_are_told_apart(tmp_path, caplo
 def test_a_file_with_a_teacher_alone_fills_both(tmp_path):
     teacher = disturb(build(), 1)
     torch.save(prefixed(teacher.state_dict(), "modelTeacher."), tmp_path / "x.pth")
-    mic = build("MICRCNN")
+    mic = build("MIC")
     MICCheckpointer(mic, weights_from="student").load(str(tmp_path / "x.pth"))
     assert equal(mic.teacher, teacher) and equal(mic.student, teacher)
 
@@ -174,7 +174,7 @@ def test_a_file_with_a_teacher_alone_fills_both(tmp_path):
 @pytest.mark.parametrize("prefer", ["teacher", "student"])
 def test_a_training_starts_from_the_part_that_is_chosen(tmp_path, prefer):
     write_two_domains(tmp_path)
-    keys = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"]}
+    keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
     with forget_registered_sets():
         cfg = load(tmp_path, tiny_config(tmp_path, tmp_path / "out", **keys, MODEL__MIC__WEIGHTS_FROM=prefer))
         model = MICTrainer.build_model(cfg)
@@ -190,7 +190,7 @@ def test_a_training_starts_from_the_part_that_is_chosen(tmp_path, prefer):
 def test_safetensors_are_read(tmp_path):
     plain = disturb(build(), 1)
     save_file(plain.state_dict(), tmp_path / "x.safetensors")
-    mic = build("MICRCNN")
+    mic = build("MIC")
     MICCheckpointer(mic, complete=True).load(str(tmp_path / "x.safetensors"))
     assert equal(mic.teacher, plain) and equal(mic.student, plain)
 

@@ -18,6 +18,7 @@ from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import check_datasets
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.pseudo_labels import PseudoLabelEvaluator, evaluate_pseudo_labels, number_of_pairs
+from mic_det.modeling.tasks import RCNNTask
 
 
 def register_declared(entries):
@@ -55,9 +56,8 @@ def by_hand(tmp_path):
 def evaluate(by_hand, answers, which=slice(None), labelled=True):
     dicts, folder = by_hand
     dicts = [d if labelled else {**d, "annotations": []} for d in dicts[which]]
-    model = SimpleNamespace(
-        has_boxes=True, has_sem_seg=False, teacher=SimpleNamespace(roi_heads=SimpleNamespace(num_classes=2))
-    )
+    tasks = {"boxes": RCNNTask(), "pixels": None}
+    model = SimpleNamespace(task=tasks.get, teacher=SimpleNamespace(roi_heads=SimpleNamespace(num_classes=2)))
     evaluator = PseudoLabelEvaluator("by_hand", dicts, model, str(folder / "out"))
     evaluator.reset()
     for d, (teacher, student) in zip(dicts, answers):
@@ -119,7 +119,7 @@ def test_pairs_are_one_to_one_and_of_one_class():
 # ------------------------------------------------------------------------------------- a real model
 
 MIC = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.2},
     "DATASETS__TARGET": ["target_train"],
     "INPUT__MIN_SIZE_TEST": 96,  # not the size of the files

@@ -5,13 +5,11 @@ import gc
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import ImageList
 
 from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config
 from mic_det.engine.train_loop import AccumulatingTrainer
-from mic_det.modeling.rows import RowViews, row_groups
 
 # all anchors and proposals are taken, so that only their order is left to chance
 NO_SAMPLING = {
@@ -161,27 +159,3 @@ def test_trained_batch_norm_is_refused():
         own.merge_from_list([key, "SyncBN"])
         with pytest.raises(ConfigError, match=f"SOLVER.SEQUENTIAL_BACKWARD is True, but {key}"):
             validate_mic_config(own)
-
-
-def test_row_groups():
-    assert row_groups(6, (2, 4)) == [(0, 2), (2, 4), (4, 6)]
-    assert row_groups(4, (2, 4)) == [(0, 2), (2, 4)]
-    assert row_groups(3, ()) == row_groups(3, (3, 3)) == [(0, 3)]
-
-
-@pytest.mark.parametrize("first", [0, 2])
-def test_pieces_of_features_are_slices_with_the_gradient_of_slices(first):
-    images = ImageList(torch.randn(7, 3, 8, 8), [(8, i + 1) for i in range(7)])
-    maps = {"p2": torch.randn(7 - first, 2, 4, 4, requires_grad=True), "p3": torch.randn(7 - first, 2, 2, 2)}
-    views = RowViews(images, maps, (first, 2, 4, 4, 7))
-    for a, b in [(2, 4), (4, 7), (first, 7), (3, 6)]:
-        rows, features = views.rows(a, b)
-        assert torch.equal(rows.tensor, images.tensor[a:b]) and rows.image_sizes == images.image_sizes[a:b]
-        for k, v in features.items():
-            assert torch.equal(v, maps[k][a - first : b - first])
-        weight = torch.randn_like(features["p2"])
-        maps["p2"].grad = None
-        (features["p2"] * weight).sum().backward(retain_graph=True)
-        expected = torch.zeros_like(maps["p2"])
-        expected[a - first : b - first] = weight
-        assert torch.equal(maps["p2"].grad, expected)

@@ -6,8 +6,7 @@ from detectron2.modeling import build_model
 
 from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
-from mic_det.modeling import MICRCNN
-from mic_det.modeling.masking import StrongView
+from mic_det.modeling import MIC
 
 NO_CHANGE = {"MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0}
 
@@ -140,7 +139,7 @@ def test_ramp_and_burn_in_of_lambda():
                                  MODEL__MIC__CONSISTENCY__RAMP_UP_STEPS=4))  # fmt: skip
     weights = []
     for model.steps in range(9):
-        weights.append(model.current_consistency_weight())
+        weights.append(0.8 * model.ramp())
     assert weights == pytest.approx([0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
 
 
@@ -164,20 +163,25 @@ def test_student_and_teacher_of_different_classes_are_refused():
     plain = {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}
     student, teacher = build_model(tiny_cfg(**plain)), build_model(tiny_cfg(MODEL__ROI_HEADS__NUM_CLASSES=5, **plain))
     with pytest.raises(ConfigError, match="3 classes and the teacher 5"):
-        MICRCNN(student=student, teacher=teacher, strong_view=StrongView(0.2, 0.8, (0.15, 1.15), 0.5))
+        MIC(student=student, teacher=teacher)
 
 
-def test_students_that_are_no_supported_rcnn_are_refused():
-    with pytest.raises(TypeError, match="RetinaNet"):
-        build_model(
-            tiny_cfg(
-                MODEL__MIC__STUDENT="RetinaNet",
-                MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone",
-                MODEL__FPN__IN_FEATURES=["res3", "res4", "res5"],
-                MODEL__RETINANET__NUM_CLASSES=3,
-            )
-        )
-    with pytest.raises(TypeError, match="CascadeROIHeads"):
-        build_model(tiny_cfg(MODEL__ROI_HEADS__NAME="CascadeROIHeads", MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG=True))
-    with pytest.raises(TypeError, match="USE_SIGMOID_CE"):
-        build_model(tiny_cfg(MODEL__ROI_BOX_HEAD__USE_SIGMOID_CE=True))
+def test_students_with_unknown_heads_are_refused():
+    panoptic = {"MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 3}
+    cascade = {"MODEL__ROI_HEADS__NAME": "CascadeROIHeads", "MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True}
+    with pytest.raises(TypeError, match="BoxPanopticFPN, whose heads are unknown"):
+        build_model(tiny_cfg(**panoptic, **cascade))
+    with pytest.raises(TypeError, match="Linear, whose heads are unknown"):
+        MIC(student=torch.nn.Linear(2, 2))
+
+
+def test_from_python_a_student_alone_is_enough():
+    model = MIC(student=build_model(tiny_cfg(MODEL__META_ARCHITECTURE="GeneralizedRCNN")))
+    assert all(torch.equal(v, model.student.state_dict()[k]) for k, v in model.teacher.state_dict().items())
+    losses = model.train()([source_input(), target_input()])
+    assert {"source/loss_cls", "masked/loss_cls"} <= losses.keys()
+
+
+def test_the_old_name_is_still_there_and_names_the_new_one(caplog):
+    model = build_model(tiny_cfg(MODEL__META_ARCHITECTURE="MICRCNN"))
+    assert isinstance(model, MIC) and 'use "MIC"' in caplog.text

@@ -107,7 +107,7 @@ def test_a_flip_and_a_resize_move_pseudo_boxes_as_they_move_the_object(input_siz
     model.teacher = RectangleFinder()
     views = [((64, 96), (8, 16, 40, 48)), ((64, 96), (96 - 40, 16, 96 - 8, 48)), ((128, 192), (16, 32, 80, 96))]
     inputs = [bright_rectangle(size, *box) for size, box in views]
-    boxes, _ = model.make_pseudo_boxes(inputs)
+    boxes = model.teach(inputs)["boxes"].boxes
     tolerance = 1e-4 if input_size == 0 else 2 * 128 / (input_size or 128)  # a pixel of the teacher's image
     for (size, box), pseudo in zip(views, boxes):
         assert pseudo.image_size == size
@@ -119,19 +119,19 @@ def test_the_log_tells_counts_scores_and_classes(storage):
     model = build_model(tiny_cfg())
     model.class_names = ("person", "car", "tram")
     model.teacher = RectangleFinder()
-    model.make_pseudo_boxes([bright_rectangle((64, 96), 8, 16, 40, 48)] * 3)
-    model.select["score_threshold"] = 0.95
+    model.teach([bright_rectangle((64, 96), 8, 16, 40, 48)] * 3)
+    model.task("boxes").select["score_threshold"] = 0.95
     latest = {k: v for k, (v, _) in storage.latest().items()}
     assert latest["pseudo/num_boxes"] == 1 and latest["pseudo/empty_images"] == 0
     assert latest["pseudo/mean_score"] == pytest.approx(0.9)
     assert (latest["pseudo/num_boxes_car"], latest["pseudo/num_boxes_tram"]) == (1, 0)
-    model.make_pseudo_boxes([bright_rectangle((64, 96), 8, 16, 40, 48)])
+    model.teach([bright_rectangle((64, 96), 8, 16, 40, 48)])
     assert storage.latest()["pseudo/empty_images"][0] == 1
 
 
 def test_background_probability_is_the_teachers_own():
     model = build_model(tiny_cfg(MODEL__MIC__TEACHER__INPUT_SIZE=128)).eval()
-    _, background_prob = model.make_pseudo_boxes([target_input(), target_input(5)])
+    background_prob = model.teach([target_input(), target_input(5)])["boxes"].background_prob
     boxes = [torch.tensor([[4.0, 4.0, 60.0, 50.0], [30.0, 10.0, 90.0, 60.0]]), torch.zeros(0, 4)]
     first, second = background_prob(boxes)
     assert len(second) == 0

@@ -173,8 +173,10 @@ def test_one_teacher_pass_one_mask_and_one_student_pass_for_boxes_and_pixels():
 
 def test_a_segmentation_alone_has_a_mask_of_its_own():
     mask = {"MODEL__MIC__SEM_SEG__MASK__BLOCK_SIZE": 8, "MODEL__MIC__SEM_SEG__MASK__RATIO": 0.9}
-    assert model_of(**ALONE, **mask).mask == {"block_size": 8, "ratio": 0.9}
-    assert model_of(**BOTH, **mask).mask == {"block_size": 32, "ratio": 0.5}
+    drawn = model_of(**ALONE, **mask).mask
+    assert (drawn.block_size, drawn.ratio) == (8, 0.9)
+    drawn = model_of(**BOTH, **mask).mask
+    assert (drawn.block_size, drawn.ratio) == (32, 0.5)
 
 
 def test_box_losses_are_bit_equal_with_the_segmentation_heads_weight_0():

@@ -8,7 +8,6 @@ from detectron2.structures import BitMasks
 
 from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
 from mic_det.modeling.segmentation import SemSegSettings, teacher_pixel_labels
-from mic_det.modeling.teacher_labels import teacher_labels
 
 HEAD = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": "",
         "MODEL__SEM_SEG_HEAD__IGNORE_VALUE": 255}  # fmt: skip
@@ -73,9 +72,9 @@ def test_sources_take_turns_where_there_are_more_target_images_and_labels_are_mi
         for part in (model.teacher, model.student):
             part.sem_seg_head.predictor.weight /= answer.std()
         answer = model.teacher(targets[:1])[0]["sem_seg"]
-    model.sem_seg.threshold = answer.softmax(dim=0).amax(dim=0).median().item()
+    model.task("pixels").settings.threshold = answer.softmax(dim=0).amax(dim=0).median().item()
     loss = model([*sources, *targets])["mix/loss_sem_seg"]
-    taught = teacher_labels(model.teacher, targets, model.select, 0, model.sem_seg)
+    taught = model.pseudo_labels(targets)["pixels"]
     images, features = seen[0]
     images = (images[-3:] * model.student.pixel_std + model.student.pixel_mean)[:, :, :64, :96]
     head = model.student.sem_seg_head.eval()

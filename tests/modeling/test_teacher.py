@@ -1,4 +1,4 @@
-"""The average alone, then inside MICRCNN: one update for each optimizer step, whatever happens between."""
+"""The average alone, then inside MIC: one update for each optimizer step, whatever happens between."""
 
 import copy
 

@@ -83,7 +83,7 @@ def train(rank, settings, accumulate, dtype):
     torch.manual_seed(0)
     model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.8, **ALL_BOXES, **settings)).train()
     if rank == 1:
-        model.select["score_threshold"] = 1.0
+        model.task("boxes").select["score_threshold"] = 1.0
     batches = (
         [source(10 * rank + i, classes=(0, 2) if rank or i else ()), target(20 * rank + i)] for i in itertools.count()
     )

@@ -15,7 +15,7 @@ from helpers_data import forget_registered_sets, load, refusal_here, run_tool_he
 from helpers_data import write_two_domains as write_domains
 from mic_det.engine.checkpoint import MICCheckpointer
 
-MIC = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"],
+MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
        "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}  # fmt: skip
 HEAD = {"NAME": "SemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "NUM_CLASSES": 4, "CONVS_DIM": 32}
 TORCHVISION = {"MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone"}

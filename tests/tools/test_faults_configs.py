@@ -7,7 +7,7 @@ import pytest
 from helpers_faults import Scene, check_refused, write_scene
 
 TRAIN, CHECK, PREDICT = "tools/train_net.py", "datasets/check.py", "tools/predict.py"
-MIC = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"]}
+MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ KEYS = {
     "unknown key": ({}, ["MODEL.MIC.MASK.RATOI", "0.5"], ["MODEL.MIC.MASK.RATIO"]),
     "no source": ({"DATASETS__TRAIN": []}, [], ["DATASETS.TRAIN"]),
     "no target": ({**MIC, "DATASETS__TARGET": []}, [], ["DATASETS.TARGET"]),
-    "a target without MIC": ({"DATASETS__TARGET": ["target_train"]}, [], ["DATASETS.TARGET", "MICRCNN"]),
+    "a target without MIC": ({"DATASETS__TARGET": ["target_train"]}, [], ["DATASETS.TARGET", "MIC"]),
     "an unregistered set": ({"DATASETS__TRAIN": ["sourc_train"]}, [], ["DATASETS.TRAIN", "sourc_train"]),
     "an unregistered test set": ({"DATASETS__TEST": ["coco_fog"]}, [], ["DATASETS.TEST", "coco_fog"]),
     "a declared set without images": ({"DATASETS__DECLARED__x": {"JSON": "a"}}, [], ["DATASETS.DECLARED.x", "IMAGES"]),

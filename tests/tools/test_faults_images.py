@@ -139,7 +139,7 @@ def test_a_damaged_test_image_is_named_in_one_line_whoever_reads_it(scene, worke
 def test_a_damaged_target_image_is_named(scene, workers):
     for i in range(8):
         damage(scene.root / f"target/images/train_{i}.png", DAMAGED["text"][0])
-    keys = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"]}
+    keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
     config = scene.config(SOLVER__MAX_ITER=3, DATALOADER__NUM_WORKERS=workers, **keys)
     check_refused(TRAIN, ["--config-file", config], ["target/images/train_", "cannot"])
 

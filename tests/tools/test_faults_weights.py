@@ -15,7 +15,7 @@ from helpers_faults import Scene, check_refused, run_program, write_scene
 
 TRAIN, PREDICT, EXPORT = "tools/train_net.py", "tools/predict.py", "tools/export.py"
 VISUALIZE, CONTEXT, REPORT = "tools/visualize_pseudo_boxes.py", "tools/show_context.py", "tools/report.py"
-MIC = {"MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"]}
+MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from mic_det.engine.trainer import MICTrainer
 
 # boxes, masks and pixels, all parts of an alignment, accumulation and mixed precision, in one training
 EVERYTHING = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN", "MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": "bitmask",
+    "MODEL__META_ARCHITECTURE": "MIC", "MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": "bitmask",
     "MODEL__SEM_SEG_HEAD": {"NAME": "SemSegFPNHead", "NUM_CLASSES": 4, "CONVS_DIM": 32, "NORM": "GN"},
     "MODEL__ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 16},
     "MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__MIC__EVALUATE": "both", "MODEL__MIC__SEM_SEG": {"MIX_WEIGHT": 1.0},

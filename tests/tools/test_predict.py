@@ -31,13 +31,13 @@ SCORES = 0.28  # an untrained detector of three classes is never sure
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images, a MICRCNN whose teacher and student differ, and the two as plain detectors."""
+    """Images, a MIC whose teacher and student differ, and the two as plain detectors."""
     root = tmp_path_factory.mktemp("predict")
     write_two_domains(root)
     size = {"MIN_SIZE_TEST": 48, "MAX_SIZE_TEST": 72, "FORMAT": "RGB"}  # smaller than the images
     common = {"MODEL__RESNETS__DEPTH": 18, "INPUT": size}
     plain = tiny_config(root, **common)
-    mic = tiny_config(root, **common, MODEL__META_ARCHITECTURE="MICRCNN", DATASETS__TARGET=["target_train"])
+    mic = tiny_config(root, **common, MODEL__META_ARCHITECTURE="MIC", DATASETS__TARGET=["target_train"])
     write_config(root / "plain.yaml", plain)
     write_config(root / "mic.yaml", mic)
     with forget_registered_sets():

@@ -12,7 +12,7 @@ import pytest
 from helpers_data import refusal_here, run_tool_here
 from mic_det.visualization.curves import line_chart, running_mean
 
-CONFIG = """MODEL: {META_ARCHITECTURE: MICRCNN}
+CONFIG = """MODEL: {META_ARCHITECTURE: MIC}
 DATASETS: {TEST: [fog_val]}
 SOLVER: {MAX_ITER: 60}
 SEED: 7

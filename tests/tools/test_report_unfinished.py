@@ -7,7 +7,7 @@ from mic_det.engine.hardware import _cpu_name, describe_hardware
 from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.run_files import read_run
 
-CONFIG = "MODEL: {META_ARCHITECTURE: MICRCNN}\nDATASETS: {TEST: [fog_val]}\nSOLVER: {MAX_ITER: 60}\nSEED: 7\n"
+CONFIG = "MODEL: {META_ARCHITECTURE: MIC}\nDATASETS: {TEST: [fog_val]}\nSOLVER: {MAX_ITER: 60}\nSEED: 7\n"
 
 
 def write_run(folder, lines, log=""):

@@ -30,7 +30,7 @@ from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches
 
 KEYS = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__STUDENT": "BoxPanopticFPN",
     "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},
     "DATASETS__TARGET": ["target_train"],

@@ -19,7 +19,7 @@ from helpers_data import (
 
 RCNN_LOSSES = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
 MIC = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.15},  # a detector that saw 80 steps is not sure of much
     "DATASETS__TARGET": ["target_train"],
     "SOLVER__BASE_LR": 0.01,
@@ -183,7 +183,7 @@ def test_resume_continues_iteration_weights_and_the_teachers_time(resumed):
 
 @pytest.fixture(scope="module")
 def evaluated(folder, resumed):
-    """The final checkpoint, evaluated by itself as MICRCNN and as a plain detector."""
+    """The final checkpoint, evaluated by itself as MIC and as a plain detector."""
     file = resumed[1] / "model_final.pth"
     cases = {
         "mic": MIC,

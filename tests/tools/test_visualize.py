@@ -30,7 +30,7 @@ from mic_det.engine.checkpoint import MICCheckpointer
 PANEL = (round(HEIGHT * 800 / WIDTH), 800)  # images narrower than 800 pixels are enlarged to that
 CAPTION = 36
 MIC = {
-    "MODEL__META_ARCHITECTURE": "MICRCNN",
+    "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone",
     "DATASETS__TARGET": ["target_train"],
 }
@@ -133,7 +133,7 @@ def test_the_same_call_gives_the_same_pictures(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "config, weights, dataset, parts",
     [
-        ("plain.yaml", "mic.pth", "target_val", ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MICRCNN"]),
+        ("plain.yaml", "mic.pth", "target_val", ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MIC"]),
         ("mic.yaml", "gone.pth", "target_val", ["gone.pth", "MODEL.WEIGHTS"]),
         ("mic.yaml", "mic.pth", "nothing_of_this_name", ["nothing_of_this_name", "--dataset"]),
         ("mic.yaml", "mic.pth", "empty", ["hazy images"]),

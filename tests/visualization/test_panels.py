@@ -20,7 +20,7 @@ BLOCK = 16  # MODEL.MIC.MASK.BLOCK_SIZE of the tiny config
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     keys = {
-        "MODEL__META_ARCHITECTURE": "MICRCNN",
+        "MODEL__META_ARCHITECTURE": "MIC",
         "MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone",
         "MODEL__MIC__COLOR": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},  # what is not hidden stays as it is
     }
@@ -145,18 +145,19 @@ def test_drawing_changes_neither_the_model_nor_the_log(model):
 def test_pseudo_box_panel_counts_and_draws_the_teachers_boxes(model):
     """The threshold decides; at 0 every detection of this untrained teacher is a pseudo-box."""
     image = torch.randint(0, 255, (3, HEIGHT, WIDTH), dtype=torch.uint8)
-    selection = model.select
+    task = model.task("boxes")
+    selection = task.select
     counts, masked = {}, {}
     try:
         for threshold in (0.0, 1.0):
-            model.select = {**selection, "score_threshold": threshold}
+            task.select = {**selection, "score_threshold": threshold}
             panels = panels_of(model, image, max_rejected=0)
             (caption, picture) = panels[1]
             counts[threshold] = int(caption.split("(")[1].split(")")[0])
             assert (picture != panels[0][1]).any() == (counts[threshold] > 0)
             masked[threshold] = panels[2][1]
     finally:
-        model.select = selection
+        task.select = selection
     with torch.no_grad():
         found = model.teacher.inference([{"image": image}], do_postprocess=False)[0]
     assert counts[1.0] == 0

@@ -99,15 +99,12 @@ def test_labels_of_a_crowd_do_not_hide_each_other():
         assert not any(_overlap(p, size, q, other) for q, other in placed[:i])
 
 
-class Selecting:
-    select = dict(score_threshold=0.6, nms_threshold=0.3, max_boxes=100, min_size=0.0)
-
-
 def test_the_panel_counts_pseudo_boxes_and_rejected_ones():
     rows = torch.tensor([[10.0, 10, 50, 50, 0.9], [12, 10, 50, 50, 0.8], [60, 60, 90, 90, 0.5], [5, 60, 20, 90, 0.3]])
-    taught = Instances((100, 100), gt_boxes=Boxes(rows[:, :4]), scores=rows[:, 4], gt_classes=torch.zeros(4).long())
+    found = Instances((100, 100), pred_boxes=Boxes(rows[:, :4]), scores=rows[:, 4], pred_classes=torch.zeros(4).long())
+    select = dict(score_threshold=0.6, nms_threshold=0.3, max_boxes=100, min_size=0.0)
     picture = np.zeros((100, 100, 3), np.uint8)
-    panels = {most: _pseudo_box_panels(Selecting, picture, picture, taught, ["car"], most) for most in (0, 2, 10)}
+    panels = {most: _pseudo_box_panels(select, picture, picture, found, ["car"], most) for most in (0, 2, 10)}
     assert panels[10][0][0] == "teacher's pseudo-boxes (1), 3 rejected dashed"
     assert panels[2][0][0] == "teacher's pseudo-boxes (1), 2 best of 3 rejected dashed"
     weakest = slice(500, 720), slice(20, 170)  # the box of score 0.3, in a picture of 800 pixels

@@ -9,6 +9,7 @@ from helpers_data import HEIGHT, WIDTH, declared, forget_registered_sets, load, 
 from mic_det.engine.hooks import PseudoBoxPictures
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.pseudo_labels import sem_seg_pseudo_labels
+from mic_det.modeling.terms import ClassMix
 from mic_det.visualization.panels import mic_panels
 from mic_det.visualization.sem_seg import color_labels
 
@@ -35,7 +36,7 @@ def setup(tmp_path_factory):
     sets = declared(root)
     sets["source_train"].update(SEM_SEG=str(root / "maps"), SEM_SEG_CLASSES=["road", "sidewalk", "building"])
     keys = {
-        "MODEL__META_ARCHITECTURE": "MICRCNN", "DATASETS__TARGET": ["target_train"], "DATASETS__DECLARED": sets,
+        "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"], "DATASETS__DECLARED": sets,
         "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},
         "MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__MIC__COLOR": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},
         "MODEL__MIC__SEM_SEG": {"IGNORE_TOP": 16, "MIX_WEIGHT": 1.0}, "VIS_PERIOD": 1,
@@ -104,9 +105,9 @@ def test_pictures_during_training_show_the_mixture_too(setup):
     for row in rows:
         assert [text for text, _ in row][-2:] == ["mixed with a source image", "labels of the mixture"]
         assert color_at(row, "labels of", 20, 40) == ROAD and color_at(row, "labels of", 80, 40) == BUILDING
-    weight, model.sem_seg.mix_weight = model.sem_seg.mix_weight, 0.0
+    terms, model.terms = model.terms, [x for x in model.terms if not isinstance(x, ClassMix)]
     try:
         rows = PseudoBoxPictures(cfg, model, num_images=1).draw()
     finally:
-        model.sem_seg.mix_weight = weight
+        model.terms = terms
     assert not any("mix" in text for text, _ in rows[0])
