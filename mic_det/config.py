@@ -6,7 +6,7 @@ Context-Enhanced Domain Adaptation", CVPR 2023); section and equation numbers ar
 
 from detectron2.config import CfgNode as CN
 
-QUALITY_MODES = ("teacher", "student", "none")
+QUALITY_MODES = ("teacher", "student", "published", "none")
 MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
 WEIGHT_SOURCES = ("teacher", "student")
@@ -164,13 +164,19 @@ def _add_method_keys(cfg):
     mic.CONSISTENCY.WEIGHT = 1.0
     # Optimizer steps after burn-in over which lambda_M grows linearly from 0; 0 = at once.
     mic.CONSISTENCY.RAMP_UP_STEPS = 0
-    # Weight q of each region: "teacher" = the teacher's probability for the label that the region is
-    # given; "student" = the student's own top probability (published detection code); "none" = 1.
+    # Weight q of each region.
+    # "teacher": the teacher's probability for the label that the region is given (score of the pseudo-box, background).
+    # "student": the student's probability for what it predicts itself, without gradient: max(p, 1 - p) of an anchor,
+    # the top probability of a RoI. The weight of its own errors is high.
+    # "published": what the authors' detection code does. RoIs as "student"; an anchor has the student's foreground
+    # probability p, whatever its label, and the gradient goes through it.
+    # "none": 1.
+    # Regions of masked source images, whose boxes are true, have q = 1 in every mode.
     mic.CONSISTENCY.QUALITY = "teacher"
     # Images without a pseudo-box: "skip" them, or take them as all "background".
     mic.CONSISTENCY.EMPTY_IMAGES = "skip"
     # Weights of the terms inside L_M: RPN objectness, RoI classification, and box regression of
-    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). 0 leaves a term out.
+    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). All are weighted by q. 0 leaves a term out.
     mic.CONSISTENCY.RPN_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.ROI_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.RPN_LOC_WEIGHT = 0.0

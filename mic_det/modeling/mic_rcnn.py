@@ -14,7 +14,6 @@ from .alignment import DomainAlignment
 from .consistency import (
     ConsistencyWeights,
     MaskedViews,
-    background_weight,
     masked_consistency_losses,
     pseudo_targets,
     true_targets,
@@ -295,8 +294,8 @@ class MICRCNN(StudentTeacher):
         pseudo = taught.boxes
         used = [len(x) > 0 or self.empty_images == "background" for x in pseudo] + [True] * len(source_boxes)
         views = MaskedViews(
-            images, features, pseudo_targets(pseudo) + true_targets(source_boxes), used,
-            background_weight(taught.background_prob, len(pseudo)),
+            images, features, pseudo_targets(pseudo) + true_targets(source_boxes), used, taught.background_prob,
+            [False] * len(pseudo) + [True] * len(source_boxes),
         )  # fmt: skip
         with get_event_storage().name_scope("masked"):
             return masked_consistency_losses(self.student, views, self.consistency)
