@@ -14,6 +14,7 @@ EVALUATED_MODELS = ("teacher", "student", "both")
 SEM_SEG_MODELS = ("BoxPanopticFPN", "PanopticFPN", "SemanticSegmentor")
 AMP_DTYPES = ("float16", "bfloat16")
 ALIGNED_VIEWS = ("whole", "masked", "both")
+ALIGNED_REGIONS = ("same", "published")
 REVERSAL_SCHEDULES = ("constant", "dann")
 BACKBONE_NORMS = ("FrozenBN", "BN")
 
@@ -126,7 +127,7 @@ def _add_method_keys(cfg):
     mic.PSEUDO_BOXES.NMS_THRESHOLD = 0.5
     # At most so many an image, those with the highest scores.
     mic.PSEUDO_BOXES.MAX_PER_IMAGE = 100
-    # Least width and height in pixels of the student's view.
+    # Least width and height in pixels of the student's view. Boxes without width or height are never taken.
     mic.PSEUDO_BOXES.MIN_SIZE = 0.0
 
     # Warnings of pseudo-labels that collapse, with advice in the log, once an episode.
@@ -176,7 +177,8 @@ def _add_method_keys(cfg):
     # Images without a pseudo-box: "skip" them, or take them as all "background".
     mic.CONSISTENCY.EMPTY_IMAGES = "skip"
     # Weights of the terms inside L_M: RPN objectness, RoI classification, and box regression of
-    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). All are weighted by q. 0 leaves a term out.
+    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). All four are weighted by q.
+    # 0 leaves a term out.
     mic.CONSISTENCY.RPN_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.ROI_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.RPN_LOC_WEIGHT = 0.0
@@ -188,8 +190,8 @@ def _add_alignment_keys(mic):
     # detection result adapts. Domain classifiers learn to tell source from target, and through a
     # gradient reversal the student learns to leave them nothing to tell. Off unless a part is enabled.
     a = mic.ALIGNMENT = CN()
-    # Target views that the classifiers see: "whole" (published), "masked" (those of L_M, which saves
-    # a pass over the whole ones), or "both".
+    # Target views that the classifiers see: "whole" images. "masked" and "both" of earlier versions are taken as
+    # "whole", with a warning: source images are never masked, so the patches told the domains apart.
     a.VIEW = "whole"
     # Reversal weights over the steps: "constant", or "dann" = times 2 / (1 + exp(-10 p)) - 1, where
     # p goes from 0 to 1 in RAMP_STEPS optimizer steps (0 = SOLVER.MAX_ITER; Ganin and Lempitsky, 2015).
@@ -200,9 +202,14 @@ def _add_alignment_keys(mic):
     # measure how far apart the domains are.
     # One classifier of positions for each feature map; FEATURES: () = all that the backbone has.
     a.IMAGE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.025, CHANNELS=512, FEATURES=()))
-    # One classifier of regions for each level that the box pooler reads. REGIONS_PER_IMAGE: proposals
-    # drawn from a target image; 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, as many as the source's.
-    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5, REGIONS_PER_IMAGE=0))
+    # One classifier of regions for each level that the box pooler reads. REGIONS: "same" = random proposals in both
+    # domains; "published" = random proposals of the target, but of the source those that L_S has sampled, a quarter of
+    # which are objects: more than among proposals, so that the classifiers learn to tell objects from background.
+    # "same" costs a pass of the box head over as many source regions more. REGIONS_PER_IMAGE: proposals
+    # drawn from an image ("published": of the target); 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE.
+    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5))
+    a.INSTANCE.REGIONS = "same"
+    a.INSTANCE.REGIONS_PER_IMAGE = 0
     # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs:
     # -1 hands the gradient on without reversal, at each part's own scale (published).
     a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))

@@ -3,6 +3,7 @@
 from detectron2.config import CfgNode as CN
 
 from .config import (
+    ALIGNED_REGIONS,
     ALIGNED_VIEWS,
     AMP_DTYPES,
     BACKBONE_NORMS,
@@ -101,6 +102,7 @@ def _check_color(color):
 def _check_alignment(cfg):
     a, key = cfg.MODEL.MIC.ALIGNMENT, "MODEL.MIC.ALIGNMENT"
     _check_enum(f"{key}.VIEW", a.VIEW, ALIGNED_VIEWS)
+    _check_enum(f"{key}.INSTANCE.REGIONS", a.INSTANCE.REGIONS, ALIGNED_REGIONS)
     _check_enum(f"{key}.SCHEDULE", a.SCHEDULE, REVERSAL_SCHEDULES)
     _check_at_least(f"{key}.RAMP_STEPS", a.RAMP_STEPS, 0, whole=True)
     for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
@@ -116,8 +118,6 @@ def _check_alignment(cfg):
         raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
     if enabled and cfg.MODEL.META_ARCHITECTURE == "MICRCNN" and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
-    if enabled and a.VIEW != "whole" and cfg.MODEL.MIC.MASK.DOMAINS == "source":
-        raise ConfigError(f'{key}.VIEW is {a.VIEW!r}, but MODEL.MIC.MASK.DOMAINS is "source": no target is masked.')
 
 
 def _check_sem_seg(s):

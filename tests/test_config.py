@@ -32,7 +32,7 @@ WRONG = [
     ("SOLVER.CHECKPOINT_KEEP", [-1], "at least 0"),
     ("SOLVER.CHECKPOINT_PERIOD", [0, -5], "at least 1"),
     ("MODEL.MIC.MASK.DOMAINS", ["targets", ""], "'target', 'source', 'both'"),
-    ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'none'"),
+    ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'published', 'none'"),
     ("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", ["keep"], "'skip', 'background'"),
     ("MODEL.MIC.EVALUATE", ["neither"], "'teacher', 'student'"),
     ("MODEL.TORCHVISION.NORM", ["GN"], "'FrozenBN', 'BN'"),
@@ -85,14 +85,16 @@ PRESETS = {
     "quality_none": {"CONSISTENCY.QUALITY": "none"}, "quality_student": {"CONSISTENCY.QUALITY": "student"},
     "quality_teacher": {}, "ratio_0.3": {"MASK.RATIO": 0.3}, "ratio_0.7": {"MASK.RATIO": 0.7},
     "block_16": {"MASK.BLOCK_SIZE": 16}, "block_64": {"MASK.BLOCK_SIZE": 64},
-    "sada_published": {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")},
+    "sada_published": {
+        **{f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")},
+        "ALIGNMENT.INSTANCE.REGIONS": "published",
+    },
     "semseg_published": {"TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "source_strong": {"EVALUATE": "student", "COLOR.SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
-    "align_masked": {"ALIGNMENT.VIEW": "masked"}, "align_both": {"ALIGNMENT.VIEW": "both"},
     "align_dann": {"ALIGNMENT.SCHEDULE": "dann"},
-    "mic_published": {"CONSISTENCY.QUALITY": "student", "CONSISTENCY.WEIGHT": 0.5},
+    "mic_published": {"CONSISTENCY.QUALITY": "published", "CONSISTENCY.WEIGHT": 0.5},
 }  # fmt: skip
 
 

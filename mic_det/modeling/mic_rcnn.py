@@ -23,7 +23,7 @@ from .mixing import mix_batch
 from .regions import supervised_roi_losses
 from .rows import RowViews, image_rows, row_groups
 from .sections import section
-from .segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss
+from .segmentation import PixelLabels, SemSegSettings, pixel_loss
 from .student_teacher import StudentTeacher
 from .supported import check_pair
 from .teacher_labels import TeacherLabels, log_pseudo_boxes, preprocess, teacher_labels
@@ -185,8 +185,7 @@ class MICRCNN(StudentTeacher):
         masked_source = source if consistent and self.mask_source else []
         mixed = target if self.has_sem_seg and self.sem_seg.mix_weight and ramp else []
         align = self.alignment
-        whole = target if align is not None and align.sees_whole else []
-        masked_target = target if align is not None and align.sees_masked else labelled
+        whole = target if align is not None else []
 
         # 1. the teacher looks at whole target images
         taught = self.teach(target) if labelled or mixed else TeacherLabels()
@@ -197,17 +196,16 @@ class MICRCNN(StudentTeacher):
                 mixed, mixed_labels = mix_batch(
                     source, truth["pixels"], mixed, taught.pixels, self.student.sem_seg_head.ignore_value, self.device
                 )
-            strong = self.strong_views(masked_target + masked_source + mixed)
-            shown = self.strong_views(source) if self.strong_source else source
-        images = preprocess(self.student, shown + whole + strong)
+            strong = self.strong_views(labelled + masked_source + mixed)
+            # what is aligned has the same colour changes in both domains, which would tell them apart otherwise
+            shown = self.strong_views(source + whole) if self.strong_source else source + whole
+        images = preprocess(self.student, shown + strong)
         n, m, end = len(source), len(source) + len(whole), len(images) - len(mixed)
-        first = m if labelled else end - len(masked_source)  # of the views that L_M is for
-        aligned = m + len(masked_target) if align is not None and align.sees_masked else m
         if end > m:
             with section("mask and colour"):
                 self.hide_patches(image_rows(images, m, end))
         # 3. one pass of the student's backbone, or one for each part
-        cuts = () if merged else (end if aligned > m else m, end)
+        cuts = () if merged else (m, end)
         for start, stop in row_groups(len(images), cuts):
             with section("student forward"):
                 features = self.student.backbone(images.tensor[start:stop])
@@ -215,25 +213,24 @@ class MICRCNN(StudentTeacher):
             views = RowViews(images, features, (start, n, m, end, stop))
 
             # 4. losses
-            losses, regions, masked_regions = {}, None, None
+            losses, regions = {}, None
             with section("losses"):
                 if start == 0:
                     losses, regions = self.source_losses(*views.rows(0, n), truth)
-                if start <= first < end <= stop:
-                    terms, masked_regions = self.masked_losses(
-                        *views.rows(first, end), taught if labelled else TeacherLabels(), truth, len(masked_source),
-                        box_weight, pixel_weight,
+                if start <= m < end <= stop:
+                    losses.update(
+                        self.masked_losses(
+                            *views.rows(m, end), taught if labelled else TeacherLabels(), truth, len(masked_source),
+                            box_weight, pixel_weight,
+                        )
                     )  # fmt: skip
-                    losses.update(terms)
                 if mixed and stop == len(images):
                     loss = pixel_loss(self.student.sem_seg_head, views.rows(end, stop)[1], mixed_labels)
                     losses["mix/loss_sem_seg"] = loss * self.sem_seg.mix_weight
                 if align is not None and start == 0:
-                    seen = views.rows(0, aligned)
-                    used = (regions, masked_regions)
-                    losses.update(alignment_losses(align, self.student, *seen, (n, m), used, self.steps))
+                    losses.update(alignment_losses(align, self.student, *views.rows(0, m), n, regions, self.steps))
             yield losses
-            del losses, features, regions, masked_regions, views  # before the next part needs the memory
+            del losses, features, regions, views  # before the next part needs the memory
 
     def strong_views(self, inputs):
         """The student's strong view of each image, as inputs of a model."""
@@ -253,20 +250,20 @@ class MICRCNN(StudentTeacher):
     def source_losses(self, images, features, truth):
         """L_S: the student's own supervised losses, as Detectron2 computes them.
 
+        A batch without a labelled pixel has a segmentation loss of 0 (Detectron2: NaN, the mean over no pixel).
+
         Returns:
             (dict[str, Tensor], Regions or None): losses, and the regions of the RoI losses where the
-            alignment is for regions too.
+            alignment compares them.
         """
         storage, student, regions, losses = get_event_storage(), self.student, None, {}
         boxes = truth["boxes"]
         with storage.name_scope("source"):
             if self.has_sem_seg:
-                head = student.sem_seg_head
-                labels, _ = padded_labels(truth["pixels"], images.tensor.shape[-2:], head.ignore_value)
-                losses.update(head(features, labels)[1])
+                losses["loss_sem_seg"] = pixel_loss(student.sem_seg_head, features, truth["pixels"])
             if self.has_boxes:
                 proposals, rpn_losses = student.proposal_generator(images, features, boxes)
-                if self.alignment is not None and self.alignment.instance is not None:
+                if self.alignment is not None and self.alignment.shares_source_regions:
                     roi_losses, regions = supervised_roi_losses(student.roi_heads, features, proposals, boxes)
                 else:
                     _, roi_losses = student.roi_heads(images, features, proposals, boxes)
@@ -278,16 +275,16 @@ class MICRCNN(StudentTeacher):
         """lambda_M L_M on masked target images, then ``num_source`` masked source images.
 
         Returns:
-            (dict[str, Tensor], Regions or None): losses, and the regions that the RoI terms were computed on.
+            dict[str, Tensor]: losses.
         """
-        losses, regions = {}, None
+        losses = {}
         if box_weight:
-            terms, regions = self.masked_box_losses(images, features, taught, truth["boxes"][:num_source])
+            terms = self.masked_box_losses(images, features, taught, truth["boxes"][:num_source])
             losses.update({f"masked/{k}": v * box_weight for k, v in terms.items()})
         if pixel_weight:
             targets = taught.pixels + truth["pixels"][:num_source]
             losses["masked/loss_sem_seg"] = pixel_loss(self.student.sem_seg_head, features, targets) * pixel_weight
-        return losses, regions
+        return losses
 
     def masked_box_losses(self, images, features, taught, source_boxes):
         """The detector's part of L_M on masked target images, then masked source images, before lambda_M."""

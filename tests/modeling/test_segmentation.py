@@ -213,6 +213,31 @@ def test_lambda_and_burn_in():
         assert model([source(), target_input()]).keys() == {"source/loss_sem_seg"} and not calls
 
 
+def test_classmix_is_off_during_burn_in():
+    """Until the teacher has started its labels are worth nothing: a step is the source's alone, without its pass."""
+    model = model_of(**ALONE, **MIX, MODEL__MIC__BURN_IN_STEPS=2)
+    calls = []
+    model.teacher.backbone.register_forward_hook(lambda *_: calls.append(1))
+    for model.steps in (0, 1):
+        assert model([source(), target_input()]).keys() == {"source/loss_sem_seg"} and not calls
+    model.steps = 2
+    assert "mix/loss_sem_seg" in model([source(), target_input()]) and calls == [1]
+
+
+@pytest.mark.parametrize("settings", [BOTH, ALONE], ids=["boxes and pixels", "pixels alone"])
+def test_a_batch_without_a_labelled_pixel_counts_0(settings):
+    model = model_of(**settings, **MIX)
+    ignored = {**source(), "sem_seg": torch.full((64, 96), 255)}
+    losses = model([ignored, target_input()])
+    assert losses["source/loss_sem_seg"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.requires_grad)
+    # beside an image with labels, it is as if its pixels were not there
+    torch.testing.assert_close(
+        model([ignored, source(1)])["source/loss_sem_seg"], model([source(1)])["source/loss_sem_seg"]
+    )
+
+
 def test_quality_is_logged(storage):
     model_of(**ALONE)([source(), target_input()])
     assert 0 <= storage.latest()["pseudo/pixel_quality"][0] <= 1
