@@ -174,8 +174,8 @@ class DomainAlignment(nn.Module):
             return None
         if a.VIEW != "whole":
             logger.warning(
-                "MODEL.MIC.ALIGNMENT.VIEW %r is no longer an option: source images are never masked, so the patches told "
-                "the domains apart. Whole target images are aligned: remove the key, or set it to 'whole'.",
+                "MODEL.MIC.ALIGNMENT.VIEW %r is no longer an option: source images are never masked, so the patches "
+                "told the domains apart. Whole target images are aligned: remove the key, or set it to 'whole'.",
                 a.VIEW,
             )
         if getattr(student, "roi_heads", None) is None:

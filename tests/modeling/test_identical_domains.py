@@ -50,21 +50,21 @@ def test_a_view_of_earlier_versions_is_told_what_becomes_of_it(view, caplog):
 
 
 def street(seed, size=(64, 96)):
-    """An image of noise with two bright objects, and where they are."""
+    """An image of noise with five bright objects, and where they are."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 100, (3, *size), dtype=torch.uint8, generator=generator)
     boxes = []
-    for _ in range(2):
-        x, y = (int(torch.randint(0, n, (), generator=generator)) for n in (size[1] - 24, size[0] - 20))
-        image[:, y : y + 20, x : x + 24] = 230
-        boxes.append([x, y, x + 24, y + 20])
-    truth = Instances(size, gt_boxes=Boxes(torch.tensor(boxes).float()), gt_classes=torch.tensor([0, 1]))
+    for _ in range(5):
+        x, y = (int(torch.randint(0, n, (), generator=generator)) for n in (size[1] - 12, size[0] - 10))
+        image[:, y : y + 10, x : x + 12] = 230
+        boxes.append([x, y, x + 12, y + 10])
+    truth = Instances(size, gt_boxes=Boxes(torch.tensor(boxes).float()), gt_classes=torch.arange(5) % 3)
     return image, truth
 
 
 def accuracy_on_regions(regions, steps=80):
     """Balanced accuracy, on the second half of the regions, of the best linear classifier of the first half's."""
-    keys = {ALIGN + "INSTANCE__ENABLED": True, ALIGN + "INSTANCE__REGIONS": regions}
+    keys = {ALIGN + "INSTANCE__ENABLED": True, ALIGN + "INSTANCE__REGIONS": regions, "MODEL__ROI_BOX_HEAD__FC_DIM": 32}
     model = build_model(tiny_cfg(**keys, **NO_CONSISTENCY)).train()
     seen = []
     model.alignment.register_forward_pre_hook(lambda module, args: seen.append(args[2:4]))
@@ -89,4 +89,4 @@ def test_region_classifiers_learn_nothing_from_regions_that_are_drawn_alike():
 
 def test_regions_drawn_as_published_tell_identical_domains_apart():
     """The test above can see the difference that it is there for: a quarter of the source's regions are objects."""
-    assert accuracy_on_regions("published") > 0.5 + 5 * 0.014
+    assert accuracy_on_regions("published") > 0.5 + 3 * 0.014
