@@ -60,6 +60,18 @@ def pixel_loss(head, features, targets):
     return (loss * weights).sum() / counted * head.loss_weight
 
 
+def zero_without_labels(head, args, output):
+    """Forward hook of a ``SemSegFPNHead``: a batch without a labelled pixel counts 0, as in :func:`pixel_loss`.
+
+    Detectron2 takes the mean over no pixel, which is NaN.
+    """
+    predictions, losses = output
+    if losses:
+        labelled = (args[1] != head.ignore_value).any()
+        losses = {k: torch.where(labelled, v, torch.zeros_like(v)) for k, v in losses.items()}
+    return predictions, losses
+
+
 def padded_labels(targets, size, ignore_value):
     """Labels (N, H, W) and weights (N, H, W) in the frame of padded images; padding is ignored, with weight 0."""
     device = targets[0].labels.device

@@ -158,11 +158,11 @@ def test_the_log_tells_counts_scores_and_classes(storage):
     assert storage.latest()["pseudo/empty_images"][0] == 1
 
 
-@pytest.mark.parametrize("shift", range(4))
+@pytest.mark.parametrize("shift", [1, 3])
 def test_a_teacher_that_sees_small_images_sees_their_mean_and_no_moire(shift):
     """Stripes of two pixels, a quarter as large: each of the teacher's pixels is the mean of a whole period.
 
-    Without antialiasing it would be that of two neighbours alone: black, white or grey, as they happen to lie.
+    Without antialiasing it would be that of two neighbours alone: black or white, as the stripes lie here.
     """
     model = build_model(tiny_cfg(MODEL__MIC__TEACHER__INPUT_SIZE=16))
     seen = []

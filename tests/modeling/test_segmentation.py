@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config
+from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.mixing import class_mix
 from mic_det.modeling.segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss, teacher_pixel_labels
 
@@ -236,6 +237,20 @@ def test_a_batch_without_a_labelled_pixel_counts_0(settings):
     torch.testing.assert_close(
         model([ignored, source(1)])["source/loss_sem_seg"], model([source(1)])["source/loss_sem_seg"]
     )
+
+
+@pytest.mark.parametrize("architecture", ["SemanticSegmentor", "BoxPanopticFPN"])
+def test_a_batch_without_a_labelled_pixel_counts_0_in_plain_models_too(architecture):
+    torch.manual_seed(0)
+    model = MICTrainer.build_model(tiny_cfg(**HEAD, MODEL__META_ARCHITECTURE=architecture)).train()
+    ignored = {**source(), "sem_seg": torch.full((64, 96), 255)}
+    losses = model([ignored])
+    assert losses["loss_sem_seg"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.sem_seg_head.predictor.weight.grad is not None
+    torch.testing.assert_close(model([ignored, source(1)])["loss_sem_seg"], model([source(1)])["loss_sem_seg"])
+    assert model.eval()([{"image": random_image()}])[0]["sem_seg"].isfinite().all()
 
 
 def test_quality_is_logged(storage):
