@@ -3,7 +3,9 @@
 import weakref
 
 import torch
+from detectron2.utils import comm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .sections import section
@@ -26,7 +28,27 @@ def _watch_optimizers(model):
 def _after_optimizer_step(optimizer, *_):
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for model in list(_watched):
-        model._stepped |= any(id(p) in stepped for p in model.student.parameters())
+        if any(id(p) in stepped for p in model.student.parameters()):
+            model._stepped = True
+            # here, as all processes take this step together, while a teacher is brought up to date by one alone too
+            average_statistics(model.student)
+
+
+@torch.no_grad()
+def average_statistics(model):
+    """Give the trained BatchNorm layers of all processes the mean of their statistics; nothing for a single process.
+
+    Each process sees images of its own. Without this, models that are equal in all parameters differ in these.
+    """
+    if comm.get_world_size() == 1:
+        return
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    buffers = [b for m in layers for b in (m.running_mean, m.running_var)]
+    if buffers:
+        flat = torch.cat([b.flatten() for b in buffers])
+        torch.distributed.all_reduce(flat)
+        sizes = [b.numel() for b in buffers]
+        torch._foreach_copy_(buffers, list((flat / comm.get_world_size()).split(sizes)))
 
 
 class StudentTeacher(nn.Module):
@@ -36,7 +58,8 @@ class StudentTeacher(nn.Module):
     optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
     ``state_dict``). PyTorch itself tells of each step of an optimizer that holds the student's
     parameters, so accumulation of gradients and skipped AMP steps are counted right. All processes of a
-    distributed training see the same steps and so hold the same teacher.
+    distributed training take the same steps and so hold the same teacher. Statistics of trained BatchNorm layers,
+    which each process gathers from its own images, are averaged over all processes after each step.
     """
 
     def __init__(self, student, teacher, *, alpha, burn_in_steps=0, evaluate="teacher"):
