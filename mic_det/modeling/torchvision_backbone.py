@@ -25,7 +25,7 @@ class TorchvisionStages(Backbone):
             name (str): a model that ``torchvision.models.get_model`` knows.
             norm (str): "FrozenBN" turns BatchNorm layers into fixed affine maps; "BN" leaves them.
             freeze_at (int): stages that are not trained: 1 = the stem, 2 = up to res2, ... Their BatchNorm layers are
-                fixed affine maps whatever ``norm`` says, so that their statistics stay too (as in Detectron2's ResNets).
+                fixed affine maps whatever ``norm`` says, so that their statistics stay too, as in Detectron2's ResNets.
 
         Raises:
             ConfigError: for an unknown name, or a model that is not a plain stack of stages.

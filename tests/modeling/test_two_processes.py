@@ -176,7 +176,7 @@ NORM_INPUTS = torch.tensor([[[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]], [[-2.0, 0.0
 
 
 def statistics(rank):
-    """Two micro-batches and a step, twice, of one BatchNorm layer; the teacher as the first process alone asks for it."""
+    """Two micro-batches and a step, twice, of one BatchNorm layer; only the first process asks for a checkpoint."""
     student = torch.nn.BatchNorm1d(2, momentum=0.5)
     model = StudentTeacher(student, copy.deepcopy(student), alpha=0.9).train()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
