@@ -213,8 +213,8 @@ def _add_sem_seg_keys(mic):
     # tau in [0, 1]: a pixel is sure where the teacher's top probability exceeds it. Published: 0.968.
     s.PIXEL_THRESHOLD = 0.968
     # Margins of the original target image (top, bottom, left, right) whose pseudo-labels get weight 0, such as the own
-    # car and the rim of a rectified image: below 1 as shares of its height and width, from 1 on in its pixels. They
-    # go through the same crop, resizing and flip as the image. Published for Cityscapes' 1024 x 2048: (30, 240, 30, 30).
+    # car and the rim of a rectified image: below 1 as shares of its height and width, from 1 on in its pixels. They go
+    # through the same crop, resizing and flip as the image. Published for Cityscapes (1024 x 2048): 30, 240, 30, 30.
     s.MARGINS = (0, 0, 0, 0)
     # Old keys, which MARGINS replaces: rows of the student's view. They are wrong with random crops and several scales.
     s.IGNORE_TOP = 0

@@ -64,7 +64,7 @@ def test_patches_of_the_segmentation_are_a_sixteenth_of_the_short_side(folder, r
     assert cfg.MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE == rows * 64 // 1024 == rows * 32 // 512
 
 
-# ------------------------------------------------------------------------------- SADA's agreement of the two classifiers
+# ----------------------------------------------------------------------------- SADA's agreement of the two classifiers
 
 
 @pytest.mark.parametrize("name, classifiers, factor", [("sada_published", 1.0, 0.1), ("sada", 0.1, 0.1)])
@@ -98,7 +98,7 @@ def test_gradients_of_the_agreement(name, classifiers, factor, tmp_path):
         torch.testing.assert_close(got, expected * scale, rtol=1e-4, atol=1e-8)
 
 
-# ---------------------------------------------------------------------------------------------- the rest of the detector
+# -------------------------------------------------------------------------------------------- the rest of the detector
 
 
 @pytest.fixture(scope="module")
