@@ -45,7 +45,7 @@ def teacher_labels(teacher, batched_inputs, select, input_size=0, sem_seg=None):
 
     Args:
         teacher (nn.Module): a detector or segmentation model in eval mode.
-        batched_inputs (list[dict]): mapped target images; with ``"valid_pixels"`` (H, W) bool, the others have weight 0.
+        batched_inputs (list[dict]): mapped target images; with ``"valid_pixels"`` (H, W), others have weight 0.
         select (dict): arguments of :func:`select_pseudo_boxes`.
         input_size (int): short side in pixels at which the teacher sees them; 0 = as they are.
         sem_seg (SemSegSettings): of pixel labels.
