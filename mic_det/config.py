@@ -81,9 +81,9 @@ def _add_backbone_keys(cfg):
     # mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet weights are loaded through
     # MODEL.WEIGHTS: "torchvision://NAME" (downloads), or a local file with torchvision's state dict.
     tv.NAME = "mobilenet_v2"
-    # "FrozenBN": BatchNorm layers become fixed affine maps; "BN": they are trained.
+    # "FrozenBN": BatchNorm layers become fixed affine maps; "BN": they are trained, except in frozen stages.
     tv.NORM = "FrozenBN"
-    # How many of the finest stages (stem included) keep their initial weights, counted as in
+    # How many of the finest stages (stem included) keep their initial weights and statistics, counted as in
     # MODEL.BACKBONE.FREEZE_AT, which is the key that sets it.
 
     # Loading stops if fewer of the backbone's keys than this share are found in MODEL.WEIGHTS, or if other tensors
@@ -98,7 +98,7 @@ def _add_method_keys(cfg):
     # Detectron2 merges with the pixels) or SemanticSegmentor. The teacher is a second one.
     mic.STUDENT = "GeneralizedRCNN"
     # Which of the two answers in evaluation and prediction: "teacher" or "student"; "both" evaluates
-    # the teacher and then the student (metrics "student/..."), and predicts by the teacher.
+    # the teacher and then the student (metrics "student/..."), and predicts by the teacher. Published: student.
     mic.EVALUATE = "teacher"
     # Of a checkpoint that has both (MICRCNN's, or one of another framework's): whose weights a new training starts
     # from, and a plain detector takes, "teacher" or "student". Resuming and evaluation take each as it is.
@@ -139,7 +139,8 @@ def _add_method_keys(cfg):
 
     # Random patch mask of the normalised image, Sec. 3.1, Eq. 4-5.
     mic.MASK = CN()
-    # Patch size b in pixels. Published: 32 for detection, 64 for segmentation.
+    # Patch size b in pixels of the student's view. Published: 32 for detection (short side 800); for segmentation 64
+    # at full resolution (1024 x 2048) and 32 at half.
     mic.MASK.BLOCK_SIZE = 32
     # Share r of patches that are hidden, in [0, 1); 0 = strong view without a mask.
     # Published: 0.5 for detection, 0.7 for segmentation.
@@ -160,8 +161,8 @@ def _add_method_keys(cfg):
 
     # Masked consistency loss L_M, Sec. 3.2-3.3, Eq. 6-7.
     mic.CONSISTENCY = CN()
-    # lambda_M. Published: 1; 0.5 in the detection experiments on SADA. 0 leaves L_M and the
-    # teacher's pass over target images out.
+    # lambda_M. Published: 1.0, in the released detection config too (0.5 is only its code's default).
+    # 0 leaves L_M and the teacher's pass over target images out.
     mic.CONSISTENCY.WEIGHT = 1.0
     # Optimizer steps after burn-in over which lambda_M grows linearly from 0; 0 = at once.
     mic.CONSISTENCY.RAMP_UP_STEPS = 0
@@ -210,8 +211,9 @@ def _add_alignment_keys(mic):
     a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5))
     a.INSTANCE.REGIONS = "same"
     a.INSTANCE.REGIONS_PER_IMAGE = 0
-    # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs:
-    # -1 hands the gradient on without reversal, at each part's own scale (published).
+    # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs: -1 hands the
+    # gradient on without reversal, at each part's own scale. Published: WEIGHT 1.0 and REVERSAL_WEIGHT -0.1, the same
+    # gradient for the features and ten times as much for the classifiers.
     a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))
 
 
@@ -223,11 +225,15 @@ def _add_sem_seg_keys(mic):
     s.WEIGHT = 1.0
     # tau in [0, 1]: a pixel is sure where the teacher's top probability exceeds it. Published: 0.968.
     s.PIXEL_THRESHOLD = 0.968
-    # Strips of the target image, in pixels of the student's view, whose pseudo-labels get weight 0
-    # (published for Cityscapes: 15 and 120 at 512 x 1024, where the own car and the rim are).
+    # Margins of the original target image (top, bottom, left, right) whose pseudo-labels get weight 0, such as the own
+    # car and the rim of a rectified image: below 1 as shares of its height and width, from 1 on in its pixels. They go
+    # through the same crop, resizing and flip as the image. Published for Cityscapes (1024 x 2048): 30, 240, 30, 30.
+    s.MARGINS = (0, 0, 0, 0)
+    # Old keys, which MARGINS replaces: rows of the student's view. They are wrong with random crops and several scales.
     s.IGNORE_TOP = 0
     s.IGNORE_BOTTOM = 0
-    # Patch size and ratio where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used.
+    # Patch size and ratio where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used. Published:
+    # 64 pixels for images at full resolution (1024 x 2048, crops of 1024), 32 at half (512 x 1024).
     s.MASK = CN(dict(BLOCK_SIZE=64, RATIO=0.7))
     # ClassMix self-training (DACS), the segmentation's L_T: weight of its loss; 0 leaves it out.
     s.MIX_WEIGHT = 0.0

@@ -141,7 +141,9 @@ class MICRCNN(StudentTeacher):
             ),
             "empty_images": c.EMPTY_IMAGES,
             "alignment": DomainAlignment.from_config(cfg, student),
-            "sem_seg": SemSegSettings(s.WEIGHT, s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM, s.MIX_WEIGHT),
+            "sem_seg": SemSegSettings(
+                s.WEIGHT, s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM, s.MIX_WEIGHT, any(s.MARGINS)
+            ),
             "class_names": tuple(classes),
         }  # fmt: skip
 
@@ -150,7 +152,7 @@ class MICRCNN(StudentTeacher):
         Args:
             batched_inputs (list[dict]): Detectron2's format. In training each dict also has
                 ``"domain"``: ``"source"`` (with ``"instances"`` for boxes, ``"sem_seg"`` for segmentation) or
-                ``"target"``. A missing domain means source.
+                ``"target"``, with ``"valid_pixels"`` where there are margins. A missing domain means source.
 
         Returns:
             In training, dict[str, Tensor] of losses; else Detectron2's list of outputs.
@@ -299,6 +301,10 @@ class MICRCNN(StudentTeacher):
 
     def teach(self, batched_inputs):
         """The teacher's labels of whole target images (:class:`TeacherLabels`), which are logged too."""
+        if self.has_sem_seg and self.sem_seg.margins and any("valid_pixels" not in x for x in batched_inputs):
+            raise ValueError(
+                'a target image has no "valid_pixels", which MODEL.MIC.SEM_SEG.MARGINS needs: map it with DomainMapper.'
+            )
         with section("teacher"):
             found = teacher_labels(self.teacher, batched_inputs, self.select, self.teacher_input_size, self.sem_seg)
         if self.has_boxes:

@@ -16,8 +16,8 @@ from .pseudo_labels import sem_seg_pseudo_labels
 class SemSegSettings:
     """Settings of the segmentation path; ``weight`` is its lambda_M, ``mix_weight`` that of ClassMix.
 
-    ``threshold`` is tau; ``ignore_top`` and ``ignore_bottom`` are strips of the target image, in pixels of
-    the student's view, whose pseudo-labels have weight 0.
+    ``threshold`` is tau. ``margins`` says whether target images must have ``"valid_pixels"``. ``ignore_top`` and
+    ``ignore_bottom`` are their predecessors: strips in pixels of the student's view, whose labels have weight 0.
     """
 
     weight: float = 1.0
@@ -25,6 +25,7 @@ class SemSegSettings:
     ignore_top: int = 0
     ignore_bottom: int = 0
     mix_weight: float = 0.0
+    margins: bool = False
 
 
 @dataclass
@@ -85,7 +86,7 @@ def padded_labels(targets, size, ignore_value):
 
 
 @torch.no_grad()
-def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
+def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, valid=None):
     """The teacher's label and weight of each pixel.
 
     Args:
@@ -94,13 +95,15 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
         input_sizes, output_sizes (list[(int, int)]): height and width of each image as the teacher sees it,
             without padding, and as the student does.
         settings (SemSegSettings): tau and the strips that are ignored.
+        valid (list[Tensor or None]): for each image (H, W) bool in the student's view, False where a pixel has
+            weight 0; None = all count. It does not change q.
 
     Returns:
         (list[PixelLabels], list[Tensor]): one entry an image, and its quality q.
     """
     logits, _ = head(features)
     found, qualities = [], []
-    for x, (height, width), size in zip(logits, input_sizes, output_sizes):
+    for x, (height, width), size, counted in zip(logits, input_sizes, output_sizes, valid or [None] * len(logits)):
         x = x[None, :, :height, :width]
         if (height, width) != tuple(size):
             x = F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False)
@@ -108,6 +111,8 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
         weights = quality.expand(labels[0].shape).clone()
         weights[: settings.ignore_top] = 0
         weights[max(0, weights.shape[0] - settings.ignore_bottom) :] = 0
+        if counted is not None:
+            weights *= counted.to(weights.device)
         found.append(PixelLabels(labels[0], weights))
         qualities.append(quality[0])
     return found, qualities

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from .batch_norm import average_statistics
 from .sections import section
 from .teacher import WeightAverage, ema_alpha, ema_update
 
@@ -31,6 +32,8 @@ def _after_optimizer_step(optimizer, *_):
     for model in list(_watched):
         if any(id(p) in stepped for p in model.student.parameters()):
             model._pending_steps.append(overflow)
+            # here, as all processes take this step together, while a teacher is brought up to date by one alone too
+            average_statistics(model.student)
 
 
 class StudentTeacher(nn.Module):
@@ -40,8 +43,9 @@ class StudentTeacher(nn.Module):
     optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
     ``state_dict``). PyTorch itself tells of each step of an optimizer that holds the student's
     parameters, so accumulation of gradients and AMP steps that were skipped (by GradScaler, or by a fused optimizer's
-    kernel on its behalf) are counted right. All processes of a
-    distributed training see the same steps and so hold the same teacher.
+    kernel on its behalf) are counted right. All processes of a distributed training take the same steps and so hold the
+    same teacher. Statistics of trained BatchNorm layers, which each process gathers from its own images, are averaged
+    over all processes after each step.
     """
 
     def __init__(self, student, teacher, *, alpha, burn_in_steps=0, evaluate="teacher"):

@@ -45,7 +45,7 @@ def teacher_labels(teacher, batched_inputs, select, input_size=0, sem_seg=None):
 
     Args:
         teacher (nn.Module): a detector or segmentation model in eval mode.
-        batched_inputs (list[dict]): mapped target images.
+        batched_inputs (list[dict]): mapped target images; with ``"valid_pixels"`` (H, W), others have weight 0.
         select (dict): arguments of :func:`select_pseudo_boxes`.
         input_size (int): short side in pixels at which the teacher sees them; 0 = as they are.
         sem_seg (SemSegSettings): of pixel labels.
@@ -64,8 +64,9 @@ def teacher_labels(teacher, batched_inputs, select, input_size=0, sem_seg=None):
     if getattr(teacher, "sem_seg_head", None) is not None:
         with section("pseudo-labels"):
             found.pixels, found.quality = teacher_pixel_labels(
-                teacher.sem_seg_head, features, images.image_sizes, sizes, sem_seg
-            )
+                teacher.sem_seg_head, features, images.image_sizes, sizes, sem_seg,
+                [x.get("valid_pixels") for x in batched_inputs],
+            )  # fmt: skip
     return found
 
 

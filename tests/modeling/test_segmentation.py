@@ -271,6 +271,8 @@ def test_the_teacher_answers_in_the_images_own_size(settings):
 
 @pytest.mark.parametrize("key, value", [
     ("PIXEL_THRESHOLD", 1.5), ("MIX_WEIGHT", -1.0), ("WEIGHT", -0.1), ("IGNORE_TOP", -1), ("MASK__RATIO", 1.0),
+    ("MARGINS", (1, 2, 3)), ("MARGINS", (-1, 0, 0, 0)), ("MARGINS", (0, 0, 2.5, 0)), ("MARGINS", (0.6, 0.4, 0, 0)),
+    ("MARGINS", ("10%", 0, 0, 0)), ("MARGINS", (float("nan"), 0, 0, 0)),
     ("MASK__BLOCK_SIZE", 0),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(key, value):
