@@ -7,7 +7,7 @@ Context-Enhanced Domain Adaptation", CVPR 2023); section and equation numbers ar
 from detectron2.config import CfgNode as CN
 from detectron2.modeling import META_ARCH_REGISTRY
 
-QUALITY_MODES = ("teacher", "student", "none")
+QUALITY_MODES = ("teacher", "student", "published", "none")
 MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
 WEIGHT_SOURCES = ("teacher", "student")
@@ -15,6 +15,7 @@ EVALUATED_MODELS = ("teacher", "student", "both")
 SEM_SEG_MODELS = ("BoxPanopticFPN", "PanopticFPN", "SemanticSegmentor")
 AMP_DTYPES = ("float16", "bfloat16")
 ALIGNED_VIEWS = ("whole", "masked", "both")
+ALIGNED_REGIONS = ("same", "published")
 REVERSAL_SCHEDULES = ("constant", "dann")
 BACKBONE_NORMS = ("FrozenBN", "BN")
 
@@ -81,9 +82,9 @@ def _add_backbone_keys(cfg):
     # mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet weights are loaded through
     # MODEL.WEIGHTS: "torchvision://NAME" (downloads), or a local file with torchvision's state dict.
     tv.NAME = "mobilenet_v2"
-    # "FrozenBN": BatchNorm layers become fixed affine maps; "BN": they are trained.
+    # "FrozenBN": BatchNorm layers become fixed affine maps; "BN": they are trained, except in frozen stages.
     tv.NORM = "FrozenBN"
-    # How many of the finest stages (stem included) keep their initial weights, counted as in
+    # How many of the finest stages (stem included) keep their initial weights and statistics, counted as in
     # MODEL.BACKBONE.FREEZE_AT, which is the key that sets it.
 
     # Loading stops if fewer of the backbone's keys than this share are found in MODEL.WEIGHTS, or if other tensors
@@ -98,7 +99,7 @@ def _add_method_keys(cfg):
     # Detectron2 merges with the pixels) or SemanticSegmentor. The teacher is a second one.
     mic.STUDENT = "GeneralizedRCNN"
     # Which of the two answers in evaluation and prediction: "teacher" or "student"; "both" evaluates
-    # the teacher and then the student (metrics "student/..."), and predicts by the teacher.
+    # the teacher and then the student (metrics "student/..."), and predicts by the teacher. Published: student.
     mic.EVALUATE = "teacher"
     # Of a checkpoint that has both (MIC's, or one of another framework's): whose weights a new training starts
     # from, and a plain detector takes, "teacher" or "student". Resuming and evaluation take each as it is.
@@ -127,7 +128,7 @@ def _add_method_keys(cfg):
     mic.PSEUDO_BOXES.NMS_THRESHOLD = 0.5
     # At most so many an image, those with the highest scores.
     mic.PSEUDO_BOXES.MAX_PER_IMAGE = 100
-    # Least width and height in pixels of the student's view.
+    # Least width and height in pixels of the student's view. Boxes without width or height are never taken.
     mic.PSEUDO_BOXES.MIN_SIZE = 0.0
 
     # Warnings of pseudo-labels that collapse, with advice in the log, once an episode.
@@ -139,7 +140,8 @@ def _add_method_keys(cfg):
 
     # Random patch mask of the normalised image, Sec. 3.1, Eq. 4-5.
     mic.MASK = CN()
-    # Patch size b in pixels. Published: 32 for detection, 64 for segmentation.
+    # Patch size b in pixels of the student's view. Published: 32 for detection (short side 800); for segmentation 64
+    # at full resolution (1024 x 2048) and 32 at half.
     mic.MASK.BLOCK_SIZE = 32
     # Share r of patches that are hidden, in [0, 1); 0 = strong view without a mask.
     # Published: 0.5 for detection, 0.7 for segmentation.
@@ -160,18 +162,25 @@ def _add_method_keys(cfg):
 
     # Masked consistency loss L_M, Sec. 3.2-3.3, Eq. 6-7.
     mic.CONSISTENCY = CN()
-    # lambda_M. Published: 1; 0.5 in the detection experiments on SADA. 0 leaves L_M and the
-    # teacher's pass over target images out.
+    # lambda_M. Published: 1.0, in the released detection config too (0.5 is only its code's default).
+    # 0 leaves L_M and the teacher's pass over target images out.
     mic.CONSISTENCY.WEIGHT = 1.0
     # Optimizer steps after burn-in over which lambda_M grows linearly from 0; 0 = at once.
     mic.CONSISTENCY.RAMP_UP_STEPS = 0
-    # Weight q of each region: "teacher" = the teacher's probability for the label that the region is
-    # given; "student" = the student's own top probability (published detection code); "none" = 1.
+    # Weight q of each region.
+    # "teacher": the teacher's probability for the label that the region is given (score of the pseudo-box, background).
+    # "student": the student's probability for what it predicts itself, without gradient: max(p, 1 - p) of an anchor,
+    # the top probability of a RoI. The weight of its own errors is high.
+    # "published": what the authors' detection code does. RoIs as "student"; an anchor has the student's foreground
+    # probability p, whatever its label, and the gradient goes through it.
+    # "none": 1.
+    # Regions of masked source images, whose boxes are true, have q = 1 in every mode.
     mic.CONSISTENCY.QUALITY = "teacher"
     # Images without a pseudo-box: "skip" them, or take them as all "background".
     mic.CONSISTENCY.EMPTY_IMAGES = "skip"
     # Weights of the terms inside L_M: RPN objectness, RoI classification, and box regression of
-    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). 0 leaves a term out.
+    # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). All four are weighted by q.
+    # 0 leaves a term out.
     mic.CONSISTENCY.RPN_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.ROI_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.RPN_LOC_WEIGHT = 0.0
@@ -183,8 +192,8 @@ def _add_alignment_keys(mic):
     # detection result adapts. Domain classifiers learn to tell source from target, and through a
     # gradient reversal the student learns to leave them nothing to tell. Off unless a part is enabled.
     a = mic.ALIGNMENT = CN()
-    # Target views that the classifiers see: "whole" (published), "masked" (those of L_M, which saves
-    # a pass over the whole ones), or "both".
+    # Target views that the classifiers see: "whole" images. "masked" and "both" of earlier versions are taken as
+    # "whole", with a warning: source images are never masked, so the patches told the domains apart.
     a.VIEW = "whole"
     # Reversal weights over the steps: "constant", or "dann" = times 2 / (1 + exp(-10 p)) - 1, where
     # p goes from 0 to 1 in RAMP_STEPS optimizer steps (0 = SOLVER.MAX_ITER; Ganin and Lempitsky, 2015).
@@ -195,11 +204,17 @@ def _add_alignment_keys(mic):
     # measure how far apart the domains are.
     # One classifier of positions for each feature map; FEATURES: () = all that the backbone has.
     a.IMAGE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.025, CHANNELS=512, FEATURES=()))
-    # One classifier of regions for each level that the box pooler reads. REGIONS_PER_IMAGE: proposals
-    # drawn from a target image; 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, as many as the source's.
-    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5, REGIONS_PER_IMAGE=0))
-    # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs:
-    # -1 hands the gradient on without reversal, at each part's own scale (published).
+    # One classifier of regions for each level that the box pooler reads. REGIONS: "same" = random proposals in both
+    # domains; "published" = random proposals of the target, but of the source those that L_S has sampled, a quarter of
+    # which are objects: more than among proposals, so that the classifiers learn to tell objects from background.
+    # "same" costs a pass of the box head over as many source regions more. REGIONS_PER_IMAGE: proposals
+    # drawn from an image ("published": of the target); 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE.
+    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5))
+    a.INSTANCE.REGIONS = "same"
+    a.INSTANCE.REGIONS_PER_IMAGE = 0
+    # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs: -1 hands the
+    # gradient on without reversal, at each part's own scale. Published: WEIGHT 1.0 and REVERSAL_WEIGHT -0.1, the same
+    # gradient for the features and ten times as much for the classifiers.
     a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))
 
 
@@ -211,11 +226,15 @@ def _add_sem_seg_keys(mic):
     s.WEIGHT = 1.0
     # tau in [0, 1]: a pixel is sure where the teacher's top probability exceeds it. Published: 0.968.
     s.PIXEL_THRESHOLD = 0.968
-    # Strips of the target image, in pixels of the student's view, whose pseudo-labels get weight 0
-    # (published for Cityscapes: 15 and 120 at 512 x 1024, where the own car and the rim are).
+    # Margins of the original target image (top, bottom, left, right) whose pseudo-labels get weight 0, such as the own
+    # car and the rim of a rectified image: below 1 as shares of its height and width, from 1 on in its pixels. They go
+    # through the same crop, resizing and flip as the image. Published for Cityscapes (1024 x 2048): 30, 240, 30, 30.
+    s.MARGINS = (0, 0, 0, 0)
+    # Old keys, which MARGINS replaces: rows of the student's view. They are wrong with random crops and several scales.
     s.IGNORE_TOP = 0
     s.IGNORE_BOTTOM = 0
-    # Patch size and ratio where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used.
+    # Patch size and ratio where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used. Published:
+    # 64 pixels for images at full resolution (1024 x 2048, crops of 1024), 32 at half (512 x 1024).
     s.MASK = CN(dict(BLOCK_SIZE=64, RATIO=0.7))
     # ClassMix self-training (DACS), the segmentation's L_T: weight of its loss; 0 leaves it out.
     s.MIX_WEIGHT = 0.0

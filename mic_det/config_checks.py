@@ -1,8 +1,11 @@
 """Settings that cannot work are refused before anything is built or loaded."""
 
+import logging
+
 from detectron2.config import CfgNode as CN
 
 from .config import (
+    ALIGNED_REGIONS,
     ALIGNED_VIEWS,
     AMP_DTYPES,
     BACKBONE_NORMS,
@@ -102,6 +105,7 @@ def _check_color(color):
 def _check_alignment(cfg):
     a, key = cfg.MODEL.MIC.ALIGNMENT, "MODEL.MIC.ALIGNMENT"
     _check_enum(f"{key}.VIEW", a.VIEW, ALIGNED_VIEWS)
+    _check_enum(f"{key}.INSTANCE.REGIONS", a.INSTANCE.REGIONS, ALIGNED_REGIONS)
     _check_enum(f"{key}.SCHEDULE", a.SCHEDULE, REVERSAL_SCHEDULES)
     _check_at_least(f"{key}.RAMP_STEPS", a.RAMP_STEPS, 0, whole=True)
     for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
@@ -117,8 +121,6 @@ def _check_alignment(cfg):
         raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
     if enabled and is_mic(cfg) and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
-    if enabled and a.VIEW != "whole" and cfg.MODEL.MIC.MASK.DOMAINS == "source":
-        raise ConfigError(f'{key}.VIEW is {a.VIEW!r}, but MODEL.MIC.MASK.DOMAINS is "source": no target is masked.')
 
 
 def _check_sem_seg(s):
@@ -128,8 +130,28 @@ def _check_sem_seg(s):
     _check_at_least(f"{key}.MASK.BLOCK_SIZE", s.MASK.BLOCK_SIZE, 1, whole=True)
     for name in ("WEIGHT", "MIX_WEIGHT"):
         _check_at_least(f"{key}.{name}", s[name], 0)
+    _check_margins(f"{key}.MARGINS", tuple(s.MARGINS))
     for name in ("IGNORE_TOP", "IGNORE_BOTTOM"):
         _check_at_least(f"{key}.{name}", s[name], 0, whole=True)
+        if s[name]:
+            logging.getLogger(__name__).warning(
+                "%s.%s is an old key, in rows of the student's view, which random crops and several scales make wrong: "
+                "use %s.MARGINS (top, bottom, left, right of the original image).", key, name, key,
+            )  # fmt: skip
+
+
+def _check_margins(key, margins):
+    if len(margins) != 4 or not all(
+        isinstance(m, (int, float)) and not isinstance(m, bool) and 0 <= m < float("inf") and (m < 1 or m == int(m))
+        for m in margins
+    ):
+        raise ConfigError(
+            f"{key} is {margins}: use four numbers (top, bottom, left, right), each a share in [0, 1) or a whole "
+            "number of pixels."
+        )
+    for first, second in (margins[:2], margins[2:]):
+        if first < 1 and second < 1 and first + second >= 1:
+            raise ConfigError(f"{key} is {margins}: the shares {first} and {second} leave nothing of an image.")
 
 
 def _check_classes_and_sets(cfg):

@@ -32,7 +32,7 @@ WRONG = [
     ("SOLVER.CHECKPOINT_KEEP", [-1], "at least 0"),
     ("SOLVER.CHECKPOINT_PERIOD", [0, -5], "at least 1"),
     ("MODEL.MIC.MASK.DOMAINS", ["targets", ""], "'target', 'source', 'both'"),
-    ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'none'"),
+    ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'published', 'none'"),
     ("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", ["keep"], "'skip', 'background'"),
     ("MODEL.MIC.EVALUATE", ["neither"], "'teacher', 'student'"),
     ("MODEL.TORCHVISION.NORM", ["GN"], "'FrozenBN', 'BN'"),
@@ -79,20 +79,31 @@ def flat(node, prefix=""):
             yield f"{prefix}{key}", value
 
 
+ENABLED = {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")}
 PRESETS = {
     "mean_teacher": {"BURN_IN_STEPS": 2000, "TEACHER.ALPHA": 0.9996, "MASK.RATIO": 0.0},
     "no_mask": {"MASK.RATIO": 0.0}, "mask_source": {"MASK.DOMAINS": "source"}, "mask_both": {"MASK.DOMAINS": "both"},
     "quality_none": {"CONSISTENCY.QUALITY": "none"}, "quality_student": {"CONSISTENCY.QUALITY": "student"},
     "quality_teacher": {}, "ratio_0.3": {"MASK.RATIO": 0.3}, "ratio_0.7": {"MASK.RATIO": 0.7},
     "block_16": {"MASK.BLOCK_SIZE": 16}, "block_64": {"MASK.BLOCK_SIZE": 64},
-    "sada_published": {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")},
-    "semseg_published": {"TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
+    "sada": ENABLED,
+    "sada_published": {
+        **ENABLED, "EVALUATE": "student", "ALIGNMENT.CONSISTENCY.WEIGHT": 1.0,
+        "ALIGNMENT.CONSISTENCY.REVERSAL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
+    },
+    "semseg_published": {"EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
+    "detector_published": {
+        "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717], "MODEL.RPN.BOUNDARY_THRESH": 0,
+        "MODEL.RPN.SMOOTH_L1_BETA": 0.1111111111, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0, "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign", "SOLVER.BIAS_LR_FACTOR": 2.0, "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+        "SOLVER.WARMUP_ITERS": 500, "SOLVER.WARMUP_FACTOR": 0.3333333333,
+    },
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "source_strong": {"EVALUATE": "student", "COLOR.SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
-    "align_masked": {"ALIGNMENT.VIEW": "masked"}, "align_both": {"ALIGNMENT.VIEW": "both"},
     "align_dann": {"ALIGNMENT.SCHEDULE": "dann"},
-    "mic_published": {"CONSISTENCY.QUALITY": "student", "CONSISTENCY.WEIGHT": 0.5},
+    "mic_published": {"EVALUATE": "student", "CONSISTENCY.QUALITY": "published"},
 }  # fmt: skip
 
 
@@ -103,7 +114,7 @@ def test_presets_change_what_they_name_and_nothing_else(file, tmp_path):
     add_mic_config(defaults)
     joined.write_text(f"VERSION: 2\n_BASE_: ['{file}']\n")
     before, after = dict(flat(defaults)), dict(flat(load_config(str(joined), ["MODEL.DEVICE", "cuda:0"])))
-    changed = {k[len("MODEL.MIC.") :]: v for k, v in after.items() if v != before[k] and k != "MODEL.DEVICE"}
+    changed = {k.replace("MODEL.MIC.", ""): v for k, v in after.items() if v != before[k] and k != "MODEL.DEVICE"}
     assert changed == PRESETS[file.stem]
 
 

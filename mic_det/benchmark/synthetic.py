@@ -35,6 +35,8 @@ def synthetic_batch(cfg, size=None, generator=None):
     for domain in domains:
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
         x = {"image": image, "height": size[0], "width": size[1], "domain": domain}
+        if domain == "target" and any(cfg.MODEL.MIC.SEM_SEG.MARGINS):
+            x["valid_pixels"] = torch.ones(size, dtype=torch.bool)
         batch.append(x)
     return with_labels(cfg, batch, generator)
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from ..config import needs_sem_seg
 from .catalog import DataError
+from .margins import RecordedAugmentations
 from .pixels import check_image_pixels, check_label_pixels
 
 
@@ -14,7 +15,8 @@ class DomainMapper(DatasetMapper):
 
     A target image is decoded and transformed once; the teacher sees it as it is, and the student's
     view is made from it on the device, so both have the same geometry. Annotations of target images
-    are dropped before anything else sees them.
+    are dropped before anything else sees them. With ``MODEL.MIC.SEM_SEG.MARGINS``, ``"valid_pixels"`` (H, W) bool says
+    which pixels of a target image lie outside its margins, wherever crop, resizing and flip have brought them.
     """
 
     def __init__(self, cfg, is_train=True, domain="source"):
@@ -23,18 +25,28 @@ class DomainMapper(DatasetMapper):
         self.sem_seg = is_train and needs_sem_seg(cfg)
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        self.margins = ()
+        if domain == "target":  # source images have true labels, which count everywhere
+            self._add_margins(cfg)
 
     @classmethod
     def with_truth(cls, cfg):
         """A mapper for pictures: images at the size of evaluation, unchanged, with all the truth that there is."""
         mapper = cls(cfg, is_train=False)
         mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg)
+        mapper._add_margins(cfg)
         return mapper
+
+    def _add_margins(self, cfg):
+        if needs_sem_seg(cfg) and any(cfg.MODEL.MIC.SEM_SEG.MARGINS):
+            self.margins = tuple(cfg.MODEL.MIC.SEM_SEG.MARGINS)
+            self.augmentations = RecordedAugmentations(self.augmentations)
 
     def __call__(self, dataset_dict):
         """
         Raises:
-            DataError: where the image or its label map cannot be read, or has another size than annotated.
+            DataError: where the image or its label map cannot be read, has another size than annotated, or has
+                no pixel outside the margins.
         """
         if self.domain == "target":
             unlabelled = ("file_name", "image_id", "height", "width")
@@ -60,6 +72,11 @@ class DomainMapper(DatasetMapper):
             raise DataError(self._size_error(dataset_dict, dataset_dict["sem_seg_file_name"])) from e
         if "sem_seg" in mapped:
             self._check_label_map(mapped, dataset_dict["sem_seg_file_name"])
+        if self.margins:
+            try:
+                mapped["valid_pixels"] = self.augmentations.valid_pixels(self.margins)
+            except ValueError as e:
+                raise DataError(f"image {mapped['file_name']}: {e}") from e
         return {**mapped, "domain": self.domain}
 
     def _check_label_map(self, mapped, file):

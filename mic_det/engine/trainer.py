@@ -10,6 +10,7 @@ from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
@@ -20,6 +21,7 @@ from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.pseudo_labels import evaluate_pseudo_labels
 from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MIC
+from ..modeling.segmentation import zero_without_labels
 from .checkpoint import MICCheckpointer
 from .clipping import build_with_clipping
 from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
@@ -175,7 +177,7 @@ class MICTrainer(DefaultTrainer):
             ConfigError: where Detectron2 cannot build a model of these settings.
         """
         try:
-            return build_model(cfg)
+            model = build_model(cfg)
         except ConfigError:
             raise
         except (AssertionError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as e:
@@ -184,6 +186,9 @@ class MICTrainer(DefaultTrainer):
                 f"no model can be built of these settings ({type(e).__name__}: {' '.join(str(e).split())[:200]}; in "
                 f"{where.name}, {os.path.basename(where.filename)}). Compare MODEL with the configs that are shipped."
             ) from e
+        if isinstance(getattr(model, "sem_seg_head", None), SemSegFPNHead):  # of a plain model
+            model.sem_seg_head.register_forward_hook(zero_without_labels)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg, model):

@@ -6,6 +6,7 @@ the regions of each level, and consistency between the two. Gradient reversal: G
 "Unsupervised Domain Adaptation by Backpropagation", ICML 2015, whose schedule is ``dann`` here.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from torch import nn
 
 from ..config import ConfigError
 from .regions import box_feature_size, box_pooler
+
+logger = logging.getLogger(__name__)
 
 
 class _GradientReversal(torch.autograd.Function):
@@ -116,9 +119,9 @@ class DomainAlignment(nn.Module):
         strides=None,
         pooler=None,
         pooler_features=(),
-        view="whole",
         schedule="constant",
         ramp_steps=1,
+        regions="same",
         regions_per_image=512,
     ):
         """
@@ -127,9 +130,10 @@ class DomainAlignment(nn.Module):
             image_classifiers (ImageClassifiers), instance_classifiers (InstanceClassifiers): of those parts.
             strides (dict[str, int]): pixels per position of each feature map that is aligned.
             pooler (ROIPooler), pooler_features (tuple[str]): the student's box pooler, and what it reads.
-            view (str): target views that the classifiers see: "whole", "masked" or "both".
             schedule (str), ramp_steps (int): of the reversal weights, "constant" or "dann".
-            regions_per_image (int): proposals drawn from a target image.
+            regions (str): of the instance part: "same", proposals drawn at random in both domains, or "published",
+                those that L_S has sampled by their labels in the source.
+            regions_per_image (int): proposals drawn from an image.
         """
         super().__init__()
         self.image, self.instance, self.consistency = image, instance, consistency
@@ -148,8 +152,7 @@ class DomainAlignment(nn.Module):
                 pooler_type="ROIAlignV2", canonical_box_size=pooler.canonical_box_size,
                 canonical_level=pooler.canonical_level,
             )  # fmt: skip
-        self.sees_whole = view in ("whole", "both")
-        self.sees_masked = view in ("masked", "both")
+        self.shares_source_regions = instance is not None and regions == "published"
         self.schedule = schedule
         self.ramp_steps = ramp_steps
         self.regions_per_image = regions_per_image
@@ -169,6 +172,12 @@ class DomainAlignment(nn.Module):
         }
         if not parts:
             return None
+        if a.VIEW != "whole":
+            logger.warning(
+                "MODEL.MIC.ALIGNMENT.VIEW %r is no longer an option: source images are never masked, so the patches "
+                "told the domains apart. Whole target images are aligned: remove the key, or set it to 'whole'.",
+                a.VIEW,
+            )
         if getattr(student, "roi_heads", None) is None:
             raise ConfigError(
                 f"MODEL.MIC.ALIGNMENT is for detectors; MODEL.MIC.STUDENT is {type(student).__name__}: disable it."
@@ -186,8 +195,8 @@ class DomainAlignment(nn.Module):
                 len(pooler.level_poolers), box_feature_size(student.roi_heads), a.INSTANCE.FC_DIM, a.INSTANCE.DROPOUT
             )
         return cls(
-            **parts, **kwargs, pooler=pooler, pooler_features=pooler_features, view=a.VIEW, schedule=a.SCHEDULE,
-            ramp_steps=a.RAMP_STEPS or cfg.SOLVER.MAX_ITER,
+            **parts, **kwargs, pooler=pooler, pooler_features=pooler_features, schedule=a.SCHEDULE,
+            ramp_steps=a.RAMP_STEPS or cfg.SOLVER.MAX_ITER, regions=a.INSTANCE.REGIONS,
             regions_per_image=a.INSTANCE.REGIONS_PER_IMAGE or cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
         )  # fmt: skip
 

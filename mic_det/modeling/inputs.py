@@ -11,11 +11,12 @@ from torch import nn
 class TeacherView:
     """N whole images as the teacher sees them.
 
-    ``images`` is the normalised ``ImageList``, ``features`` the backbone's maps by name (None where no task of the
-    model needs them). ``sizes`` are height and width of the student's views of the same images, and ``scales`` the
-    factors (x, y) from the student's view to the teacher's.
+    ``inputs`` are the dicts of the student's views of them, ``sizes`` height and width of those. ``images`` is the
+    normalised ``ImageList`` and ``features`` the backbone's maps by name, None where no task of the model needs them.
+    ``scales`` are the factors (x, y) from the student's view to the teacher's.
     """
 
+    inputs: list
     images: ImageList
     features: Optional[dict]
     sizes: list
@@ -47,7 +48,7 @@ def teacher_view(model, batched_inputs, input_size=0, with_features=True):
     inputs, scales = _inputs_at(batched_inputs, input_size, model.device)
     images = preprocess(model, inputs)
     features = model.backbone(images.tensor) if with_features else None
-    return TeacherView(images, features, [tuple(x["image"].shape[-2:]) for x in batched_inputs], scales)
+    return TeacherView(batched_inputs, images, features, [tuple(x["image"].shape[-2:]) for x in batched_inputs], scales)
 
 
 def _inputs_at(batched_inputs, input_size, device):

@@ -101,8 +101,7 @@ class MIC(StudentTeacher):
         student = META_ARCH_REGISTRY.get(mic.STUDENT)(cfg)
         classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ()) if cfg.DATASETS.TRAIN else ()
         alignment = Alignment.from_config(cfg, student)
-        # the instance classifiers take the regions that the RoI losses have sampled
-        shared = {"share_regions": True} if alignment and alignment.module.instance is not None else {}
+        shared = {"share_regions": bool(alignment) and alignment.module.shares_source_regions}
         tasks = [kind.from_config(cfg, **(shared if kind is RCNNTask else {})) for kind in find_tasks(student)]
         terms = [Supervised(), MaskedConsistency.from_config(cfg, tasks)]
         if any(task.name == "pixels" for task in tasks) and mic.SEM_SEG.MIX_WEIGHT:
@@ -134,7 +133,7 @@ class MIC(StudentTeacher):
         Args:
             batched_inputs (list[dict]): Detectron2's format. In training each dict also has
                 ``"domain"``: ``"source"`` (with ``"instances"`` for boxes, ``"sem_seg"`` for segmentation) or
-                ``"target"``. A missing domain means source.
+                ``"target"``, with ``"valid_pixels"`` where there are margins. A missing domain means source.
 
         Returns:
             In training, dict[str, Tensor] of losses; else Detectron2's list of outputs.
@@ -201,8 +200,10 @@ class MIC(StudentTeacher):
                     self.student.sem_seg_head.ignore_value, self.device,
                 )  # fmt: skip
             strong = {name: self.strong_views(inputs) for name, inputs in strong.items() if name in names}
-            source = self.strong_views(step.source) if self.strong_source else step.source
-        inputs = {"source": source, "target": step.target if "target" in names else [], **strong}
+            whole = {"source": step.source, "target": step.target if "target" in names else []}
+            if self.strong_source:  # both domains alike: colour changes would tell them apart
+                whole = {name: self.strong_views(inputs) for name, inputs in whole.items()}
+        inputs = {**whole, **strong}
         images = preprocess(self.student, [x for view in inputs.values() for x in view])
         views = Views(images, {name: len(view) for name, view in inputs.items()})
         masked = views.images_of("masked_target", "masked_source")
@@ -221,6 +222,8 @@ class MIC(StudentTeacher):
 
     def teach(self, batched_inputs):
         """The teacher's pseudo-labels of whole target images by name of task, which are logged too."""
+        for task in self.tasks:
+            task.check_inputs(batched_inputs)
         with section("teacher"):
             pseudo = self.pseudo_labels(batched_inputs)
         for task in self.tasks:

@@ -15,16 +15,15 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
         score_threshold (float or sequence): least score delta, one for all or one a class.
         nms_threshold (float): IoU of a class-wise non-maximum suppression; None leaves it out.
         max_boxes (int): keep at most so many, the best; None keeps all.
-        min_size (float): least width and height in pixels.
+        min_size (float): least width and height in pixels. A box without width or height (detections that are clipped
+            at the image's border may have none) is never kept: it overlaps no anchor, which makes all of them match.
 
     Returns:
         Instances: ``gt_boxes``, ``gt_classes`` and ``scores``, sorted by descending score, in the
         frame of ``instances``.
     """
     boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
-    keep = _confident(instances, score_threshold)
-    if min_size > 0:
-        keep &= _large(boxes, min_size)
+    keep = _confident(instances, score_threshold) & _large(boxes, min_size)
     keep = keep.nonzero()[:, 0]  # the one number of a step that the host must know: how many there are
     boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     if nms_threshold is None:
@@ -45,7 +44,8 @@ def _confident(instances, score_threshold):
 
 
 def _large(boxes, min_size):
-    return ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return ((sides >= min_size) & (sides > 0)).all(dim=1)
 
 
 @torch.no_grad()

@@ -21,10 +21,6 @@ class Regions:
     boxes: list[Boxes]
     features: torch.Tensor
 
-    def of_images(self, num):
-        """The regions of the first ``num`` images."""
-        return Regions(self.boxes[:num], self.features[: sum(map(len, self.boxes[:num]))])
-
     @staticmethod
     def join(parts):
         """The regions of several groups of images, as those of one group."""

@@ -16,13 +16,14 @@ from .pseudo_labels import sem_seg_pseudo_labels
 class SemSegSettings:
     """How pixel labels are made.
 
-    ``threshold`` is tau; ``ignore_top`` and ``ignore_bottom`` are strips of the target image, in pixels of
-    the student's view, whose pseudo-labels have weight 0.
+    ``threshold`` is tau. ``margins`` says whether target images must have ``"valid_pixels"``. ``ignore_top`` and
+    ``ignore_bottom`` are their predecessors: strips in pixels of the student's view, whose labels have weight 0.
     """
 
     threshold: float = 0.968
     ignore_top: int = 0
     ignore_bottom: int = 0
+    margins: bool = False
 
 
 @dataclass
@@ -58,6 +59,18 @@ def pixel_loss(head, features, targets):
     return (loss * weights).sum() / counted * head.loss_weight
 
 
+def zero_without_labels(head, args, output):
+    """Forward hook of a ``SemSegFPNHead``: a batch without a labelled pixel counts 0, as in :func:`pixel_loss`.
+
+    Detectron2 takes the mean over no pixel, which is NaN.
+    """
+    predictions, losses = output
+    if losses:
+        labelled = (args[1] != head.ignore_value).any()
+        losses = {k: torch.where(labelled, v, torch.zeros_like(v)) for k, v in losses.items()}
+    return predictions, losses
+
+
 def padded_labels(targets, size, ignore_value):
     """Labels (N, H, W) and weights (N, H, W) in the frame of padded images; padding is ignored, with weight 0."""
     device = targets[0].labels.device
@@ -71,7 +84,7 @@ def padded_labels(targets, size, ignore_value):
 
 
 @torch.no_grad()
-def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
+def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, valid=None):
     """The teacher's label and weight of each pixel.
 
     Args:
@@ -80,13 +93,15 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
         input_sizes, output_sizes (list[(int, int)]): height and width of each image as the teacher sees it,
             without padding, and as the student does.
         settings (SemSegSettings): tau and the strips that are ignored.
+        valid (list[Tensor or None]): for each image (H, W) bool in the student's view, False where a pixel has
+            weight 0; None = all count. It does not change q.
 
     Returns:
         (list[PixelLabels], list[Tensor]): one entry an image, and its quality q.
     """
     logits, _ = head(features)
     found, qualities = [], []
-    for x, (height, width), size in zip(logits, input_sizes, output_sizes):
+    for x, (height, width), size, counted in zip(logits, input_sizes, output_sizes, valid or [None] * len(logits)):
         x = x[None, :, :height, :width]
         if (height, width) != tuple(size):
             x = F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False)
@@ -94,6 +109,8 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings):
         weights = quality.expand(labels[0].shape).clone()
         weights[: settings.ignore_top] = 0
         weights[max(0, weights.shape[0] - settings.ignore_bottom) :] = 0
+        if counted is not None:
+            weights *= counted.to(weights.device)
         found.append(PixelLabels(labels[0], weights))
         qualities.append(quality[0])
     return found, qualities

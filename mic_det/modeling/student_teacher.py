@@ -7,6 +7,7 @@ from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from .batch_norm import average_statistics
 from .sections import section
 from .teacher import WeightAverage, ema_alpha, ema_update
 
@@ -26,8 +27,14 @@ def _watch_optimizers(model):
 
 def _after_optimizer_step(optimizer, *_):
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    # A GradScaler leaves it to a fused optimizer's kernel to skip the step where this tensor, which it lends to the
+    # optimizer for the call, is not 0. It is read when the teacher is needed: here the host would wait for the device.
+    overflow = getattr(optimizer, "found_inf", None)
     for model in list(_watched):
-        model._stepped |= any(id(p) in stepped for p in model.student.parameters())
+        if any(id(p) in stepped for p in model.student.parameters()):
+            model._pending_steps.append(overflow)
+            # here, as all processes take this step together, while a teacher is brought up to date by one alone too
+            average_statistics(model.student)
 
 
 class StudentTeacher(nn.Module):
@@ -36,8 +43,10 @@ class StudentTeacher(nn.Module):
     The teacher needs no hook and no trainer of its own: it is brought up to date, once for each
     optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
     ``state_dict``). PyTorch itself tells of each step of an optimizer that holds the student's
-    parameters, so accumulation of gradients and skipped AMP steps are counted right. All processes of a
-    distributed training see the same steps and so hold the same teacher.
+    parameters, so accumulation of gradients and AMP steps that were skipped (by GradScaler, or by a fused optimizer's
+    kernel on its behalf) are counted right. All processes of a distributed training take the same steps and so hold the
+    same teacher. Statistics of trained BatchNorm layers, which each process gathers from its own images, are averaged
+    over all processes after each step.
     """
 
     def __init__(self, student, teacher, *, alpha, burn_in_steps=0, evaluate="teacher"):
@@ -60,7 +69,8 @@ class StudentTeacher(nn.Module):
         self.steps = 0
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self._teacher_ready = False
-        self._stepped = False  # an optimizer step has not been taken into the average yet
+        # optimizer steps that the average does not know yet: for each None, or a tensor that is 0 if it was taken
+        self._pending_steps = []
         self._average = None  # the WeightAverage of this very student and teacher
         self.register_state_dict_pre_hook(_before_state_dict)
         self._register_load_state_dict_pre_hook(self._before_load)
@@ -86,8 +96,8 @@ class StudentTeacher(nn.Module):
 
     def update_teacher(self):
         """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
-        if self._stepped:
-            self._stepped = False
+        pending, self._pending_steps = self._pending_steps, []
+        if any(overflow is None or not overflow.item() for overflow in pending):
             self.steps += 1
             average = self._average
             if average is None or average.student is not self.student or average.teacher is not self.teacher:
@@ -101,7 +111,7 @@ class StudentTeacher(nn.Module):
         if weights_from == "student":
             chosen, other = other, chosen
         ema_update(other, chosen, 0.0)
-        self.steps, self._stepped = 0, False
+        self.steps, self._pending_steps = 0, []
 
     def _before_load(self, state_dict, prefix, *args):
         """Let a plain detector's weights warm-start both student and teacher."""
@@ -136,4 +146,4 @@ def _before_state_dict(module, prefix, keep_vars):
 
 def _after_load(module, incompatible_keys):
     module.steps = int(module.num_steps)
-    module._stepped = False  # what was loaded is the starting point, not an optimizer step
+    module._pending_steps = []  # what was loaded is the starting point, not an optimizer step

@@ -24,7 +24,8 @@ class TorchvisionStages(Backbone):
         Args:
             name (str): a model that ``torchvision.models.get_model`` knows.
             norm (str): "FrozenBN" turns BatchNorm layers into fixed affine maps; "BN" leaves them.
-            freeze_at (int): stages that are not trained: 1 = the stem, 2 = up to res2, ...
+            freeze_at (int): stages that are not trained: 1 = the stem, 2 = up to res2, ... Their BatchNorm layers are
+                fixed affine maps whatever ``norm`` says, so that their statistics stay too, as in Detectron2's ResNets.
 
         Raises:
             ConfigError: for an unknown name, or a model that is not a plain stack of stages.
@@ -45,8 +46,10 @@ class TorchvisionStages(Backbone):
         }
         stem = max((i for i, stride in enumerate(strides) if stride <= 2), default=0)  # ConvNeXt's has stride 4
         stage_ends = [-1, stem, *sorted(self._taps)]
-        for step in self._steps()[: stage_ends[min(freeze_at, 5)] + 1]:
-            step.requires_grad_(False)
+        container = self.body["features"] if "features" in self.body else self.body
+        for name, step in list(container.named_children())[: stage_ends[min(freeze_at, 5)] + 1]:
+            # a step may itself be a BatchNorm layer (ResNet's bn1), which is replaced in its container
+            container.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(step.requires_grad_(False)))
         if norm == "FrozenBN":
             self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
 

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers_data import load, tiny_config, write_two_domains
 from mic_det.benchmark.synthetic import make_batches
 from mic_det.benchmark.variants import make_variant
+from mic_det.config import QUALITY_MODES
 
 # the size or the value of what they give is not known before they have run; box NMS copies its mask to the host
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal",
@@ -37,7 +38,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("quality", ["teacher", "student", "none"])
+@pytest.mark.parametrize("quality", QUALITY_MODES)
 def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, quality):
     write_two_domains(tmp_path)
     keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 
 from conftest import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError
+from mic_det.config import ALIGNED_REGIONS, ConfigError
 from mic_det.config_checks import validate_mic_config
 from mic_det.modeling.alignment import domain_weights, gradient_reversal
 from mic_det.modeling.regions import Regions
@@ -205,10 +205,10 @@ def test_with_all_weights_0_the_students_gradients_are_those_without_alignment(o
         torch.testing.assert_close(probed[name], without[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("view", ["whole", "masked", "both"])
+@pytest.mark.parametrize("regions", ALIGNED_REGIONS)
 @pytest.mark.parametrize("overrides", [{}, C4], ids=["FPN", "C4"])
-def test_every_parameter_gets_a_gradient_with_any_number_of_images(view, overrides):
-    model = model_of(**overrides, **ALIGNMENT, **{ALIGN + "VIEW": view})
+def test_every_parameter_gets_a_gradient_with_any_number_of_images(regions, overrides):
+    model = model_of(**overrides, **ALIGNMENT, **{ALIGN + "INSTANCE__REGIONS": regions})
     batches = [[source_input(0, (40, 50)), target_input(1, (90, 33)), target_input(2, (32, 100))],
                [source_input(), source_input(1, classes=()), target_input()],
                [source_input()], [source_input(classes=()), target_input()]]  # fmt: skip
@@ -225,37 +225,27 @@ def test_every_parameter_gets_a_gradient_with_any_number_of_images(view, overrid
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
-@pytest.mark.parametrize("view, num_views", [("whole", 3), ("masked", 2), ("both", 3)])
-def test_the_view_decides_what_the_backbone_and_the_classifiers_see(view, num_views):
-    model = model_of(**ALIGNMENT, **{ALIGN + "VIEW": view})
+@pytest.mark.parametrize("domains", ["target", "source", "both"])
+def test_the_classifiers_see_whole_images_whatever_is_masked(domains):
+    model = model_of(**ALIGNMENT, **{"MODEL__MIC__MASK__DOMAINS": domains})
     seen, classified = [], []
-    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append(args[0].clone()))
+    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append((args[0].clone(), output)))
     model.alignment.register_forward_pre_hook(lambda module, args: classified.append(args))
     model([source_input(), target_input()])
-    assert len(seen) == 1 and len(seen[0]) == num_views
-    hidden = [(x == 0).all(dim=0).any().item() for x in seen[0]]
-    assert hidden == {"whole": [False, False, True], "masked": [False, True], "both": [False, False, True]}[view]
+    hidden = [(x == 0).all(dim=0).any().item() for x in seen[0][0]]
+    assert len(seen) == 1 and hidden == [False, False] + [True] * (2 if domains == "both" else 1)
     sizes, features, is_target, regions = classified[0][:4]
-    assert is_target == {"whole": [False, True], "masked": [False, True], "both": [False, True, True]}[view]
-    assert len(features["p2"]) == len(sizes) == len(regions.boxes) == len(is_target)
+    assert is_target == [False, True] and len(sizes) == len(regions.boxes) == 2
+    assert all(torch.equal(features[k], v[:2]) for k, v in seen[0][1].items())
 
 
-def test_masked_views_share_the_regions_of_the_masked_loss():
-    model = model_of(**INSTANCE, **{ALIGN + "VIEW": "masked"})
-    pooled = []
-    model.student.roi_heads.box_pooler.register_forward_hook(lambda *_: pooled.append(1))
-    model([source_input(), target_input()])
-    assert len(pooled) == 2  # source once, masked target once
-
-
-def test_alignment_goes_on_without_the_masked_loss_and_without_a_teachers_pass():
-    for settings in ({"MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, {"MODEL__MIC__BURN_IN_STEPS": 5}):
-        for view in ("whole", "masked"):
-            model = model_of(**ALIGNMENT, **settings, **{ALIGN + "VIEW": view})
-            calls = []
-            model.teacher.backbone.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-            losses = model([source_input(), target_input()])
-            assert losses.keys() >= LOSSES and not any(k.startswith("masked/") for k in losses) and not calls
+@pytest.mark.parametrize("settings", [{"MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, {"MODEL__MIC__BURN_IN_STEPS": 5}])
+def test_alignment_goes_on_without_the_masked_loss_and_without_a_teachers_pass(settings):
+    model = model_of(**ALIGNMENT, **settings)
+    calls = []
+    model.teacher.backbone.register_forward_hook(lambda *_: calls.append(1))
+    losses = model([source_input(), target_input()])
+    assert losses.keys() >= LOSSES and not any(k.startswith("masked/") for k in losses) and not calls
 
 
 def test_accuracies_are_logged(storage):
@@ -315,7 +305,7 @@ def test_bfloat16_losses_are_near_float32_ones(overrides):
         ({ALIGN + "CONSISTENCY__ENABLED": True, **IMAGE}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
         ({**ALIGNMENT, ALIGN + "IMAGE__WEIGHT": 0.0}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
         ({**IMAGE, "DATASETS__TRAIN": ("some_train",)}, "DATASETS.TARGET is empty"),
-        ({**IMAGE, ALIGN + "VIEW": "masked", "MODEL__MIC__MASK__DOMAINS": "source"}, "no target is masked"),
+        ({ALIGN + "INSTANCE__REGIONS": "all"}, "INSTANCE.REGIONS.*'same', 'published'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, named):

@@ -10,6 +10,7 @@ from detectron2.structures import Boxes
 from torchvision.ops import roi_align
 
 from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
+from mic_det.config import ALIGNED_REGIONS
 from mic_det.modeling.regions import Regions
 
 ALIGN = "MODEL__MIC__ALIGNMENT__"
@@ -79,10 +80,10 @@ def test_what_reaches_the_student_is_each_parts_gradient_times_its_own_reversal_
                 torch.testing.assert_close(ours, g)
 
 
-@pytest.mark.parametrize("view", ["whole", "masked", "both"])
-def test_regions_are_of_the_images_that_the_classifiers_see_where_the_source_is_masked_too(view):
+@pytest.mark.parametrize("regions", ALIGNED_REGIONS)
+def test_regions_are_of_the_images_that_the_classifiers_see_where_the_source_is_masked_too(regions):
     """Masked source views share the masked loss's pass, but are no business of the classifiers."""
-    model = model_of(**{ALIGN + "VIEW": view, "MODEL__MIC__MASK__DOMAINS": "both"})
+    model = model_of(**{ALIGN + "INSTANCE__REGIONS": regions, "MODEL__MIC__MASK__DOMAINS": "both"})
     calls = []
     model.alignment.register_forward_pre_hook(lambda module, args: calls.append(args))
     # targets are narrower than sources: a region of the wrong image would stick out
@@ -90,22 +91,23 @@ def test_regions_are_of_the_images_that_the_classifiers_see_where_the_source_is_
     losses = model(batch)
     assert {"masked/loss_cls", "align/loss_instance"} <= losses.keys()
     sizes, features, is_target, regions = calls[0][:4]
-    targets = [(64, 48), (64, 40)] * (1 + (view == "both"))
-    assert list(sizes) == [(64, 96), (64, 96), *targets] and is_target == [False] * 2 + [True] * len(targets)
+    assert list(sizes) == [(64, 96), (64, 96), (64, 48), (64, 40)] and is_target == [False, False, True, True]
     assert len(regions.boxes) == len(sizes) == len(features["p2"])
     assert sum(map(len, regions.boxes)) == len(regions.features)
     assert all(len(b) and b.tensor[:, 2].max() <= width for b, (_, width) in zip(regions.boxes, sizes))
     assert all(b.tensor[:, 2].max() > 48 for b in regions.boxes[:2])
 
 
+@pytest.mark.parametrize("regions", ALIGNED_REGIONS)
 @pytest.mark.parametrize("number", [3, 0])
-def test_as_many_regions_of_a_target_image_as_the_config_says(number):
-    model = model_of(**{ALIGN + "INSTANCE__REGIONS_PER_IMAGE": number})
+def test_as_many_regions_of_an_image_as_the_config_says(number, regions):
+    model = model_of(**{ALIGN + "INSTANCE__REGIONS_PER_IMAGE": number, ALIGN + "INSTANCE__REGIONS": regions})
     calls = []
     model.alignment.register_forward_pre_hook(lambda module, args: calls.append(args))
     model([source_input(), target_input(), target_input(2)])
     counts = [len(b) for b in calls[0][3].boxes]
-    assert counts[1:] == [number or 16] * 2  # 0: ROI_HEADS.BATCH_SIZE_PER_IMAGE, as the source has
+    # 0: ROI_HEADS.BATCH_SIZE_PER_IMAGE, as L_S samples, whose regions the published code takes
+    assert counts == [16 if regions == "published" else number or 16, *[number or 16] * 2]
 
 
 def test_regions_teach_the_backbone_from_both_domains():

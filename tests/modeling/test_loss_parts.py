@@ -26,9 +26,9 @@ SETTINGS = {
     "both domains masked": ({"MODEL__MIC__MASK__DOMAINS": "both"}, (2, 4)),
     "GroupNorm": ({"MODEL__RESNETS__NORM": "GN", "MODEL__FPN__NORM": "GN", "MODEL__FPN__OUT_CHANNELS": 32}, (2, 2)),
     "whole views aligned": (ALIGNMENT, (4, 2)),
-    "masked views aligned": ({**ALIGNMENT, "MODEL__MIC__ALIGNMENT__VIEW": "masked"}, (4,)),
-    "all views aligned, both masked": (
-        {**ALIGNMENT, "MODEL__MIC__ALIGNMENT__VIEW": "both", "MODEL__MIC__MASK__DOMAINS": "both"}, (8,),
+    "regions as published, both masked": (
+        {**ALIGNMENT, "MODEL__MIC__ALIGNMENT__INSTANCE__REGIONS": "published", "MODEL__MIC__MASK__DOMAINS": "both"},
+        (4, 4),
     ),
     "boxes, pixels, ClassMix": (PIXELS, (2, 2, 2)),
 }  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 
 from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError
+from mic_det.config import QUALITY_MODES, ConfigError
 from mic_det.modeling import MIC
 
 NO_CHANGE = {"MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0}
@@ -151,6 +151,19 @@ def test_lambda_scales_the_masked_losses():
         losses.append(model([source_input(), target_input()]))
     for name, value in losses[0].items():
         torch.testing.assert_close(losses[1][name], value * (0.25 if name.startswith("masked/") else 1))
+
+
+def test_masked_source_images_have_true_boxes_and_so_the_same_losses_in_every_quality_mode():
+    found = {}
+    for mode in QUALITY_MODES:
+        torch.manual_seed(0)
+        keys = {"MODEL__MIC__CONSISTENCY__QUALITY": mode, "MODEL__MIC__MASK__DOMAINS": "source"}
+        model = build_model(tiny_cfg(**keys, **ALL_BOXES)).train()
+        found[mode] = {k: v for k, v in model([source_input(), target_input()]).items() if k.startswith("masked/")}
+    for mode, losses in found.items():
+        assert losses.keys() == {"masked/loss_rpn_cls", "masked/loss_cls"}
+        for name, value in losses.items():
+            torch.testing.assert_close(value, found["none"][name], msg=f"{mode} {name}")
 
 
 def test_box_regression_terms_appear_when_selected():

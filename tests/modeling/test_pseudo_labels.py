@@ -7,8 +7,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from conftest import target_input, tiny_cfg
-from mic_det.modeling.pseudo_labels import select_pseudo_boxes, sem_seg_pseudo_labels
+from conftest import source_input, target_input, tiny_cfg
+from mic_det.modeling.pseudo_labels import rejection_reasons, select_pseudo_boxes, sem_seg_pseudo_labels
 
 
 def random_detections(seed, n=40, classes=3):
@@ -31,7 +31,7 @@ def brute_force(instances, thresholds, nms, cap, min_size):
     found = []
     rows = zip(instances.pred_boxes.tensor.tolist(), instances.scores.tolist(), instances.pred_classes.tolist())
     for box, score, label in sorted(rows, key=lambda row: -row[1]):
-        if score < thresholds[label] or min(box[2] - box[0], box[3] - box[1]) < min_size:
+        if score < thresholds[label] or min(box[2] - box[0], box[3] - box[1]) < max(min_size, 1e-9):
             continue
         if nms is not None and any(c == label and iou(b, box) > nms for b, _, c in found):
             continue
@@ -57,6 +57,35 @@ def test_a_score_equal_to_the_threshold_is_kept():
     instances = random_detections(0, n=2)
     instances.scores = torch.tensor([0.75, 0.5])
     assert len(select_pseudo_boxes(instances, 0.75)) == 1
+
+
+@pytest.mark.parametrize("nms, min_size", [(None, 0.0), (0.5, 0.0), (0.5, 1.0)])
+def test_boxes_without_width_or_height_are_never_pseudo_boxes(nms, min_size):
+    """As detections are that lie outside the image and are clipped to its border."""
+    boxes = torch.tensor([[100.0, 20, 130, 50], [30.0, -40, 50, -10], [-9.0, -9, -1, -1], [10.0, 10, 30, 30]])
+    instances = Instances((100, 100), pred_boxes=Boxes(boxes), scores=torch.tensor([0.99, 0.98, 0.97, 0.9]),
+                          pred_classes=torch.tensor([0, 1, 2, 0]))  # fmt: skip
+    instances.pred_boxes.clip((100, 100))
+    found = select_pseudo_boxes(instances, 0.8, nms, min_size=min_size)
+    assert found.gt_boxes.tensor.tolist() == [[10, 10, 30, 30]]
+    assert rejection_reasons(instances, 0.8, nms, min_size=min_size) == ["size", "size", "size", ""]
+
+
+def test_a_detection_at_the_border_makes_no_anchor_positive_and_the_box_loss_infinite():
+    """One of the teacher's detections has no area: the step's losses are those without it."""
+    keys = {"MODEL__MIC__CONSISTENCY__RPN_LOC_WEIGHT": 1.0, "MODEL__MIC__CONSISTENCY__ROI_LOC_WEIGHT": 1.0}
+    model, losses = build_model(tiny_cfg(**keys)).train(), []
+    model.begin_step()
+    heads = model.teacher.roi_heads
+    for boxes in ([[8.0, 16, 40, 48]], [[8.0, 16, 40, 48], [96.0, 10, 96, 40]]):
+        found = Instances((64, 96), pred_boxes=Boxes(boxes), scores=torch.full((len(boxes),), 0.9),
+                          pred_classes=torch.ones(len(boxes), dtype=torch.int64))  # fmt: skip
+        heads.forward = lambda *_, found=found: ([found], {})
+        torch.manual_seed(3)
+        losses.append(model([source_input(), target_input()]))
+    assert losses[0]["masked/loss_rpn_loc"] > 0 and losses[0]["masked/loss_box_reg"] > 0
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value)
 
 
 def test_no_detections_give_no_boxes():
@@ -127,6 +156,22 @@ def test_the_log_tells_counts_scores_and_classes(storage):
     assert (latest["pseudo/num_boxes_car"], latest["pseudo/num_boxes_tram"]) == (1, 0)
     model.teach([bright_rectangle((64, 96), 8, 16, 40, 48)])
     assert storage.latest()["pseudo/empty_images"][0] == 1
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_a_teacher_that_sees_small_images_sees_their_mean_and_no_moire(shift):
+    """Stripes of two pixels, a quarter as large: each of the teacher's pixels is the mean of a whole period.
+
+    Without antialiasing it would be that of two neighbours alone: black or white, as the stripes lie here.
+    """
+    model = build_model(tiny_cfg(MODEL__MIC__TEACHER__INPUT_SIZE=16))
+    seen = []
+    model.teacher.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    stripes = ((torch.arange(96) + shift) % 4 < 2).to(torch.uint8) * 200
+    model.teach([{"image": stripes.expand(3, 64, 96), "domain": "target"}])
+    image = (seen[0] * model.teacher.pixel_std + model.teacher.pixel_mean)[0, :, :16, :24]
+    inner = image[:, :, 2:-2]  # the filter is cut off at the image's border
+    torch.testing.assert_close(inner, torch.full_like(inner, 100.0), rtol=0, atol=1.0)
 
 
 def test_background_probability_is_the_teachers_own():

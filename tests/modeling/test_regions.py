@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
 from conftest import C4, random_image, some_boxes, tiny_cfg
-from mic_det.modeling.regions import region_features, supervised_roi_losses, unlabelled_regions
+from mic_det.modeling.regions import region_features, rpn_predictions, supervised_roi_losses, unlabelled_regions
 
 MASKS = {"MODEL__MASK_ON": True, "MODEL__ROI_MASK_HEAD__NAME": "MaskRCNNConvUpsampleHead",
          "MODEL__ROI_MASK_HEAD__NUM_CONV": 1, "MODEL__ROI_MASK_HEAD__CONV_DIM": 8}  # fmt: skip
@@ -55,8 +55,19 @@ def test_unlabelled_regions_are_a_random_part_of_the_proposals():
     assert all(p.grad is None for p in student.proposal_generator.parameters())
 
 
-def test_the_first_images_regions():
+def test_drawn_regions_are_not_the_best_proposals():
+    """The RPN's proposals come sorted by score: the mean rank of those drawn is that of all, (n - 1) / 2."""
     student, images, features, _ = student_and_inputs()
-    regions = unlabelled_regions(student, images, features, 5)
-    part = regions.of_images(2)
-    assert len(part.boxes) == 2 and torch.equal(part.features, regions.features[:10])
+    rpn = student.proposal_generator
+    with torch.no_grad():
+        proposals = rpn.predict_proposals(*rpn_predictions(rpn, features), images.image_sizes)
+        ranks = []
+        for _ in range(30):
+            for boxes, everything in zip(unlabelled_regions(student, images, features, 5).boxes, proposals):
+                same = (boxes.tensor[:, None] == everything.proposal_boxes.tensor[None]).all(dim=2)
+                ranks.append(same.float().argmax(dim=1) / (len(everything) - 1))
+    ranks = torch.cat(ranks)
+    assert len(everything) >= 20 and len(ranks) == 450
+    # a uniform share has the standard deviation 0.29, and the mean of 450 at most 0.29 / sqrt(450) = 0.014
+    assert abs(ranks.mean() - 0.5) < 4 * 0.014
+    assert abs(ranks.std() - 0.29) < 0.03

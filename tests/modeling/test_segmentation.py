@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config
+from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.mixing import class_mix
 from mic_det.modeling.segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss, teacher_pixel_labels
 
@@ -215,6 +216,45 @@ def test_lambda_and_burn_in():
         assert model([source(), target_input()]).keys() == {"source/loss_sem_seg"} and not calls
 
 
+def test_classmix_is_off_during_burn_in():
+    """Until the teacher has started its labels are worth nothing: a step is the source's alone, without its pass."""
+    model = model_of(**ALONE, **MIX, MODEL__MIC__BURN_IN_STEPS=2)
+    calls = []
+    model.teacher.backbone.register_forward_hook(lambda *_: calls.append(1))
+    for model.steps in (0, 1):
+        assert model([source(), target_input()]).keys() == {"source/loss_sem_seg"} and not calls
+    model.steps = 2
+    assert "mix/loss_sem_seg" in model([source(), target_input()]) and calls == [1]
+
+
+@pytest.mark.parametrize("settings", [BOTH, ALONE], ids=["boxes and pixels", "pixels alone"])
+def test_a_batch_without_a_labelled_pixel_counts_0(settings):
+    model = model_of(**settings, **MIX)
+    ignored = {**source(), "sem_seg": torch.full((64, 96), 255)}
+    losses = model([ignored, target_input()])
+    assert losses["source/loss_sem_seg"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.requires_grad)
+    # beside an image with labels, it is as if its pixels were not there
+    torch.testing.assert_close(
+        model([ignored, source(1)])["source/loss_sem_seg"], model([source(1)])["source/loss_sem_seg"]
+    )
+
+
+@pytest.mark.parametrize("architecture", ["SemanticSegmentor", "BoxPanopticFPN"])
+def test_a_batch_without_a_labelled_pixel_counts_0_in_plain_models_too(architecture):
+    torch.manual_seed(0)
+    model = MICTrainer.build_model(tiny_cfg(**HEAD, MODEL__META_ARCHITECTURE=architecture)).train()
+    ignored = {**source(), "sem_seg": torch.full((64, 96), 255)}
+    losses = model([ignored])
+    assert losses["loss_sem_seg"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.sem_seg_head.predictor.weight.grad is not None
+    torch.testing.assert_close(model([ignored, source(1)])["loss_sem_seg"], model([source(1)])["loss_sem_seg"])
+    assert model.eval()([{"image": random_image()}])[0]["sem_seg"].isfinite().all()
+
+
 def test_quality_is_logged(storage):
     model_of(**ALONE)([source(), target_input()])
     assert 0 <= storage.latest()["pseudo/pixel_quality"][0] <= 1
@@ -233,6 +273,8 @@ def test_the_teacher_answers_in_the_images_own_size(settings):
 
 @pytest.mark.parametrize("key, value", [
     ("PIXEL_THRESHOLD", 1.5), ("MIX_WEIGHT", -1.0), ("WEIGHT", -0.1), ("IGNORE_TOP", -1), ("MASK__RATIO", 1.0),
+    ("MARGINS", (1, 2, 3)), ("MARGINS", (-1, 0, 0, 0)), ("MARGINS", (0, 0, 2.5, 0)), ("MARGINS", (0.6, 0.4, 0, 0)),
+    ("MARGINS", ("10%", 0, 0, 0)), ("MARGINS", (float("nan"), 0, 0, 0)),
     ("MASK__BLOCK_SIZE", 0),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(key, value):

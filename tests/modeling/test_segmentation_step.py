@@ -116,6 +116,39 @@ def test_strips_as_high_as_the_image_leave_nothing(top, bottom):
     assert (found[0].weights == 0).all() and quality[0] == 1
 
 
+def test_margins_have_weight_0_in_both_losses_except_where_the_source_is_pasted():
+    """Losses from the features that the student's backbone gave, with weights written out by hand."""
+    model = model_of(**MIX, MODEL__MIC__SEM_SEG__MARGINS=(4, 20, 8, 0), MODEL__MIC__SEM_SEG__PIXEL_THRESHOLD=0.0)
+    seen = []
+    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append(output))
+    labels = torch.ones(64, 96, dtype=torch.int64)
+    labels[:, 48:] = 255  # class 1 is pasted on the left half
+    valid = torch.rand(64, 96) > 0.4
+    target = {**target_input(), "valid_pixels": valid}
+    losses = model([{**source_input(), "sem_seg": labels}, target])
+    (pseudo,) = model.pseudo_labels([target])["pixels"].pixels
+    mixed, mixed_weights = pseudo.labels.clone(), valid.float()  # q = 1
+    mixed[:, :48], mixed_weights[:, :48] = 1, 1.0
+    head = model.student.sem_seg_head.eval()
+    for name, row, truth, weights, scale in (
+        ("masked", 1, pseudo.labels, valid.float(), 1.0), ("mix", 2, mixed, mixed_weights, 0.5)
+    ):  # fmt: skip
+        logits = head({k: v[row : row + 1] for k, v in seen[0].items()})[0]
+        expected = (F.cross_entropy(logits, truth[None], reduction="none")[0] * weights).mean()
+        torch.testing.assert_close(losses[f"{name}/loss_sem_seg"], expected * scale * head.loss_weight)
+
+
+def test_margins_without_a_map_are_refused_and_old_keys_name_the_new_one(caplog):
+    model = model_of(**MIX, MODEL__MIC__SEM_SEG__MARGINS=(0.1, 0, 0, 0))
+    with pytest.raises(ValueError, match='"valid_pixels", which MODEL.MIC.SEM_SEG.MARGINS needs'):
+        model([{**source_input(), "sem_seg": torch.zeros(64, 96, dtype=torch.int64)}, target_input()])
+    assert "MARGINS" not in caplog.text
+    old = model_of(**MIX, MODEL__MIC__SEM_SEG__IGNORE_BOTTOM=5)
+    assert "IGNORE_BOTTOM is an old key" in caplog.text and "MODEL.MIC.SEM_SEG.MARGINS" in caplog.text
+    (pixels,) = old.teach([target_input()]).pixels
+    assert (pixels.weights[-5:] == 0).all() and old.task("pixels").settings.ignore_bottom == 5
+
+
 def test_instance_masks_and_pixels_through_detectron2s_panoptic_fpn():
     masks = {"MODEL__MASK_ON": True, "MODEL__ROI_MASK_HEAD__NAME": "MaskRCNNConvUpsampleHead",
              "MODEL__ROI_MASK_HEAD__NUM_CONV": 1, "MODEL__ROI_MASK_HEAD__CONV_DIM": 8,

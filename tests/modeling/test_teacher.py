@@ -153,6 +153,29 @@ def test_a_skipped_optimizer_step_does_not_move_the_teacher():
     assert_weights(model.teacher, before)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_step_that_the_scaler_skipped_inside_a_fused_kernel_does_not_move_the_teacher(kind):
+    """A fused optimizer's ``step`` is called either way: its kernel leaves the weights alone after an overflow."""
+    model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.5, **ALL_BOXES)).train()
+    optimizer = optimizer_of(model, kind, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    students = [weights(model.student)]
+    for overflow in (False, True, True, False):
+        optimizer.zero_grad()
+        scaler.scale(sum(model(batch()).values())).backward()
+        if overflow:
+            next(p for p in model.student.parameters() if p.grad is not None).grad[0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        if overflow:
+            assert all(torch.equal(v, students[-1][k]) for k, v in weights(model.student).items())
+        else:
+            students.append(weights(model.student))
+    model.state_dict()
+    assert model.steps == 2
+    assert_weights(model.teacher, expected_teacher(students, 0.5))
+
+
 def test_a_copy_made_during_training_keeps_its_own_teacher():
     model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.5, **ALL_BOXES))
     train(model, optimizer_of(model, torch.optim.SGD), 1)

@@ -54,6 +54,23 @@ def test_the_first_stages_are_frozen(freeze_at, frozen):
         assert p.requires_grad == (name.split(".")[0] not in frozen), name
 
 
+@pytest.mark.parametrize("name, freeze_at, frozen", [
+    ("mobilenet_v2", 2, ["features.0", "features.1", "features.2", "features.3"]),
+    ("resnet18", 3, ["conv1", "bn1", "layer1", "layer2"]),
+    ("resnet18", 0, []),
+])  # fmt: skip
+def test_frozen_stages_keep_their_statistics_where_the_others_train_theirs(name, freeze_at, frozen):
+    backbone = TorchvisionStages(name, "BN", freeze_at).train()
+    before = {k: v.clone() for k, v in backbone.body.state_dict().items()}
+    assert before.keys() == TorchvisionStages(name, "BN").body.state_dict().keys(), "torchvision's names stay"
+    backbone(torch.randn(2, 3, 64, 64) * 3 + 1)
+    prefixes = tuple(f"{x}." for x in frozen)
+    statistics = [k for k in before if k.endswith(("running_mean", "running_var"))]
+    moved = [k for k in statistics if not torch.equal(before[k], backbone.body.state_dict()[k])]
+    assert moved == [k for k in statistics if not k.startswith(prefixes or "?")]
+    assert len(moved) < len(statistics) or not frozen
+
+
 @pytest.mark.parametrize("name", ["resnet_of_nobody", "vit_b_16"])
 def test_unknown_and_unsuitable_models_are_refused(name):
     with pytest.raises(ConfigError, match=f"MODEL.TORCHVISION.NAME is '{name}'"):

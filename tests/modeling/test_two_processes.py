@@ -8,6 +8,7 @@ images), and for those over regions or pixels (RoI losses, alignment of regions,
 has as many, as here.
 """
 
+import copy
 import itertools
 import math
 
@@ -22,6 +23,7 @@ from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
 from helpers_processes import run_pair
 from mic_det.engine.finite import FiniteCheck, ForwardGuard, NonFiniteError
 from mic_det.engine.train_loop import AccumulatingTrainer
+from mic_det.modeling.student_teacher import StudentTeacher
 
 HEAD = dict(
     MODEL__MIC__STUDENT="BoxPanopticFPN", MODEL__SEM_SEG_HEAD__NAME="SemSegFPNHead", MODEL__SEM_SEG_HEAD__NUM_CLASSES=5,
@@ -31,6 +33,7 @@ ALL_PARTS = {**HEAD, **ALIGNMENT, "MODEL__MIC__SEM_SEG__MIX_WEIGHT": 1.0, "MODEL
 # name -> (config, micro-batches a step, autocast)
 RUNS = {
     "MIC": ({}, 1, None),
+    "trained BatchNorm": ({"MODEL__RESNETS__NORM": "BN", "MODEL__BACKBONE__FREEZE_AT": 0}, 1, None),
     "all parts, accumulated, bfloat16": (ALL_PARTS, 2, torch.bfloat16),
 }
 # Nothing is drawn at random, and every image has 30 regions
@@ -75,6 +78,7 @@ def worker(rank, folder):
         "accumulated": gradients([[source(2 * i + rank), target(10 + 2 * i + rank)] for i in range(2)]),
         **non_finite(rank, folder),
         "overflow": overflow(rank),
+        "statistics": statistics(rank),
     }
 
 
@@ -168,6 +172,25 @@ def overflow(rank):
     return {"scales": scales, "skipped": trainer.finite.skipped}
 
 
+NORM_INPUTS = torch.tensor([[[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]], [[-2.0, 0.0], [0.0, 4.0], [8.0, -4.0]]])
+
+
+def statistics(rank):
+    """Two micro-batches and a step, twice, of one BatchNorm layer; only the first process asks for a checkpoint."""
+    student = torch.nn.BatchNorm1d(2, momentum=0.5)
+    model = StudentTeacher(student, copy.deepcopy(student), alpha=0.9).train()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    for _ in range(2):
+        for factor in (1.0, 2.0):
+            model.begin_step()
+            student(NORM_INPUTS[rank] * factor).sum().backward()
+        optimizer.step()
+    if rank == 0:
+        model.state_dict()
+    model.update_teacher()
+    return {part: getattr(model, part).state_dict() for part in ("student", "teacher")}
+
+
 # ------------------------------------------------------------------------------------- what must hold
 
 
@@ -186,6 +209,27 @@ def test_all_parameters_are_equal_on_all_ranks(pair, name):
     assert all(torch.equal(v, second["state"][k]) for k, v in first["state"].items())
     bias = "roi_heads.box_predictor.cls_score.bias"
     assert not torch.equal(first["state"]["teacher." + bias], first["state"]["student." + bias])
+
+
+def test_statistics_are_the_mean_over_the_processes(pair):
+    """By hand: each pass takes half of its batch's mean and variance, each step the mean of both processes."""
+    shared = [{"running_mean": torch.zeros(2), "running_var": torch.ones(2)}]
+    for _ in range(2):
+        own = []
+        for x in NORM_INPUTS:
+            mean, var = shared[-1]["running_mean"], shared[-1]["running_var"]
+            for factor in (1.0, 2.0):
+                mean, var = (mean + (x * factor).mean(dim=0)) / 2, (var + (x * factor).var(dim=0)) / 2
+            own.append({"running_mean": mean, "running_var": var})
+        shared.append({k: (own[0][k] + own[1][k]) / 2 for k in own[0]})
+    for found in (x["statistics"] for x in pair[1:]):
+        for k, v in shared[2].items():
+            torch.testing.assert_close(found["student"][k], v)
+            # a = 1/2 at the first step, 2/3 at the second
+            first = (shared[0][k] + shared[1][k]) / 2
+            torch.testing.assert_close(found["teacher"][k], first * 2 / 3 + v / 3)
+    first, second = (x["statistics"]["teacher"] for x in pair[1:])
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
 
 
 def assert_same(found, expected):

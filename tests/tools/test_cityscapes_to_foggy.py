@@ -26,7 +26,7 @@ def train(folder, monkeypatch, config, **changes):
 
 
 def test_mic_on_sada_trains_and_is_evaluated_on_all_foggy_images(tmp_path, monkeypatch):
-    out, last = train(tmp_path, monkeypatch, "mic_sada.yaml")
+    out, last = train(tmp_path, monkeypatch, "mic_sada_published.yaml")
     assert "cityscapes_det_train (Cityscapes train, clear): 4 images, 6 boxes" in out
     assert "cityscapes_foggy_0.02_train (Cityscapes train, fog of beta 0.02): 4 images (labels" in out
     assert {"source/loss_cls", "align/loss_image", "align/loss_instance", "align/loss_consistency"} <= last.keys()

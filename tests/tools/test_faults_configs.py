@@ -118,10 +118,6 @@ KEYS = {
     "a declared set of a known name": (
         {"DATASETS__DECLARED__coco_2017_val": {"IMAGES": "a"}}, [], ["DATASETS.DECLARED.coco_2017_val"]
     ),
-    "a mask over nothing": (
-        {**MIC, "MODEL__MIC__MASK": {"DOMAINS": "source"}, "MODEL__MIC__ALIGNMENT": {
-            "VIEW": "masked", "IMAGE": {"ENABLED": True}}}, [], ["MODEL.MIC.ALIGNMENT.VIEW"]
-    ),
 }  # fmt: skip
 
 

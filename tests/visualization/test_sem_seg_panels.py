@@ -39,7 +39,7 @@ def setup(tmp_path_factory):
         "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"], "DATASETS__DECLARED": sets,
         "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},
         "MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__MIC__COLOR": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},
-        "MODEL__MIC__SEM_SEG": {"IGNORE_TOP": 16, "MIX_WEIGHT": 1.0}, "VIS_PERIOD": 1,
+        "MODEL__MIC__SEM_SEG": {"MARGINS": [0.25, 0, 0, 0], "MIX_WEIGHT": 1.0}, "VIS_PERIOD": 1,
     }  # fmt: skip
     with forget_registered_sets():
         cfg = load(root, tiny_config(root, **keys))
@@ -62,6 +62,7 @@ def test_panels_of_pixels(setup):
     truth = torch.full((HEIGHT, WIDTH), 1)
     truth[:, :20] = 255
     x = {"image": torch.full((3, HEIGHT, WIDTH), 77, dtype=torch.uint8), "sem_seg": truth}
+    x["valid_pixels"] = (torch.arange(HEIGHT) >= 16)[:, None].expand(HEIGHT, WIDTH)
     labels = torch.zeros(HEIGHT, WIDTH, dtype=torch.int64)
     labels[:, WIDTH // 2 :] = 255
     source = {"image": torch.full((3, HEIGHT, WIDTH), 200, dtype=torch.uint8), "sem_seg": labels}
@@ -104,6 +105,8 @@ def test_pictures_during_training_show_the_mixture_too(setup):
     assert len(rows) == 2
     for row in rows:
         assert [text for text, _ in row][-2:] == ["mixed with a source image", "labels of the mixture"]
+        assert color_at(row, "teacher's pseudo-labels", 50, 14) == tuple(v // 3 for v in BUILDING), "the top quarter"
+        assert color_at(row, "teacher's pseudo-labels", 50, 18) == BUILDING
         assert color_at(row, "labels of", 20, 40) == ROAD and color_at(row, "labels of", 80, 40) == BUILDING
     terms, model.terms = model.terms, [x for x in model.terms if not isinstance(x, ClassMix)]
     try:

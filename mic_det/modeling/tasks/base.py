@@ -33,6 +33,9 @@ class Task:
         """Labels of N labelled images, on the device: a list."""
         raise NotImplementedError
 
+    def check_inputs(self, target):
+        """Raise ValueError where the dicts of target images lack what pseudo-labels need in training."""
+
     def supervised(self, student, view, truth):
         """L_S: the student's own losses on a labelled :class:`View`, dict[str, Tensor]."""
         raise NotImplementedError

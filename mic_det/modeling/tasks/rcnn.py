@@ -12,7 +12,6 @@ from detectron2.utils.events import get_event_storage
 from ..consistency import (
     ConsistencyWeights,
     MaskedViews,
-    background_weight,
     masked_consistency_losses,
     pseudo_targets,
     true_targets,
@@ -98,7 +97,7 @@ class RCNNTask(BoxTask):
     def __init__(self, *, share_regions=False, **others):
         """
         Args:
-            share_regions (bool): whether the regions of the RoI losses are kept for other terms (``View.regions``).
+            share_regions (bool): whether the regions of L_S are kept for other terms (``View.regions``).
 
         The others are those of :class:`BoxTask`.
         """
@@ -132,12 +131,10 @@ class RCNNTask(BoxTask):
     def consistency(self, student, view, pseudo, truth):
         views = MaskedViews(
             view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
-            self.used(pseudo.boxes) + [True] * len(truth), background_weight(pseudo.background_prob, len(pseudo.boxes)),
+            self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
+            [False] * len(pseudo.boxes) + [True] * len(truth),
         )  # fmt: skip
-        losses, regions = masked_consistency_losses(student, views, self.weights)
-        if self.share_regions:
-            view.regions = regions
-        return losses
+        return masked_consistency_losses(student, views, self.weights)
 
     def predict(self, model, images, features=None):
         features = model.backbone(images.tensor) if features is None else features

@@ -7,7 +7,7 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.utils.events import get_event_storage
 
 from ..sections import section
-from ..segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss, teacher_pixel_labels
+from ..segmentation import PixelLabels, SemSegSettings, pixel_loss, teacher_pixel_labels
 from .base import Task
 
 
@@ -34,7 +34,7 @@ class SemSegTask(Task):
     @classmethod
     def from_config(cls, cfg):
         s = cfg.MODEL.MIC.SEM_SEG
-        return cls(SemSegSettings(s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM))
+        return cls(SemSegSettings(s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM, any(s.MARGINS)))
 
     @classmethod
     def applies_to(cls, model):
@@ -54,16 +54,26 @@ class SemSegTask(Task):
         return [PixelLabels.of_truth(x["sem_seg"].to(device)) for x in inputs]
 
     def supervised(self, student, view, truth):
-        head = student.sem_seg_head
-        labels, _ = padded_labels(truth, view.images.tensor.shape[-2:], head.ignore_value)
-        return head(view.features, labels)[1]
+        # 0 for a batch without a labelled pixel (Detectron2's own: NaN, the mean over no pixel)
+        return {"loss_sem_seg": pixel_loss(student.sem_seg_head, view.features, truth)}
+
+    def check_inputs(self, target):
+        if self.settings.margins and any("valid_pixels" not in x for x in target):
+            raise ValueError(
+                'a target image has no "valid_pixels", which MODEL.MIC.SEM_SEG.MARGINS needs: map it with DomainMapper.'
+            )
 
     def pseudo_labels(self, model, view):
         with section("pseudo-labels"):
             return PseudoLabelMaps(
                 *teacher_pixel_labels(
-                    model.sem_seg_head, view.features, view.images.image_sizes, view.sizes, self.settings
-                )
+                    model.sem_seg_head,
+                    view.features,
+                    view.images.image_sizes,
+                    view.sizes,
+                    self.settings,
+                    [x.get("valid_pixels") for x in view.inputs],
+                )  # fmt: skip
             )
 
     def no_pseudo_labels(self):

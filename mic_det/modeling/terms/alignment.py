@@ -9,7 +9,10 @@ from .base import Term
 
 
 class Alignment(Term):
-    """The losses of :class:`DomainAlignment` on source and target views; logs the classifiers' accuracies."""
+    """The losses of :class:`DomainAlignment` on whole images; logs the classifiers' accuracies.
+
+    Masked views are not aligned: source images are not hidden, so the patches would give the domain away.
+    """
 
     name = "alignment"
 
@@ -19,9 +22,6 @@ class Alignment(Term):
             module (DomainAlignment): the domain classifiers.
         """
         self.module = module
-        self.target_views = (("target",) if module.sees_whole else ()) + (
-            ("masked_target",) if module.sees_masked else ()
-        )
 
     @classmethod
     def from_config(cls, cfg, student):
@@ -30,12 +30,11 @@ class Alignment(Term):
         return module and cls(module)
 
     def views(self, step):
-        return ("source", *self.target_views)
+        return ("source", "target")
 
     def losses(self, model, views, step):
-        names = self.views(step)
-        seen = views[names]
-        regions = self._regions(model.student, views, names) if self.module.instance is not None else None
+        seen = views[self.views(step)]
+        regions = self._regions(model.student, views, seen) if self.module.instance is not None else None
         is_target = [i >= len(step.source) for i in range(len(seen.images))]
         losses, accuracies = self.module(seen.images.image_sizes, seen.features, is_target, regions, step.number)
         values = torch.stack(list(accuracies.values())).tolist()  # one transfer for all
@@ -44,12 +43,13 @@ class Alignment(Term):
                 get_event_storage().put_scalar(f"align/{name}", value)
         return {f"align/{k}": v for k, v in losses.items()}
 
-    def _regions(self, student, views, names):
-        """Regions of all images: those that other losses have used already, else proposals drawn at random."""
-        parts = []
-        for view in [views[x] for x in names if x in views]:
-            drawn = view.regions
-            if drawn is None:
-                drawn = unlabelled_regions(student, view.images, view.features, self.module.regions_per_image)
-            parts.append(drawn)
-        return Regions.join(parts)
+    def _regions(self, student, views, seen):
+        """Regions of all images: proposals drawn at random, but in the source those of L_S where it shares them."""
+        number = self.module.regions_per_image
+        shared = views["source"].regions
+        if shared is None:
+            return unlabelled_regions(student, seen.images, seen.features, number)
+        if "target" not in views:
+            return shared
+        target = views["target"]
+        return Regions.join([shared, unlabelled_regions(student, target.images, target.features, number)])
