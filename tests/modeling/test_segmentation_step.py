@@ -145,7 +145,7 @@ def test_margins_without_a_map_are_refused_and_old_keys_name_the_new_one(caplog)
     assert "MARGINS" not in caplog.text
     old = model_of(**MIX, MODEL__MIC__SEM_SEG__IGNORE_BOTTOM=5)
     assert "IGNORE_BOTTOM is an old key" in caplog.text and "MODEL.MIC.SEM_SEG.MARGINS" in caplog.text
-    (pixels,) = old.teach([target_input()]).pixels
+    (pixels,) = old.teach([target_input()])["pixels"].pixels
     assert (pixels.weights[-5:] == 0).all() and old.task("pixels").settings.ignore_bottom == 5
 
 
