@@ -25,8 +25,8 @@ def box_convention_problem(boxes):
     if len(small) == len(boxes) >= 20:
         return (
             f"has all {len(boxes)} boxes in the 100 x 100 pixels at the upper left, such as {small[0][0]}: "
-            f"{small[0][1]} in an image of {small[0][2]} x {small[0][3]}. They seem to be per cent of the image's size: COCO's boxes "
-            "are (x, y, width, height) in pixels."
+            f"{small[0][1]} in an image of {small[0][2]} x {small[0][3]}. They seem to be per cent of the image's "
+            "size: COCO's boxes are (x, y, width, height) in pixels."
         )
     corners = [b for b in boxes if _are_corners(*b[1:])]
     outside = [b for b in corners if b[1][0] + b[1][2] > 1.02 * b[2] + 1 or b[1][1] + b[1][3] > 1.02 * b[3] + 1]

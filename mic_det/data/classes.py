@@ -59,6 +59,11 @@ def expect_classes(source=None, classes=None, except_for=()):
             set_metadata(name, classes_from=source, model_classes=classes)
 
 
+def stated_classes():
+    """The model's classes that :func:`expect_classes` was given, or None."""
+    return next(filter(None, (MetadataCatalog.get(n).get("model_classes") for n in DatasetCatalog.list())), None)
+
+
 def class_order(name, classes, used):
     """The model's classes, and the place among them of each class of a set.
 

@@ -8,7 +8,7 @@ import torchvision
 
 from ..config import needs_boxes
 from ..data.catalog import targets_alone
-from ..data.classes import class_names, expect_classes, positions
+from ..data.classes import class_names, expect_classes, positions, stated_classes
 from ..modeling import MICRCNN
 from .checkpoint_files import CheckpointFiles
 from .weights_files import CheckpointError, read_pickle, read_safetensors, read_torch, with_tensors
@@ -52,8 +52,8 @@ class MICCheckpointer(CheckpointFiles):
             weights_from (str): see ``MODEL.MIC.WEIGHTS_FROM``.
             complete (bool): the model is to predict: every tensor of the detector must be filled.
             trust (bool): ``--trust-checkpoint``: code in files is run.
-            class_names (list[str]): of ``DATASETS.TRAIN``, in the order of the model's outputs; written into checkpoints,
-                and compared with those of a checkpoint that is loaded.
+            class_names (list[str]): of ``DATASETS.TRAIN``, in the order of the model's outputs; written into
+                checkpoints, and compared with those of a checkpoint that is loaded.
             targets (collection of str): sets whose labels are not used.
         """
         super().__init__(model, save_dir, **kwargs)
@@ -151,18 +151,24 @@ class MICCheckpointer(CheckpointFiles):
         own = self.class_names
         places = positions(named, own) if own else []
         same_names = own and len(own) == len(named) and None not in places
-        if same_names and places == list(range(len(own))):
-            return
         if own and not same_names:
-            self.logger.warning("%s names the classes %s, DATASETS.TRAIN %s: those are taken.", path, named, own)
+            if self.complete:
+                self.logger.warning("%s names the classes %s, DATASETS.TRAIN %s: the latter hold.", path, named, own)
         elif self.complete:
-            self.named_classes = named
-            expect_classes(classes=named, except_for=self.targets)
-        elif same_names:
+            self._state_classes(own if places == list(range(len(named))) else named, path)
+        elif same_names and places != list(range(len(own))):
             raise CheckpointError(
                 f"{path} was trained on the classes {named}, and DATASETS.TRAIN has them in another order, {own}: the "
                 "weights of one class would start as those of another. Give the set's categories the ids of that order."
             )
+
+    def _state_classes(self, named, path):
+        if (stated_classes() or named) != named:
+            raise CheckpointError(
+                f"{path} has the classes {named}, the checkpoint before it {stated_classes()}: use one call for each."
+            )
+        self.named_classes = named
+        expect_classes(classes=named, except_for=self.targets)
 
     def _fitting_rest(self, rest, path):
         """What MICRCNN has beside its detectors: the domain classifiers of another config start anew."""

@@ -80,8 +80,8 @@ class Predictor:
 def class_list(cfg, names=None):
     """Ids (as in the annotation files) and names of the classes, from the first set that can tell.
 
-    The model is trained on ``DATASETS.TRAIN``, whose order of classes is that of its outputs. ``DATASETS.TEST`` is asked
-    where that is not here. The data need not be there: without any, classes are called by their number, counted from 1.
+    The model is trained on ``DATASETS.TRAIN``, whose order of classes is that of its outputs. ``DATASETS.TEST`` is
+    asked where that is not here. Without any data, classes are called by their number, counted from 1.
 
     Args:
         names (list[str]): of the model's classes, where its checkpoint tells them.
