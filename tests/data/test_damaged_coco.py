@@ -1,0 +1,79 @@
+"""A COCO file that says the same in another way gives the same AP; one that cannot be meant is refused by its entry."""
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers_coco_damage import REFUSED, SAME, CleanSet, check
+from helpers_data import forget_registered_sets
+from mic_det.data.catalog import DataError
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    return CleanSet(tmp_path_factory.mktemp("clean"))
+
+
+def damage(clean, kinds, seed=0, bom=False):
+    """Write ``test.json``; returns its content, and for each refusal in it the parts of its message."""
+    content, rng = copy.deepcopy(clean.content), np.random.default_rng(seed)
+    expected = [parts for k in kinds if (parts := {**SAME, **REFUSED}[k](content, rng)) and k in REFUSED]
+    clean.write("test.json", content, bom)
+    return content, expected
+
+
+def test_the_clean_file_itself(clean):
+    with forget_registered_sets():
+        content, _ = damage(clean, [])
+        lines = check(clean.config())
+        assert len(lines) == 1, "nothing is repaired, so nothing is reported"
+        clean.check_same_numbers(content)
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_each_way_alone_gives_the_same_ap(clean, kind):
+    with forget_registered_sets():
+        content, _ = damage(clean, [kind])
+        check(clean.config())
+        clean.check_same_numbers(content)
+
+
+def test_a_byte_order_mark(clean):
+    with forget_registered_sets():
+        content, _ = damage(clean, [], bom=True)
+        check(clean.config())
+        clean.check_same_numbers(content)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_each_fault_alone_is_refused_by_its_entry(clean, kind):
+    with forget_registered_sets():
+        _, (parts,) = damage(clean, [kind])
+        with pytest.raises(DataError) as caught:
+            check(clean.config())
+    message = str(caught.value)
+    assert "\n" not in message and all(p in message for p in parts), (parts, message)
+    assert "test.json" in message or "damaged" in message
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kinds=st.lists(st.sampled_from(sorted(SAME)), unique=True, max_size=8),
+    fault=st.none() | st.none() | st.sampled_from(sorted(REFUSED)),
+    seed=st.integers(0, 99),
+    bom=st.booleans(),
+)
+def test_random_combinations(clean, kinds, fault, seed, bom):
+    """Either the AP of the clean file, with both evaluators, or an error that names the entry."""
+    with forget_registered_sets():
+        content, expected = damage(clean, [*kinds, *([fault] if fault else [])], seed, bom)
+        if not expected:
+            check(clean.config())
+            clean.check_same_numbers(content)
+            return
+        with pytest.raises(DataError) as caught:
+            check(clean.config())
+        assert all(p in str(caught.value) for p in expected[0]), (expected, str(caught.value))
