@@ -92,4 +92,6 @@ def area_of(annotation, height, width):
         return float(annotation["bbox"][2] * annotation["bbox"][3])
     if isinstance(segmentation, list):
         segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
     return float(coco_mask.area(segmentation))
