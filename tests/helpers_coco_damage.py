@@ -103,7 +103,13 @@ class CleanSet:
         return {(f, CLASSES[c], round(b[0], 2)) for f, found in self.predictions.items() for c, b, _ in found}
 
     def check_same_numbers(self, content, evaluators=(True, False)):
-        """Both evaluators must find the clean file's AP, and results must have the ids of the damaged file."""
+        """Both evaluators must find the clean file's AP, and results must have the ids of the damaged file.
+
+        Training and pictures see what is evaluated.
+        """
+        boxes = [(d["file_name"], *a["bbox"]) for d in DatasetCatalog.get("damaged") for a in d["annotations"]]
+        files = {x["id"]: str(self.folder / "images" / x["file_name"]) for x in self.content["images"]}
+        assert sorted(boxes) == sorted((files[a["image_id"]], *a["bbox"]) for a in self.content["annotations"])
         for fast in evaluators:
             numbers, results = self.evaluate(fast)
             for key, value in self.expected().items():
@@ -198,7 +204,7 @@ SAME = {
     "annotation ids null": all_annotations("id", None),
     "annotation ids absent": without("id"),
     "image ids of text": image_ids(lambda i, x: f"seq-{i}"),
-    "image ids of 19 digits": image_ids(lambda i, x: 10**18 + 7 * i),
+    "image ids of 19 digits": image_ids(lambda i, x: 10**19 - 1 - 7 * i),
     "image ids of mixed types": image_ids(lambda i, x: i if i % 2 else f"seq-{i}"),
     "image ids from 0": image_ids(lambda i, x: i),
     "image ids negative": image_ids(lambda i, x: -i),

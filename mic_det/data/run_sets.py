@@ -77,7 +77,7 @@ def labels_notes(name, dicts):
     """What is reported of a labelled set: what was read otherwise than written, and many crowds."""
     crowds, boxes = _crowds(dicts)
     notes = list(MetadataCatalog.get(name).get("repairs") or [])
-    if boxes and crowds > MANY_CROWDS * boxes:
+    if MANY_CROWDS * boxes < crowds < boxes:  # a set of crowds alone is refused
         notes.append(
             f"{crowds} of {boxes} boxes are crowds ('iscrowd' 1): they are not learned from, and count in no AP. Some "
             "programs mark every mask so; set 'iscrowd' 0 where a box is one object."

@@ -74,7 +74,7 @@ def test_many_crowds_are_reported_and_all_are_a_problem(clean):
         reports, problems = check_config_datasets(clean.config(DATASETS__TRAIN=["damaged"]), 1, False)
         notes = [n for r in reports for n in r.notes if f"{count} of 25 boxes are crowds" in n]
         problems += [p for r in reports for p in r.problems if f"all {count} boxes are crowds" in p]
-        assert bool(notes) == (count > 6)
+        assert bool(notes) == (count == 7)
         assert len(problems) == (2 + 1 if count == 25 else 1)  # in both roles; and the images of TEST are trained on
 
 
