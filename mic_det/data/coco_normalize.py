@@ -147,8 +147,10 @@ class _Reader:
         else:
             self._repaired("has no usable 'area'; that of its mask or box is taken", entry)
         keypoints = annotation.get("keypoints")
-        if keypoints:
+        if isinstance(keypoints, list) and keypoints and len(keypoints) % 3 == 0 and all(map(is_number, keypoints)):
             read["keypoints"] = _shifted(keypoints)
+        elif keypoints:
+            self._repaired("has 'keypoints' that are no list of (x, y, visibility); left out", entry)
         return read
 
     def _lookup(self, entry, annotation, key, known, texts):

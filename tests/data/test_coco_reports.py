@@ -4,10 +4,10 @@ import copy
 import json
 
 import pytest
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 
-from helpers_coco_damage import FILES, HEIGHT, WIDTH, CleanSet, check
+from helpers_clean_set import FILES, HEIGHT, WIDTH, CleanSet, check
 from helpers_data import forget_registered_sets, run_tool_here, tiny_config, write_config
 from mic_det.data.box_units import box_convention_problem
 from mic_det.data.catalog import DataError
@@ -99,6 +99,21 @@ def test_the_supercategory_that_some_programs_put_first_is_named(clean):
     changed(clean, lambda content: None)
     with pytest.raises(DataError, match="4 classes.*NUM_CLASSES is 3.*'vehicles' has no box and is the 'supercat"):
         check_datasets(clean.config(DATASETS__TEST=[]))
+
+
+def test_several_training_sets_have_the_classes_of_the_first(clean):
+    def turn(content):
+        for x in content["categories"]:
+            x["id"] = 9 - x["id"]
+        for a in content["annotations"]:
+            a["category_id"] = 9 - a["category_id"]
+
+    changed(clean, turn)
+    lines = check_datasets(clean.config(DATASETS__TRAIN=["clean", "damaged"], DATASETS__TEST=[]))
+    assert sum("mapped by name to car, bus, traffic light" in line for line in lines) == 1
+    labels = [[a["category_id"] for d in DatasetCatalog.get(n) for a in d["annotations"]] for n in ("clean", "damaged")]
+    assert labels[0] == labels[1] and set(labels[0]) == {0, 1, 2}
+    assert MetadataCatalog.get("damaged").thing_dataset_id_to_contiguous_id == {8: 0, 7: 1, 6: 2}
 
 
 # --------------------------------------------------------------------------------------- masks
