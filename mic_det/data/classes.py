@@ -78,7 +78,7 @@ def class_order(name, classes, used):
     Raises:
         DataError: where a box has a class that the model lacks, or a class of the model is not listed.
     """
-    wanted, whose = _expected(name)
+    wanted, whose = expected_classes(name)
     if not wanted or wanted == classes:
         return list(classes), list(range(len(classes)))
     found = positions(classes, wanted)
@@ -94,7 +94,8 @@ def class_order(name, classes, used):
     return list(wanted), found
 
 
-def _expected(name):
+def expected_classes(name):
+    """The model's classes as far as they are known for a set, and whose they are; (None, "") where they are not."""
     meta = MetadataCatalog.get(name)
     if meta.get("model_classes"):
         return meta.model_classes, "the model"

@@ -7,10 +7,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
-from ..data.classes import set_metadata, with_model_classes
+from ..data.classes import expected_classes, positions
 from ..data.coco_fields import area_of
 from ..data.coco_file import is_integer, is_labelled, read_coco
 from ..data.coco_normalize import read_normalized
+from ..data.errors import DataError
 
 
 def labelled_dicts(name):
@@ -20,19 +21,28 @@ def labelled_dicts(name):
     read again in mic_det's way.
 
     Raises:
-        DataError: where an entry of the file cannot be used.
+        DataError: where an entry of the file cannot be used, or the set is registered by a user's own code with its
+            classes in another order than the model's.
     """
     meta = MetadataCatalog.get(name)
     dicts = DatasetCatalog.get(name)  # names the classes, too
+    own, (expected, whose) = meta.get("thing_classes"), expected_classes(name)
+    if own and expected and list(own) != list(expected):
+        raise DataError(
+            f"{name} has the classes {list(own)}, but {whose} has {list(expected)}. Declare the set in DATASETS.DECLARED: "
+            "then they are mapped by name."
+        )
     if not meta.get("json_file") or meta.get("repairs") is not None or meta.get("declared"):
         return dicts
     content = read_coco(name, meta.json_file)
     if not is_labelled(content):
         return dicts
     coco = read_normalized(name, meta.json_file, content)
+    places = positions(coco.classes, list(own or coco.classes))
     again = coco.dicts(meta.get("image_root") or "")
-    set_metadata(name, model_classes=list(meta.get("thing_classes") or coco.classes))
-    with_model_classes(name, again, coco.classes, coco.category_ids)
+    for d in again:
+        for a in d["annotations"]:
+            a["category_id"] = places[a["category_id"]]
     return again
 
 

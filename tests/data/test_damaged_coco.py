@@ -1,4 +1,10 @@
-"""A COCO file that says the same in another way gives the same AP; one that cannot be meant is refused by its entry."""
+"""A COCO file that says the same in another way gives the same AP; one that cannot be meant is refused by its entry.
+
+Reported cases, by their kind here: annotation ids of 0 and of text, image ids of text and of two types, no area, crowds
+everywhere, polygons that are empty or one flat list, a byte order mark, classes in another order, a class twice, file
+names with back-slashes, boxes in [0, 1]. Masks, targets and reports are in test_coco_reports.py, the programs'
+order of classes in tools/test_class_order.py.
+"""
 
 import copy
 
@@ -13,6 +19,7 @@ from helpers_clean_set import CleanSet, check
 from helpers_coco_damage import REFUSED, SAME
 from helpers_data import forget_registered_sets
 from mic_det.data.catalog import DataError
+from mic_det.data.classes import expect_classes
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,15 @@ def test_a_set_that_detectron2_registered_is_read_in_the_same_way(clean):
             numbers, _ = clean.evaluate(fast)
             for key, value in clean.expected().items():
                 assert abs(numbers[key] - value) < 1e-4, (key, fast)
+
+
+def test_a_set_of_ones_own_code_in_another_order_is_refused(clean):
+    with forget_registered_sets():
+        damage(clean, ["classes in another order"])
+        register_coco_instances("damaged", {}, str(clean.folder / "test.json"), str(clean.folder / "images"))
+        expect_classes(classes=["car", "bus", "traffic light"])
+        with pytest.raises(DataError, match="damaged has the classes .*the model has.*DATASETS.DECLARED"):
+            clean.evaluate(fast=True)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
