@@ -29,8 +29,8 @@ def labelled_dicts(name):
     own, (expected, whose) = meta.get("thing_classes"), expected_classes(name)
     if own and expected and list(own) != list(expected):
         raise DataError(
-            f"{name} has the classes {list(own)}, but {whose} has {list(expected)}. Declare the set in DATASETS.DECLARED: "
-            "then they are mapped by name."
+            f"{name} has the classes {list(own)}, but {whose} has {list(expected)}. Declare the set in "
+            "DATASETS.DECLARED: then they are mapped by name."
         )
     if not meta.get("json_file") or meta.get("repairs") is not None or meta.get("declared"):
         return dicts
