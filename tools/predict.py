@@ -52,7 +52,7 @@ def main(args):
     cfg = load_config(args.config_file, args.opts)
     sources = find_sources(args.input)
     predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
-    classes = class_list(cfg)
+    classes = class_list(cfg, predictor.named_classes)
     predictions = Predictions(classes)
     try:
         os.makedirs(args.output, exist_ok=True)

@@ -81,6 +81,7 @@ def main(args):
         raise ConfigError("--objects needs a detector: the config's model has no boxes.")
     # before time is spent
     models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
+    dicts = labelled_set(cfg, name)  # once more: checkpoints may name the classes
     # a segmentation that trains alone has a mask of its own
     mask = cfg.MODEL.MIC.MASK if needs_boxes(cfg) else cfg.MODEL.MIC.SEM_SEG.MASK
     block_size, output = mask.BLOCK_SIZE, Path(args.output)

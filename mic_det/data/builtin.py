@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
-from .catalog import DataError, read_coco, resolve_path
+from .catalog import DataError, load_annotated, read_coco, resolve_path
 from .cityscapes import annotated_images, cityscapes_to_coco, default_source, write_json
 from .cityscapes_labels import SEM_SEG_CLASSES, THING_CLASSES
+from .classes import set_metadata
 from .label_maps import IGNORED, cache_folder, label_map_file, make_label_maps
 
 BETAS = ("0.005", "0.01", "0.02")
@@ -125,9 +125,8 @@ def load_cityscapes(name, entry):
         raise DataError(f"{name}: image {folder / missing} is missing. Unpack {folder.name} again{how}.")
     suffix = f"{name}.json" if entry.half or len(entry.classes) == 1 else coco_name(entry.split, entry.beta)
     path = _store(root, suffix, content)
-    MetadataCatalog.pop(name, None)
-    MetadataCatalog.get(name).set(json_file=str(path), image_root=str(folder), **_metadata(entry))
-    dicts = load_coco_json(str(path), str(folder), name)
+    set_metadata(name, json_file=str(path), image_root=str(folder), **_metadata(entry))
+    dicts = load_annotated(name, path, folder, content)
     for x in dicts:
         relative = Path(x["file_name"]).relative_to(folder)
         labels = label_map_file(root, (relative.parent / relative.name.split("_leftImg8bit")[0]).as_posix())

@@ -13,10 +13,18 @@ from PIL import Image
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
 from .builtin import prepare_label_maps
-from .catalog import DataError, box_problems, read_coco, resolve_path
+from .catalog import DataError, read_coco, resolve_path
+from .coco_normalize import normalize_coco
 from .parallel import run_parallel
 from .pixels import check_image_pixels, check_label_pixels
-from .run_sets import check_classes, check_label_maps, check_roles
+from .run_sets import (
+    check_classes,
+    check_label_maps,
+    check_masks,
+    check_roles,
+    labels_notes,
+    missing_image_hint,
+)
 
 TINY = 2  # pixels; a side below it can hardly be learned
 
@@ -62,9 +70,11 @@ def check_config_datasets(cfg, workers=None, progress=True):
             classes = list(MetadataCatalog.get(name).get("thing_classes", []))
             if role != "TARGET":
                 first = first or (name, classes)
+                report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
                 try:
                     if needs_boxes(cfg):
                         check_classes(cfg, role, name, classes, first, dicts)
+                        check_masks(cfg, role, name, dicts)
                     if needs_sem_seg(cfg):
                         check_label_maps(cfg, role, name, dicts)
                 except DataError as e:
@@ -90,17 +100,17 @@ def _load(report, label_maps):
     except DataError as e:
         report.problems.append(str(e))
         if declared and declared[0]:
-            report.problems += _all_box_problems(name, resolve_path(declared[0]), seen=str(e))
+            report.problems += _all_problems(name, resolve_path(declared[0]), seen=str(e))
         return []
     if declared and declared[0]:
         _note_unlisted(report, dicts, resolve_path(declared[1]))
     return dicts
 
 
-def _all_box_problems(name, path, seen):
+def _all_problems(name, path, seen):
     try:
-        return [p for p in box_problems(name, path, read_coco(name, path)) if p != seen]
-    except (DataError, KeyError, TypeError):  # the file as a whole is wrong, which was said already
+        return [p for p in normalize_coco(name, path, read_coco(name, path)).problems if p != seen]
+    except (DataError, KeyError):  # the file as a whole is wrong, which was said already
         return []
 
 
@@ -140,9 +150,11 @@ def _count(report, dicts, classes):
 def _open_all(report, dicts, workers, progress):
     files = [d["file_name"] for d in dicts]
     found = run_parallel(open_image, files, workers, report.name, progress)
+    hint = missing_image_hint(report.name)
     for d, (size, digest, error) in zip(dicts, found):
         if error:
-            report.problems.append(f"{report.name}: {d['file_name']} {error}")
+            meant = "" if Path(d["file_name"]).exists() else hint(d["file_name"])
+            report.problems.append(f"{report.name}: {d['file_name']} {error}{meant}")
             continue
         report.sizes[size] += 1
         report.hashes.setdefault(digest, d["file_name"])

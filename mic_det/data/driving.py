@@ -21,6 +21,7 @@ from PIL import Image
 
 from .catalog import DataError, resolve_path
 from .cityscapes_labels import THING_CLASSES
+from .classes import set_metadata, with_model_classes
 
 CAR = ("car",)
 BDD_CLASSES = {
@@ -46,8 +47,14 @@ def register_driving():
             sets[f"bdd100k_{time}_{split}"] = (THING_CLASSES, load, f"BDD100K {split}, {TIMES[time]}")
     for name, (classes, load, description) in sets.items():
         if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(load, name))
+            DatasetCatalog.register(name, functools.partial(_load, name, load, classes))
             MetadataCatalog.get(name).set(thing_classes=list(classes), evaluator_type="coco", description=description)
+
+
+def _load(name, load, classes):
+    dicts = load(name)
+    set_metadata(name, repairs=with_model_classes(name, dicts, list(classes)))
+    return dicts
 
 
 def load_sim10k(name="sim10k_car"):

@@ -6,6 +6,9 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 
+from ..config import needs_boxes
+from ..data.catalog import targets_alone
+from ..data.classes import class_names, expect_classes, positions, stated_classes
 from ..modeling import MICRCNN
 from .checkpoint_files import CheckpointFiles
 from .weights_files import CheckpointError, read_pickle, read_safetensors, read_torch, with_tensors
@@ -39,6 +42,8 @@ class MICCheckpointer(CheckpointFiles):
         weights_from="teacher",
         complete=False,
         trust=False,
+        class_names=None,
+        targets=(),
         **kwargs,
     ):
         """
@@ -47,10 +52,15 @@ class MICCheckpointer(CheckpointFiles):
             weights_from (str): see ``MODEL.MIC.WEIGHTS_FROM``.
             complete (bool): the model is to predict: every tensor of the detector must be filled.
             trust (bool): ``--trust-checkpoint``: code in files is run.
+            class_names (list[str]): of ``DATASETS.TRAIN``, in the order of the model's outputs; written into
+                checkpoints, and compared with those of a checkpoint that is loaded.
+            targets (collection of str): sets whose labels are not used.
         """
         super().__init__(model, save_dir, **kwargs)
         self.min_matched_keys, self.weights_from = min_matched_keys, weights_from
         self.complete, self.trust = complete, trust
+        self.class_names, self.targets = class_names, targets
+        self.named_classes = None  # what the checkpoint that was loaded says of the model's classes
 
     @classmethod
     def from_config(cls, cfg, model, save_dir="", **kwargs):
@@ -58,8 +68,16 @@ class MICCheckpointer(CheckpointFiles):
         keys = {
             "min_matched_keys": cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
             "weights_from": cfg.MODEL.MIC.WEIGHTS_FROM,
+            "targets": targets_alone(cfg),
         }
+        if needs_boxes(cfg) and cfg.DATASETS.TRAIN:
+            keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
         return cls(model, save_dir, **keys, **kwargs)
+
+    def save(self, name, **kwargs):
+        """See :class:`CheckpointFiles`; the names of the classes are written too, where they are known."""
+        named = {"class_names": [str(n) for n in self.class_names]} if self.class_names else {}
+        super().save(name, **named, **kwargs)
 
     def load(self, path, *args, **kwargs):
         """See Detectron2.
@@ -103,6 +121,7 @@ class MICCheckpointer(CheckpointFiles):
 
     def _load_checked(self, checkpoint, path):
         is_mic = isinstance(self.model, MICRCNN)
+        self._compare_classes(checkpoint.pop("class_names", None), path)
         heuristics, author = checkpoint.pop("matching_heuristics", False), checkpoint.get("__author__", "")
         parts, rest = split_parts(checkpoint)
         if not is_mic:
@@ -120,6 +139,36 @@ class MICCheckpointer(CheckpointFiles):
             state.update({f"{part}.{k}" if part else k: v for k, v in seen[id(found)].items()})
         checkpoint["model"] = state
         return super()._load_model(checkpoint)
+
+    def _compare_classes(self, named, path):
+        """The model's outputs mean what the checkpoint says, if it says so: test sets are brought into its order.
+
+        Raises:
+            CheckpointError: where a model would be trained on from a checkpoint that has its classes in another order.
+        """
+        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+            return
+        own = self.class_names
+        places = positions(named, own) if own else []
+        same_names = own and len(own) == len(named) and None not in places
+        if own and not same_names:
+            if self.complete:
+                self.logger.warning("%s names the classes %s, DATASETS.TRAIN %s: the latter hold.", path, named, own)
+        elif self.complete:
+            self._state_classes(own if places == list(range(len(named))) else named, path)
+        elif same_names and places != list(range(len(own))):
+            raise CheckpointError(
+                f"{path} was trained on the classes {named}, and DATASETS.TRAIN has them in another order, {own}: the "
+                "weights of one class would start as those of another. Give the set's categories the ids of that order."
+            )
+
+    def _state_classes(self, named, path):
+        if (stated_classes() or named) != named:
+            raise CheckpointError(
+                f"{path} has the classes {named}, the checkpoint before it {stated_classes()}: use one call for each."
+            )
+        self.named_classes = named
+        expect_classes(classes=named, except_for=self.targets)
 
     def _fitting_rest(self, rest, path):
         """What MICRCNN has beside its detectors: the domain classifiers of another config start anew."""

@@ -25,12 +25,12 @@ class PanopticQuality(DatasetEvaluator):
     """
 
     def __init__(self, dataset_name, min_score=0.5, min_visible=0.5, min_stuff=64):
-        meta = MetadataCatalog.get(dataset_name)
+        self.truth = {d["file_name"]: d for d in DatasetCatalog.get(dataset_name)}
+        meta = MetadataCatalog.get(dataset_name)  # loading the set has named its classes
         self.names = list(meta.stuff_classes)
         # of each class of boxes, its class of pixels
         self.of_thing = [self.names.index(c) for c in meta.thing_classes]
         self.ignored = meta.ignore_label
-        self.truth = {d["file_name"]: d for d in DatasetCatalog.get(dataset_name)}
         self.limits = dict(min_score=min_score, min_visible=min_visible, min_stuff=min_stuff)
 
     def reset(self):
