@@ -96,9 +96,13 @@ def _move(folder, target):
 
 
 def _present(folder, patterns):
-    """Names in the folder that fit the patterns, in the order of these."""
-    names = _listed(folder)
+    """Names in the folder that fit the patterns, in the order of these; not a sub-folder that is a run of its own."""
+    names = [x for x in _listed(folder) if not _present_run(os.path.join(folder, x))]
     return list(dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(names, pattern)))
+
+
+def _present_run(folder):
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("metrics.json", LAST))
 
 
 def _listed(folder):

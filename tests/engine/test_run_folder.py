@@ -119,6 +119,15 @@ def test_a_folder_with_other_files_alone_is_used_as_it_is(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["notes.md", "run.lock"]
 
 
+def test_another_run_in_a_sub_folder_stays(tmp_path):
+    """A user may call one "student", which is also what an evaluation of the student is called."""
+    other = fill(fill(tmp_path) / "student")
+    before = snapshot(other)
+    target = prepare_run_folder(tmp_path)
+    assert snapshot(other) == before and not os.path.exists(os.path.join(target, "student"))
+    assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1", "student"]
+
+
 def test_each_run_has_its_number(tmp_path):
     for number in (1, 2, 3):
         before = snapshot(fill(tmp_path / "run"))
