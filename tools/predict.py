@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
+from mic_det.data.pixels import ImageError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
@@ -63,18 +64,24 @@ def main(args):
         for source in sources:
             out = PictureOut(source, Path(args.output)) if "pictures" in args.format else None
             for frame in read_frames(source):
-                if frame.rgb is None:
+                found, picture = None, None
+                if frame.rgb is not None:
+                    try:
+                        found = predictor(frame.rgb)
+                        picture = draw(frame.rgb, found, [name for _, name in classes]) if out is not None else None
+                    except Exception as e:  # one image must not end the others: it is named, with the reason
+                        found, frame.error = None, reason(e)
+                if found is None:
                     skipped.add(frame, progress)
                 else:
-                    found = predictor(frame.rgb)
                     predictions.add(frame, found)
-                    if out is not None:
-                        out.write(draw(frame.rgb, found, [name for _, name in classes]))
+                    if picture is not None:
+                        out.write(picture)
                 progress.update()
             if out is not None:
                 out.close()
     if not predictions.images:
-        raise DataError(f"none of the {skipped.count} images could be read; see the lines above.")
+        raise DataError(f"none of the {skipped.count} images could be used; see the lines above.")
     if "coco" in args.format:
         predictions.write_coco(args.output)
     if "csv" in args.format:
@@ -101,6 +108,12 @@ class Skipped:
             progress.write(f"skipped {frame.source.path}{at}: {frame.error}", file=sys.stderr)
         elif self.of_source == self.NAMED + 1:
             progress.write(f"skipped {frame.source.path}: more frames, which are only counted", file=sys.stderr)
+
+
+def reason(error):
+    """One line of an error; of others than those that judge an image, the type too."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"
 
 
 def draw(rgb, found, class_names):

@@ -15,6 +15,9 @@ import logging
 import sys
 from pathlib import Path
 
+import mic_det  # noqa: F401  before Detectron2, whose warnings it leaves out
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -9,6 +9,9 @@ import argparse
 import os
 import sys
 
+import mic_det  # noqa: F401  before Detectron2, whose warnings it leaves out
+
+# isort: split
 import matplotlib.pyplot as plt
 import numpy as np
 import torch

@@ -12,10 +12,9 @@ from .classes import expect_classes, set_metadata, with_model_classes
 from .coco_file import check_categories, is_labelled, is_size, read_coco
 from .coco_normalize import in_order, read_normalized
 from .errors import DataError
+from .files import IMAGE_SUFFIXES, list_images
 
 __all__ = ["DataError", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
 
 def resolve_path(path):
@@ -151,7 +150,7 @@ def _unlabelled(images, folder, keep_ids):
 
 
 def _list_images(name, folder):
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = list_images(folder)
     if not files:
         raise DataError(f"{name}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
     return [{"file_name": str(p), "image_id": i} for i, p in enumerate(files)]

@@ -22,6 +22,7 @@ from PIL import Image
 from .catalog import DataError, resolve_path
 from .cityscapes_labels import THING_CLASSES
 from .classes import set_metadata, with_model_classes
+from .files import glob_files
 
 CAR = ("car",)
 BDD_CLASSES = {
@@ -144,7 +145,7 @@ def _folder(name, relative):
 
 
 def _files(name, folder, pattern):
-    files = sorted(folder.glob(pattern))
+    files = glob_files(folder, pattern)
     if not files:
         raise DataError(f"{name}: no {pattern} in {folder}. Unpack the annotations there.")
     return files

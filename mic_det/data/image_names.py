@@ -7,6 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 from urllib.parse import unquote
 
+from .files import list_images
+
 DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://[^/]*/?")
 
@@ -47,13 +49,10 @@ class FilesOnDisk:
 
     def _list(self):
         self._files = defaultdict(list)
-        for root, folders, files in os.walk(self.folder, followlinks=False):
-            folders.sort()
-            for file in sorted(files):
-                path = Path(os.path.relpath(os.path.join(root, file), self.folder))
-                plain = _plain(file)
-                self._files[plain].append(path)
-                self._files[("stem", os.path.splitext(plain)[0])].append(path)
+        for file in list_images(self.folder):
+            path, plain = file.relative_to(self.folder), _plain(file.name)
+            self._files[plain].append(path)
+            self._files[("stem", os.path.splitext(plain)[0])].append(path)
 
 
 def _plain(name):

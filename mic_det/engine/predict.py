@@ -8,6 +8,7 @@ from detectron2.data.detection_utils import build_augmentation
 
 from ..config import ConfigError, needs_boxes, student_architecture
 from ..data.classes import categories, positions
+from ..data.pixels import Resize
 from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
@@ -55,6 +56,7 @@ class Predictor:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
+        self.size_rule = Resize.from_config(cfg, is_train=False)
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
         self.model, self.named_classes = _load(cfg, None, trust_checkpoint)
 
@@ -67,8 +69,12 @@ class Predictor:
         Returns:
             Instances: ``pred_boxes`` (XYXY pixels of ``rgb``), ``scores`` and ``pred_classes``, on the CPU,
             sorted by descending score.
+
+        Raises:
+            ImageError: where a side of the image would be resized to 0.
         """
         height, width = rgb.shape[:2]
+        self.size_rule.check(width, height)
         data = T.AugInput(rgb if self.input_format == "RGB" else rgb[:, :, ::-1].copy())
         self.resize(data)
         image = torch.as_tensor(data.image.transpose(2, 0, 1).copy())

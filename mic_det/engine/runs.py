@@ -26,7 +26,7 @@ def run_program(program, *args, log=None, threads=None):
         RunError: where it fails.
     """
     command = [os.path.relpath(ROOT / program), *map(str, args)]
-    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    env = dict(os.environ)
     # waiting threads that spin would take the cores from whatever else runs on a shared machine
     env.setdefault("OMP_WAIT_POLICY", "passive")
     if threads:

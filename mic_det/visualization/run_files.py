@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from ..data.catalog import DataError
+from ..data.files import glob_files
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
 EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}
@@ -119,7 +120,7 @@ def _read_metrics(run):
         lines = []
     except OSError as e:
         raise DataError(f"cannot read {path} ({e.strerror}).") from e
-    damaged = []
+    damaged, last, again = [], -1, False
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
@@ -128,12 +129,18 @@ def _read_metrics(run):
             if line.strip():
                 damaged.append(number)
             continue
+        if step < last:  # a run never goes back: from here on it is another one, or an earlier life of this one ended
+            again = True
+            run.metrics = {s: v for s, v in run.metrics.items() if s < step}
+        last = step
         run.metrics.setdefault(step, {}).update(values)  # where rows repeat a step, the later counts
     if not run.metrics and not run.config:
         raise DataError(f"{path} has no line that can be read: is {run.folder} the OUTPUT_DIR of a training?")
     if not run.metrics:
         run.notes.append("there are no metrics: the run ended before its first 20 steps")
     run.metrics = dict(sorted(run.metrics.items()))
+    if again:
+        run.notes.append("metrics.json has steps twice, of two runs or of one that was resumed: the later rows count")
     if damaged and damaged[-1] == len(lines):
         run.notes.append("the last line of metrics.json is cut off: the run was killed while it wrote")
         damaged.pop()
@@ -215,5 +222,5 @@ def _check_end(run):
 def list_pictures(folder):
     """Picture files of a folder, in the order of the numbers in their names."""
     folder = Path(folder)
-    files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
+    files = [p for p in glob_files(folder, "*") if p.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
     return sorted(files, key=lambda p: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", p.name)])
