@@ -8,7 +8,8 @@ Examples:
 """
 
 import argparse
-import os
+import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
 from mic_det.engine.setup import add_trust_argument, load_config, split_opts
-from mic_det.evaluation.export import Predictions
+from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
+from mic_det.files import printable
+from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.visualization.panels import draw_boxes
 
 FORMATS = ("pictures", "coco", "csv")
@@ -35,6 +38,7 @@ def parse_args():
     parser.add_argument(
         "--format", default="pictures", help=f"one or more of {', '.join(FORMATS)}, joined by commas (%(default)s)"
     )
+    add_overwrite_argument(parser)
     add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
@@ -51,38 +55,52 @@ def parse_args():
 def main(args):
     cfg = load_config(args.config_file, args.opts)
     sources = find_sources(args.input)
+    inputs = [*args.input, *(s.path for s in sources), args.config_file, cfg.MODEL.WEIGHTS]
+    outputs = Outputs(args.output, "predict", inputs, args.overwrite)
+    names = [name for f in args.format for name in FILES.get(f, ())]
+    outputs.check(names + [picture_name(s) for s in sources] * ("pictures" in args.format))
     predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
     classes = class_list(cfg)
-    predictions = Predictions(classes)
-    try:
-        os.makedirs(args.output, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot write to {args.output} ({e.strerror}): check --output.") from e
-    skipped = Skipped()
-    with tqdm(total=sum(s.frames if s.is_video else 1 for s in sources), unit="image") as progress:
+    predictions, skipped = Predictions(classes), Skipped()
+    files = PredictionFiles(predictions, outputs, args.format)
+    total = sum(s.frames if s.is_video else 1 for s in sources)
+    with tqdm(total=total, unit="image") as progress, contextlib.ExitStack() as at_end:
+        at_end.callback(lambda: predictions.images and files.write())  # also after an error, or a signal
         for source in sources:
-            out = PictureOut(source, Path(args.output)) if "pictures" in args.format else None
-            for frame in read_frames(source):
-                if frame.rgb is None:
-                    skipped.add(frame, progress)
-                else:
-                    found = predictor(frame.rgb)
-                    predictions.add(frame, found)
-                    if out is not None:
-                        out.write(draw(frame.rgb, found, [name for _, name in classes]))
-                progress.update()
-            if out is not None:
-                out.close()
+            with contextlib.ExitStack() as of_source:
+                out = PictureOut(source, outputs, of_source) if "pictures" in args.format else None
+                for frame in read_frames(source):
+                    found = detect(predictor, frame)
+                    if found is None:
+                        skipped.add(frame, progress)
+                    else:
+                        predictions.add(frame, found)
+                        if out is not None:
+                            out.write(draw(frame.rgb, found, [name for _, name in classes]))
+                        files.update()
+                    progress.update()
     if not predictions.images:
         raise DataError(f"none of the {skipped.count} images could be read; see the lines above.")
-    if "coco" in args.format:
-        predictions.write_coco(args.output)
-    if "csv" in args.format:
-        predictions.write_csv(args.output)
     print(
         f"{len(predictions.images)} images, {len(predictions.annotations)} boxes with a score of at least "
-        f"{args.confidence_threshold}, {skipped.count} skipped: {args.output}"
+        f"{args.confidence_threshold}, {skipped.count} skipped: {printable(args.output)}"
     )
+
+
+def detect(predictor, frame):
+    """The objects in a frame; None where it cannot be read or looked at, with the reason in ``frame.error``."""
+    if frame.rgb is None:
+        return None
+    try:
+        return predictor(frame.rgb)
+    except Exception as e:  # of a strange size, or too large for the memory: the next image may be neither
+        frame.error = f"cannot be looked at ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
+        return None
+
+
+def stop(signum, frame):
+    """End in order: what was found so far is written."""
+    sys.exit(128 + signum)
 
 
 class Skipped:
@@ -98,9 +116,10 @@ class Skipped:
         self.count, self.source = self.count + 1, frame.source
         if self.of_source <= self.NAMED:
             at = "" if frame.index is None else f", frame {frame.index}"
-            progress.write(f"skipped {frame.source.path}{at}: {frame.error}", file=sys.stderr)
+            progress.write(printable(f"skipped {frame.source.path}{at}: {frame.error}"), file=sys.stderr)
         elif self.of_source == self.NAMED + 1:
-            progress.write(f"skipped {frame.source.path}: more frames, which are only counted", file=sys.stderr)
+            line = printable(f"skipped {frame.source.path}: more frames, which are only counted")
+            progress.write(line, file=sys.stderr)
 
 
 def draw(rgb, found, class_names):
@@ -108,27 +127,34 @@ def draw(rgb, found, class_names):
     return draw_boxes(rgb, boxes, labels, found.scores.tolist(), class_names)
 
 
-class PictureOut:
-    """A source's pictures: one image below ``pictures``, or one video below ``videos``."""
+def picture_name(source):
+    """One image below ``pictures``, or one video below ``videos``; a.jpg and a.png may lie side by side."""
+    return f"videos/{source.name}.mp4" if source.is_video else f"pictures/{source.name}.jpg"
 
-    def __init__(self, source, folder):
-        # the source's suffix stays in the name: a.jpg and a.png may lie side by side
-        self.video = VideoOut(folder / "videos" / f"{source.name}.mp4", source.path) if source.is_video else None
-        self.path = folder / "pictures" / f"{source.name}.jpg"
+
+class PictureOut:
+    """A source's picture or video, which is there once ``at_end`` is closed."""
+
+    def __init__(self, source, outputs, at_end):
+        self.source, self.outputs, self.at_end, self.video = source, outputs, at_end, None
 
     def write(self, rgb):
-        if self.video is not None:
-            self.video.write(rgb)
-        else:
-            write_picture(self.path, rgb)
-
-    def close(self):
-        if self.video is not None:
-            self.video.close()
+        name = picture_name(self.source)
+        if not self.source.is_video:
+            with self.outputs.writing(name) as file:
+                write_picture(file, rgb)
+            return
+        if self.video is None:
+            self.video = VideoOut(self.at_end.enter_context(self.outputs.finishing(name)), self.source.path)
+            self.at_end.callback(self.video.close)
+        self.video.write(rgb)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     try:
         main(parse_args())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ConfigError, DataError, CheckpointError) as e:
         sys.exit(f"error: {e}")

@@ -162,15 +162,19 @@ def _wait(processes):
             multiprocessing.connection.wait([p.sentinel for p in running], timeout=1.0)
             code = code or next((p.exitcode for p in processes if p.exitcode), 0)
             if code and deadline is None:
-                deadline = time.monotonic() + GRACE
+                if received:  # the others lost a partner for good, and were asked to end before
+                    steps = ["kill"]
+                deadline = time.monotonic() + (GRACE / 2 if received else GRACE)
             if deadline is not None and time.monotonic() > deadline and steps:
                 _end(processes, steps.pop(0))
                 deadline = time.monotonic() + GRACE
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    code = code or next((p.exitcode for p in processes if p.exitcode), 0)
-    return 128 + received[0] if received and code in [128 + n for n in SIGNALS] else code
+    codes = [p.exitcode for p in processes]
+    code = code or next((c for c in codes if c), 0)
+    # where one stopped in the middle of a step, the others may have failed for want of it
+    return 128 + received[0] if received and any(128 + n in codes for n in SIGNALS) else code
 
 
 def _end(processes, how):
@@ -184,6 +188,8 @@ def _report(errors, code):
 
     Where one process fails, the others usually lose their connection to it and fail too.
     """
+    if code in [128 + n for n in SIGNALS]:
+        sys.exit(code)
     found = []
     while not errors.empty():
         found.append(errors.get())

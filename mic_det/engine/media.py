@@ -8,10 +8,10 @@ from typing import Optional
 import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
-from PIL import Image
 
 from ..data.catalog import IMAGE_SUFFIXES, DataError
 from ..data.pixels import check_image_pixels
+from ..files import is_ordinary
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
@@ -53,11 +53,12 @@ def find_sources(inputs):
     for text in inputs:
         path = Path(os.path.expanduser(text))
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if _is_media(p) and p.is_file())
+            # what is none that can be read has a place too: it is named when its turn comes
+            files = sorted(p for p in path.rglob("*") if _is_media(p) and not p.is_dir())
             if not files:
                 raise DataError(f"--input {path}: the folder has no images and no videos.")
             sources += [_source(p, p.relative_to(path).as_posix()) for p in files]
-        elif not path.is_file():
+        elif not path.exists():
             raise DataError(f"--input {path}: there is no such file or folder.")
         elif not _is_media(path):
             known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
@@ -72,7 +73,7 @@ def _is_media(path):
 
 
 def _source(path, name):
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if path.suffix.lower() not in VIDEO_SUFFIXES or not is_ordinary(path):
         return Source(path, name)
     video = cv2.VideoCapture(str(path))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
@@ -104,8 +105,7 @@ def read_frames(source):
     try:
         check_image_pixels(source.path)
         yield Frame(source, np.ascontiguousarray(read_image(str(source.path), "RGB")))
-    # PIL raises all of these for broken files; its warning of decompression bombs is an error from twice the size
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+    except Exception as e:  # broken files make PIL's readers stumble in any way; each costs itself alone
         yield Frame(source, None, error=" ".join(str(e).split()) or type(e).__name__)
 
 
@@ -133,6 +133,7 @@ class VideoOut:
     """An .mp4 of RGB frames, as large as the first one and as fast as the video it was made from."""
 
     def __init__(self, path, like):
+        """``path`` is written to when the first frame comes."""
         video = cv2.VideoCapture(str(like))
         self.rate = video.get(cv2.CAP_PROP_FPS)
         video.release()

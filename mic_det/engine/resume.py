@@ -1,5 +1,6 @@
 """Everything else that a run needs to go on as if it had never been stopped, and when it is saved."""
 
+import contextlib
 import logging
 import signal
 
@@ -9,11 +10,11 @@ from detectron2.utils import comm
 
 from ..config_detectron2 import flat_keys, value_of
 from ..random_state import get_random_state, set_random_state
-from .signals import TrainingStopped
+from .signals import TrainingStopped, interruptible
 
 # Settings that do not change what is learned from which batch, or are told apart by other means
 FREE = (
-    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.DECLARED", "DATASETS.TEST", "GLOBAL",
+    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATALOADER.WORKER_TIMEOUT", "DATASETS.DECLARED", "DATASETS.TEST", "GLOBAL",
     "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.MIC.EVALUATE",
     "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.CHECKPOINT_KEEP", "SOLVER.CHECKPOINT_PERIOD", "TEST", "VERSION",
     "VIS_PERIOD",
@@ -106,6 +107,8 @@ def _text(value):
 class RunCheckpoints(HookBase):
     """Saves every so many steps, at the end, and when a signal stops the training.
 
+    The signals are handled from the begin of a training on; the trainer gives them back.
+
     Files are called as by Detectron2's PeriodicCheckpointer: ``model_STEP.pth`` (counted from 0) and
     ``model_final.pth``. All processes need this hook; the first one writes.
     """
@@ -120,11 +123,12 @@ class RunCheckpoints(HookBase):
             keep (int): numbered checkpoints that stay; 0 = all.
         """
         self.checkpointer, self.state, self.stop = checkpointer, state, stop
-        self.period, self.keep = period, keep
+        self.period, self.keep, self._saved = period, keep, -1
 
     def before_train(self):
         if comm.is_main_process():
             self.checkpointer.remove_leftovers()
+        self._saved = self.trainer.start_iter - 1  # the step of the last checkpoint
         self.stop.install()
 
     def after_step(self):
@@ -139,13 +143,31 @@ class RunCheckpoints(HookBase):
             self.checkpointer.save(f"model_{step:07d}", iteration=step)
         if at_end:
             self.checkpointer.save("model_final", iteration=step)
+        self._saved = step
         if comm.is_main_process():
             self.checkpointer.remove_old(self.keep, step)
         if signum:
             comm.synchronize()  # nobody leaves before all is saved
-            name = signal.Signals(signum).name
-            logging.getLogger(__name__).info("Stopped by %s after step %d. --resume goes on from there.", name, step)
+            _log_stop(signum, f"after step {step}. --resume goes on from there")
             raise TrainingStopped(signum)
 
-    def after_train(self):
-        self.stop.remove()
+    @contextlib.contextmanager
+    def stoppable(self):
+        """For an evaluation: a signal ends it at once, and a resumed run repeats it. All processes must enter."""
+        self.state.collect()  # now: a process that a signal takes out of it cannot ask the others any more
+        random = get_random_state()
+        try:
+            with interruptible():
+                yield
+        except TrainingStopped as e:
+            set_random_state(random)
+            step = self.trainer.iter
+            if step < self.trainer.max_iter and step != self._saved:
+                self.checkpointer.save(f"model_{step:07d}", iteration=step)
+            done = min(step, self.trainer.max_iter - 1)
+            _log_stop(e.signum, f"in the evaluation after step {done}. --resume repeats it")
+            raise
+
+
+def _log_stop(signum, what):
+    logging.getLogger(__name__).info("Stopped by %s %s.", signal.Signals(signum).name, what)

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.sections import section
 from .finite import FiniteCheck, ForwardGuard, guarded_total
+from .signals import PATIENCE, interruptible
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -62,7 +63,7 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals, seen = 0.0, {}, []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
-            with section("data wait"):
+            with section("data wait"), interruptible(PATIENCE):
                 data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):

@@ -1,11 +1,11 @@
 """Detectron2's DefaultTrainer, given two domains, safe checkpoints and COCO evaluation."""
 
+import logging
 import os
 import traceback
 import weakref
 
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
@@ -13,8 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
-from ..data.loader import build_mic_train_loader, leave_signals_to_the_trainer
-from ..data.mapper import DomainMapper
+from ..data.loader import build_mic_train_loader, build_test_loader
 from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.pseudo_labels import evaluate_pseudo_labels
@@ -27,7 +26,7 @@ from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
 from .optimizer import build_fused_optimizer
 from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
-from .signals import StopRequest
+from .signals import StopRequest, TrainingStopped
 from .train_loop import AccumulatingTrainer
 from .watch import PseudoLabelWatch
 from .writers import RunWriter
@@ -75,11 +74,26 @@ class MICTrainer(DefaultTrainer):
             model.restart(self.cfg.MODEL.MIC.WEIGHTS_FROM)
 
     def run_step(self):
-        """See Detectron2; where the numbers of a step are not finite, the state before it is saved."""
+        """See Detectron2; where the numbers of a step are not finite, the state before it is saved.
+
+        So it is where a signal comes while the step waits for data, which may never come.
+        """
         try:
             super().run_step()
         except NonFiniteError as e:
             raise NonFiniteError(f"{e} {save_state_before(self)}") from None
+        except TrainingStopped:
+            # the others of several processes wait for this one's gradients, and cannot take part
+            where = "" if comm.get_world_size() > 1 else save_state_before(self)
+            logging.getLogger(__name__).warning("Stopped while waiting for images. %s", where)
+            raise
+
+    def train(self):
+        """See Detectron2; SIGTERM and Ctrl-C are handled until the last evaluation has ended."""
+        try:
+            return super().train()
+        finally:
+            self.saver.stop.remove()
 
     def build_hooks(self):
         """Detectron2's, with checkpoints and writers that a run can be resumed from exactly.
@@ -90,7 +104,8 @@ class MICTrainer(DefaultTrainer):
         cfg, model, is_main = self.cfg, self.checkpointer.model, comm.is_main_process()
 
         def evaluate():
-            self._last_eval_results = self.test(self.cfg, self.model)
+            with self.saver.stoppable():
+                self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
         hooks = [h for h in super().build_hooks() if not isinstance(h, (PeriodicCheckpointer, PeriodicWriter))]
@@ -121,9 +136,7 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=DomainMapper(cfg, False))
-        loader.worker_init_fn = leave_signals_to_the_trainer
-        return loader
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

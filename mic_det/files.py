@@ -1,0 +1,76 @@
+"""Files as users have them: only ordinary ones are opened, text is UTF-8, and what is shown of them is printable."""
+
+import os
+import stat
+import unicodedata
+from pathlib import Path
+
+from PIL import Image
+
+KINDS = (
+    (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)  # fmt: skip
+
+
+class NotOrdinary(OSError):
+    """Something in the place of a file that is none: reading it may wait for ever, or do something else."""
+
+
+def check_ordinary(path):
+    """
+    Raises:
+        NotOrdinary: for pipes, sockets, devices and folders; names the kind.
+        OSError: where there is nothing, or nothing can be known of it.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in KINDS if test(mode)), "something else")
+        raise NotOrdinary(f"{path} is {kind}, not an ordinary file")
+
+
+def is_ordinary(path):
+    """Whether there is an ordinary file, or a link to one."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def open_text(path, mode="r", **kwargs):
+    """``open`` for text, in UTF-8 whatever the locale; what is read must be an ordinary file."""
+    if "r" in mode:
+        check_ordinary(path)
+    return open(path, mode, encoding="utf-8", **kwargs)
+
+
+def read_text(path, errors="strict"):
+    """The text of an ordinary file, in UTF-8."""
+    with open_text(path, errors=errors) as f:
+        return f.read()
+
+
+def read_bytes(path):
+    """The content of an ordinary file."""
+    check_ordinary(path)
+    return Path(path).read_bytes()
+
+
+def open_picture(path):
+    """PIL's ``Image.open`` of an ordinary file."""
+    check_ordinary(path)
+    return Image.open(path)
+
+
+def printable(text):
+    """Text that a terminal shows as it is: control characters and halves of characters as escapes (``\\x1b``).
+
+    Names of files and classes may hold what clears a screen, hides a line or turns the direction of writing.
+    """
+    return "".join(c if _is_printable(c) else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def _is_printable(c):
+    # Cc: control; Cf: invisible, such as changes of direction; Cs: lone halves; Zl, Zp: line breaks of Unicode.
+    # The two that join letters or keep them apart belong to the spelling of some languages.
+    return c in "\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -1,0 +1,111 @@
+"""SIGTERM and Ctrl-C while a run waits for images or evaluates: it ends within seconds, and resumes exactly."""
+
+import logging
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from helpers_resume import MIC, make_trainer, metrics, same, saved
+from mic_det.engine.signals import TrainingStopped
+from mic_det.engine.trainer import MICTrainer
+
+KEYS = {**MIC, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 4, "SOLVER__MAX_ITER": 6}
+LIMIT = 5.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def straight(data):
+    make_trainer(data, data / "straight_waits", **KEYS).train()
+    return data / "straight_waits"
+
+
+def send_later(seconds, signum):
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signum))
+    timer.start()
+    return timer
+
+
+def stopped(trainer, signum):
+    """Train until a signal ends it; returns the seconds that it took."""
+    with pytest.raises(TrainingStopped) as caught:
+        trainer.train()
+    assert caught.value.code == 128 + signum
+    return time.monotonic()
+
+
+def check_resumed(data, output, straight):
+    make_trainer(data, output, resume=True, **KEYS).train()
+    ours, theirs = saved(output), saved(straight)
+    assert same(ours["model"], theirs["model"])
+    assert same(ours["trainer"]["hooks"]["ExactState"], theirs["trainer"]["hooks"]["ExactState"])
+    assert metrics(output) == metrics(straight)
+
+
+@pytest.mark.parametrize("workers, signum", [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_a_wait_for_images_that_never_come_is_left(data, tmp_path, straight, workers, signum, caplog):
+    trainer = make_trainer(data, tmp_path / "run", **KEYS, DATALOADER__NUM_WORKERS=workers)
+    source, images = trainer.data_loader.domains[0], []
+    read = source["mapper"]
+
+    def hanging(d):
+        images.append(d)
+        if len(images) > 10:  # a batch has 2, a step 2 batches: within the third step
+            time.sleep(1000)
+        return read(d)
+
+    source["mapper"] = hanging
+    before = signal.getsignal(signum)
+    begin = time.monotonic() + 8
+    send_later(8, signum)
+    with caplog.at_level(logging.INFO):
+        assert stopped(trainer, signum) - begin < LIMIT
+    assert signal.getsignal(signum) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == ["model_0000001.pth"], caplog.text
+    assert "waiting for images" in caplog.text
+    check_resumed(data, tmp_path / "run", straight)
+
+
+def test_a_batch_that_comes_in_time_ends_the_step_in_order(data, tmp_path):
+    """Most waits are short: then nothing is lost, in several processes either."""
+    trainer = make_trainer(data, tmp_path / "run", **KEYS)
+    source, images = trainer.data_loader.domains[0], []
+    read = source["mapper"]
+
+    def slow(d):
+        images.append(d)
+        if len(images) == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        return read(d)
+
+    source["mapper"] = slow
+    stopped(trainer, signal.SIGTERM)
+    assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == ["model_0000002.pth"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_long_evaluation_is_left_at_once_and_repeated(data, tmp_path, straight, last, monkeypatch, caplog):
+    trainer = make_trainer(data, tmp_path / "run", **KEYS)
+    normal, calls = MICTrainer.build_evaluator.__func__, []
+
+    def build(cls, cfg, name):
+        evaluator = normal(cls, cfg, name)
+        calls.append(name)
+        if len(calls) == 1 + last:  # the first evaluation is in the middle of the run
+            evaluator.process = lambda inputs, outputs: (send_later(0.2, signal.SIGTERM), time.sleep(1000))
+        return evaluator
+
+    monkeypatch.setattr(MICTrainer, "build_evaluator", classmethod(build))
+    begin = time.monotonic()
+    with caplog.at_level(logging.INFO):
+        end = stopped(trainer, signal.SIGTERM)
+    assert end - begin < 60
+    checkpoint = "model_final.pth" if last else "model_0000003.pth"  # no checkpoint was due after the fourth step
+    assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == [checkpoint]
+    assert f"Stopped by SIGTERM in the evaluation after step {5 if last else 3}. --resume repeats it." in caplog.text
+    monkeypatch.undo()
+    check_resumed(data, tmp_path / "run", straight)
+    assert [r["iteration"] for r in metrics(tmp_path / "run") if "bbox/AP" in r] == [3, 6]
