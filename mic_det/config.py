@@ -6,6 +6,8 @@ Context-Enhanced Domain Adaptation", CVPR 2023); section and equation numbers ar
 
 from detectron2.config import CfgNode as CN
 
+from .errors import MICError
+
 QUALITY_MODES = ("teacher", "student", "none")
 MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
@@ -238,5 +240,5 @@ def needs_boxes(cfg):
     return student_architecture(cfg) != "SemanticSegmentor"
 
 
-class ConfigError(ValueError):
+class ConfigError(MICError, ValueError):
     """A setting that cannot work; the message names the key and what is allowed."""

@@ -36,7 +36,7 @@ def main():
         train(f"{CONFIGS}/{name}.yaml", output / name, opts)
     pictures = output / "pictures"
     run_program("tools/visualize_pseudo_boxes.py", "--config-file", f"{CONFIGS}/mic.yaml", "--output", pictures,
-                "MODEL.WEIGHTS", output / "mic" / "model_final.pth", *args.opts)  # fmt: skip
+                "--overwrite", "MODEL.WEIGHTS", output / "mic" / "model_final.pth", *args.opts)  # fmt: skip
     report(output, pictures, time.time() - start)
 
 

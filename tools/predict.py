@@ -9,9 +9,7 @@ Examples:
 
 import argparse
 import contextlib
-import signal
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -21,6 +19,7 @@ from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
 from mic_det.engine.setup import add_trust_argument, load_config, split_opts
+from mic_det.engine.signals import ends_in_order
 from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
 from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
@@ -98,11 +97,6 @@ def detect(predictor, frame):
         return None
 
 
-def stop(signum, frame):
-    """End in order: what was found so far is written."""
-    sys.exit(128 + signum)
-
-
 class Skipped:
     """Names and counts what could not be read; of one file, at most the first few frames are named."""
 
@@ -151,10 +145,8 @@ class PictureOut:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
     try:
-        main(parse_args())
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with ends_in_order():  # what was found so far is written
+            main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:
         sys.exit(f"error: {e}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..errors import MICError
 from .catalog import IMAGE_SUFFIXES
 from .fog import add_fog, depth_to_distance, disparity_to_depth, estimate_airlight, fill_invalid
 from .parallel import run_parallel, write_png
@@ -18,7 +19,7 @@ from .parallel import run_parallel, write_png
 MAX_DEPTH = 2000.0  # metres; where stereo sees no disparity at all
 
 
-class FogError(RuntimeError):
+class FogError(MICError, RuntimeError):
     """Fog that cannot be made; the message names the file and says what to do."""
 
 

@@ -54,6 +54,13 @@ def check_datasets(cfg, training=True):
     return lines
 
 
+def what_is_read(name, dicts):
+    """Files of a set and, where it is a folder of images, the folder: what is written there becomes part of the set."""
+    metadata = MetadataCatalog.get(name)
+    files = [d[k] for d in dicts for k in ("file_name", "sem_seg_file_name") if d.get(k)]
+    return [*files, metadata.get("json_file") or metadata.get("image_root") or ""]
+
+
 def check_pseudo_label_set(cfg, first):
     """Whether the set of ``TEST.PSEUDO_LABELS`` exists and, where it has boxes, has the source's classes.
 

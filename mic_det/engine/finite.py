@@ -13,13 +13,14 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import MICError
 from .plain_data import plain
 
 logger = logging.getLogger(__name__)
 FORWARD = "forward pass"  # stands for the losses of a pass that raised
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(MICError, FloatingPointError):
     """A loss or gradient that is not finite; the message names it, the iteration, the images, and what to do."""
 
 

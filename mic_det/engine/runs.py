@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..errors import MICError
+
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout: its programs lie beside the package
 
 
-class RunError(RuntimeError):
+class RunError(MICError, RuntimeError):
     """A program that ended with an error; the message tells where to read about it."""
 
 

@@ -19,6 +19,7 @@ from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
 from .hardware import describe_hardware
 from .processes import for_processes
+from .run_lock import run_lock
 from .weights_files import TRUST
 
 
@@ -109,6 +110,7 @@ def setup(args):
     except OSError as e:
         raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made ({e.strerror}): name another folder.") from e
     if not args.eval_only:
+        run_lock(cfg.OUTPUT_DIR)  # before anything in there is changed
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)

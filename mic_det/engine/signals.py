@@ -40,6 +40,21 @@ def interruptible(patience=0.0):
         _stretches.pop()
 
 
+@contextlib.contextmanager
+def ends_in_order():
+    """For programs that save what they have in ``finally``: SIGTERM and Ctrl-C end the block by ``SystemExit``."""
+
+    def end(signum, frame):
+        raise SystemExit(128 + signum)
+
+    previous = {s: signal.signal(s, end) for s in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
 class StopRequest:
     """Notes that SIGTERM or SIGINT came in, so that the step in progress can be finished.
 

@@ -8,10 +8,12 @@ import re
 import numpy as np
 import torch
 
+from ..errors import MICError
+
 TRUST = "--trust-checkpoint"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(MICError, RuntimeError):
     """Weights that cannot be used; the message names the file and says what to do."""
 
 

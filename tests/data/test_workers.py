@@ -48,7 +48,14 @@ def test_workers_that_never_answer_end_the_run_with_what_to_do(mapper):
     assert time.monotonic() - start < 10
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("1 worker processes", "1 seconds", "DATALOADER.WORKER_TIMEOUT", "/dev/shm", "MiB free", "NUM_WORKERS 0"):
+    for part in (
+        "1 worker processes",
+        "1 seconds",
+        "DATALOADER.WORKER_TIMEOUT",
+        "/dev/shm",
+        "MiB free",
+        "NUM_WORKERS 0",
+    ):
         assert part in message
 
 
@@ -71,8 +78,10 @@ def test_other_errors_stay_as_they_are_and_slow_workers_are_waited_for():
 
 def test_batches_are_those_of_torchs_loader():
     dicts = [{"file_name": str(i), "width": 4, "height": 3} for i in range(4)]
-    domain = dict(name="source", dicts=dicts, mapper=lambda d: d["file_name"], sampler=lambda: TrainingSampler(4, seed=3),
-                  batch_size=2, grouping=True)  # fmt: skip
+    domain = dict(
+        name="source", dicts=dicts, mapper=lambda d: d["file_name"], batch_size=2, grouping=True,
+        sampler=lambda: TrainingSampler(4, seed=3),
+    )  # fmt: skip
     expected = list(itertools.islice(TrainingSampler(4, seed=3), 8))
     for workers in (0, 2):
         found = itertools.islice(TwoDomainLoader([domain], 0, workers, 30.0), 4)

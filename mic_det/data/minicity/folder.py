@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+from ...errors import MICError
 from ..cityscapes import write_json
 
 MINICITY_VERSION = 3  # raise it whenever a scene of the same seed would look, or be labelled, differently
@@ -13,7 +14,7 @@ FOLDERS = ("leftImg8bit", "leftImg8bit_foggy", "gtFine", "disparity", "camera")
 MIN_SIZE = (32, 16)  # pixels; nothing can be told apart in smaller pictures
 
 
-class MinicityError(RuntimeError):
+class MinicityError(MICError, RuntimeError):
     """The city cannot be made as asked; the message says what to do."""
 
 
