@@ -16,6 +16,10 @@ KINDS = (
 class NotOrdinary(OSError):
     """Something in the place of a file that is none: reading it may wait for ever, or do something else."""
 
+    def __init__(self, message):
+        super().__init__(message)
+        self.strerror = message
+
 
 def check_ordinary(path):
     """
@@ -31,10 +35,18 @@ def check_ordinary(path):
 
 def is_ordinary(path):
     """Whether there is an ordinary file, or a link to one."""
+    return not absence(path)
+
+
+def absence(path):
+    """ "is missing" or "is a pipe, not an ordinary file"; "" where there is an ordinary file."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
+        check_ordinary(path)
+    except NotOrdinary as e:
+        return str(e)[len(str(path)) + 1 :]
+    except (OSError, ValueError) as e:  # a NUL in the name
+        return "is missing" if isinstance(e, FileNotFoundError) else f"cannot be read ({getattr(e, 'strerror', e)})"
+    return ""
 
 
 def open_text(path, mode="r", **kwargs):
@@ -57,8 +69,9 @@ def read_bytes(path):
 
 
 def open_picture(path):
-    """PIL's ``Image.open`` of an ordinary file."""
-    check_ordinary(path)
+    """PIL's ``Image.open`` of an ordinary file, or of what has one's content."""
+    if not hasattr(path, "read"):
+        check_ordinary(path)
     return Image.open(path)
 
 

@@ -1,4 +1,4 @@
-"""What programs write: whole files, which never take the place of one that the program did not make, or that it reads."""
+"""What programs write: whole files, never in place of one that the program reads, or that it did not make."""
 
 import contextlib
 import hashlib
@@ -94,7 +94,8 @@ class Outputs:
         real = Path(os.path.realpath(path))
         inside = next((f for f in self.input_folders if f == real or f in real.parents), None)
         if inside or (os.path.exists(path) and _identity(path) in self.inputs):
-            raise DataError(f"{path} is {f'in {inside}, ' if inside else ''}read by {self.program}: name another --output.")
+            where = f"in {inside}, which is" if inside else "a file that is"
+            raise DataError(f"{path} is {where} read by {self.program}: name another --output.")
         if not os.path.lexists(path):
             return
         try:

@@ -12,6 +12,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
+from ..files import open_picture
 from .builtin import prepare_label_maps
 from .catalog import DataError, box_problems, read_coco, resolve_path
 from .parallel import run_parallel
@@ -169,9 +170,9 @@ def label_map_problem(job):
     file, image_file, num_classes, ignored = job
     try:
         check_label_pixels(file)
-        with Image.open(file) as opened:
+        with open_picture(file) as opened:
             labels = np.asarray(opened)
-        with Image.open(image_file) as opened:
+        with open_picture(image_file) as opened:
             size = opened.size[::-1]
     except (OSError, SyntaxError, ValueError) as e:
         return f"{file} or its image {image_file} cannot be read ({e})."
@@ -184,8 +185,8 @@ def label_map_problem(job):
 def open_image(file):
     """Decode an image: ((width, height), SHA-1 of the file, None) or (None, None, what is wrong)."""
     try:
+        check_image_pixels(file)
         content = Path(file).read_bytes()
-        check_image_pixels(io.BytesIO(content))
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             return image.size, hashlib.sha1(content).hexdigest(), None

@@ -2,8 +2,8 @@
 
 import json
 import math
-from pathlib import Path
 
+from ..files import read_text
 from .errors import DataError
 
 
@@ -17,7 +17,7 @@ def read_coco(name, path):
         DataError: where the file is missing, no JSON, or its images lack an id or a file name.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.DECLARED.{name}.JSON.") from None
     except (OSError, ValueError, RecursionError) as e:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import MICError
+from ..files import NotOrdinary, check_ordinary, read_text
 from .catalog import IMAGE_SUFFIXES
 from .fog import add_fog, depth_to_distance, disparity_to_depth, estimate_airlight, fill_invalid
 from .parallel import run_parallel, write_png
@@ -111,7 +112,7 @@ def _fog_cityscapes_image(job):
             f"its image's size {image.shape[:2]}."
         )
     try:
-        camera = json.loads(camera_file.read_text(encoding="utf-8"))
+        camera = json.loads(read_text(camera_file))
         baseline = float(camera["extrinsic"]["baseline"])
         fx, fy, u0, v0 = (float(camera["intrinsic"][k]) for k in ("fx", "fy", "u0", "v0"))
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -132,6 +133,7 @@ def _fog_plain_image(job):
     image = _read(image_file, cv2.IMREAD_COLOR)
     try:
         npy = depth_file.suffix == ".npy"
+        check_ordinary(depth_file)
         depth = np.load(depth_file, allow_pickle=False) if npy else _read(depth_file, cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, EOFError) as e:
         raise FogError(f"{depth_file} cannot be read ({e}).") from e
@@ -150,7 +152,10 @@ def _fog_plain_image(job):
 
 def _read(file, flags):
     try:
+        check_ordinary(file)
         image = cv2.imdecode(np.fromfile(file, np.uint8), flags)  # cv2.imread takes no non-ASCII path everywhere
+    except NotOrdinary as e:
+        raise FogError(f"{e}. Remove it.") from e
     except (OSError, cv2.error):
         image = None
     if image is None:

@@ -5,6 +5,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
 from ..config import needs_sem_seg
+from ..files import open_picture
 from .catalog import DataError
 from .pixels import check_image_pixels, check_label_pixels
 
@@ -75,7 +76,7 @@ class DomainMapper(DatasetMapper):
 
     @staticmethod
     def _annotated_size_error(x):
-        with Image.open(x["file_name"]) as image:
+        with open_picture(x["file_name"]) as image:
             size = image.size
         return (
             f"image {x['file_name']} is {size[0]} x {size[1]} pixels, annotated as {x['width']} x {x['height']}. "

@@ -6,6 +6,7 @@ from collections import Counter
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
+from ..files import absence
 from .builtin import prepare_label_maps
 from .catalog import DataError
 
@@ -41,7 +42,7 @@ def check_datasets(cfg, training=True):
             raise DataError(f"{name} (DATASETS.{key}) has no images.")
         missing = next((d["file_name"] for d in dicts if not os.path.isfile(d["file_name"])), None)
         if missing:
-            raise DataError(f"{name} (DATASETS.{key}): image {missing} is missing.")
+            raise DataError(f"{name} (DATASETS.{key}): image {missing} {absence(missing)}.")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
         if key != "TARGET":
             if needs_boxes(cfg):

@@ -2,9 +2,9 @@
 
 import itertools
 
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from ..files import open_picture
 from ..random_state import seeded
 
 EXIF_ORIENTATION, EXIF_TURNED = 274, (5, 6, 7, 8)  # a quarter turn: width and height change places
@@ -66,7 +66,7 @@ class AspectRatios:
 def _size_in_file(file):
     """Width and height in pixels as Detectron2 will decode the file; (0, 0) where that will fail."""
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_TURNED
             return image.size[::-1] if turned else image.size
     except (OSError, SyntaxError, ValueError):  # the mapper tells what is wrong when the image's turn comes

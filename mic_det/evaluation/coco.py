@@ -37,7 +37,7 @@ class DetectionEvaluator(COCOEvaluator):
             for x in found:
                 x["category_id"] = of_dataset[x["category_id"]]
         if self._output_dir:
-            with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as f:
+            with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w", encoding="utf-8") as f:
                 json.dump(found, f)
         self._logger.info("Evaluating boxes with faster-coco-eval ...")
         evaluated = _evaluate_predictions_on_coco(

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from ...errors import MICError
+from ...files import read_text
 from ..cityscapes import write_json
 
 MINICITY_VERSION = 3  # raise it whenever a scene of the same seed would look, or be labelled, differently
@@ -65,7 +66,7 @@ def claim(root, recipe, overwrite):
 
 def _check_same(note, recipe):
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = json.loads(read_text(note))
     except ValueError as e:
         raise MinicityError(f"{note} cannot be read ({e}): choose another folder or pass --overwrite.") from e
     if found != recipe:
