@@ -15,6 +15,8 @@ from mic_det.data.builtin import coco_name, foggy_annotations, split_annotations
 from mic_det.data.catalog import DataError
 from mic_det.data.cityscapes import SOURCES, write_json
 from mic_det.data.parallel import WorkerError
+from mic_det.files import printable
+from mic_det.programs import start_program
 
 
 def main():
@@ -40,10 +42,10 @@ def main():
                 write_json(foggy_annotations(content, beta), output / coco_name(split, beta))
             print(f"{split}: {summary(content)}")
     except (OSError, ValueError, DataError, WorkerError) as e:
-        sys.exit(f"error: {e}")
+        sys.exit(f"error: {printable(e)}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"in {output}")
+    print(f"in {printable(output)}")
 
 
 def summary(content):
@@ -58,4 +60,5 @@ def summary(content):
 
 
 if __name__ == "__main__":
+    start_program()
     main()

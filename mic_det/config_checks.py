@@ -15,6 +15,7 @@ from .config import (
     ConfigError,
     student_architecture,
 )
+from .files import printable
 
 
 def validate_mic_config(cfg):
@@ -141,6 +142,10 @@ def _check_classes_and_sets(cfg):
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
         )
     for name, entry in cfg.DATASETS.DECLARED.items():
+        classes = entry.get("SEM_SEG_CLASSES") if isinstance(entry, CN) else ()
+        for text in (name, *(classes if isinstance(classes, (list, tuple)) else ())):
+            if printable(text) != str(text):
+                raise ConfigError(f"DATASETS.DECLARED.{name}: {text!r} has control characters in it: remove them.")
         known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
             raise ConfigError(

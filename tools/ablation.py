@@ -20,6 +20,7 @@ from mic_det.engine.runs import ROOT, RunError, train
 from mic_det.evaluation.ablation import collect, mean_curves, read_plan, run_folder, table
 from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.programs import start_program
 from mic_det.visualization.curves import line_chart
 from mic_det.visualization.report import build_report
 from mic_det.visualization.run_files import distinct_names, read_run
@@ -81,7 +82,8 @@ def run_one(plan, output, seed, cell, threads):
     config, opts = plan.cells[cell] if cell else plan.burn_in
     if cell:
         opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
-    print(f"seed {seed}: {cell or 'burn-in'} -> {folder}\n", end="", flush=True)  # whole, from any thread
+    line = printable(f"seed {seed}: {cell or 'burn-in'} -> {folder}")
+    print(f"{line}\n", end="", flush=True)  # whole, from any thread
     train(config, folder, [*plan.opts, *opts, "SEED", seed], log=folder / "console.txt", threads=threads)
 
 
@@ -103,6 +105,7 @@ def write_results(plan, results, outputs, seeds):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, RunError) as e:

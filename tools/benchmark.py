@@ -21,7 +21,9 @@ from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.setup import load_config
+from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.programs import start_program
 
 
 def parse_args():
@@ -70,7 +72,8 @@ def main(args):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError, OSError, RuntimeError) as e:
-        sys.exit(f"error: {e}")
+        sys.exit(f"error: {printable(e)}")

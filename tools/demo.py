@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from mic_det.engine.runs import ROOT, RunError, run_program, train
+from mic_det.programs import start_program
 from mic_det.visualization.run_files import read_run
 
 CONFIGS = "configs/minicity"
@@ -69,6 +70,7 @@ def report(output, pictures, seconds):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main()
     except RunError as e:

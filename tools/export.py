@@ -16,6 +16,7 @@ from mic_det.engine.predict import class_list, load_model
 from mic_det.engine.setup import add_trust_argument, load_config
 from mic_det.files import printable
 from mic_det.outputs import add_overwrite_argument
+from mic_det.programs import start_program
 
 
 def parse_args():
@@ -50,6 +51,7 @@ def main(args):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:

@@ -23,6 +23,7 @@ from mic_det.engine.signals import ends_in_order
 from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
 from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.programs import start_program
 from mic_det.visualization.panels import draw_boxes
 
 FORMATS = ("pictures", "coco", "csv")
@@ -145,6 +146,7 @@ class PictureOut:
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         with ends_in_order():  # what was found so far is written
             main(parse_args())

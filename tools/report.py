@@ -13,6 +13,7 @@ from pathlib import Path
 from mic_det.data.catalog import DataError
 from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.programs import start_program
 from mic_det.visualization.report import build_report
 from mic_det.visualization.run_files import FILES_OF_A_RUN, distinct_names, read_run
 
@@ -46,6 +47,7 @@ def main(args):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except DataError as e:

@@ -36,6 +36,7 @@ from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_h
 from mic_det.evaluation.sem_seg import LabelMapEvaluator
 from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.programs import start_program
 from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.panels import contact_sheet, draw_boxes, draw_instances, to_rgb
 from mic_det.visualization.sem_seg import color_labels
@@ -116,15 +117,17 @@ def main(args):
         write_picture(file, contact_sheet(sheet_rows(cfg, views, dicts, name, args.images)))
     save(args, outputs, name, block_size, curves, objects, metrics)
     for metric in metrics:
-        print(f"{metric} on {name}, share of patches ({block_size} pixels) that are hidden:")
+        print(f"{metric} on {printable(name)}, share of patches ({block_size} pixels) that are hidden:")
         print(" " * 20 + "".join(f"{r:8.0%}" for r in args.ratios))
         for label, values in curves.items():
-            print(f"{label:20s}" + "".join("     nan" if v is None else f"{v:8.1f}" for v in values[metric]))
+            numbers = ("     nan" if v is None else f"{v:8.1f}" for v in values[metric])
+            print(f"{printable(label):20s}" + "".join(numbers))
     if objects:
-        print(f"AP50 on {name}, what is shown:")
+        print(f"AP50 on {printable(name)}, what is shown:")
         print(" " * 20 + "".join(f"{x:>15s}" for x in ("whole image", OBJECTS, CONTEXT)))
         for label, values in objects.items():
-            print(f"{label:20s}" + "".join("            nan" if v is None else f"{v:15.1f}" for v in values["AP50"]))
+            numbers = ("            nan" if v is None else f"{v:15.1f}" for v in values["AP50"])
+            print(f"{printable(label):20s}" + "".join(numbers))
     print(f"{printable(output)}: {', '.join(files)}")
 
 
@@ -211,6 +214,7 @@ def save(args, outputs, name, block_size, curves, objects, metrics):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:

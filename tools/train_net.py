@@ -18,6 +18,7 @@ from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import add_trust_argument, setup
 from mic_det.engine.trainer import MICTrainer
+from mic_det.programs import start_program
 
 
 def main(args):
@@ -40,4 +41,5 @@ def main(args):
 
 
 if __name__ == "__main__":
+    start_program()
     launch(main, add_trust_argument(argument_parser(epilog=__doc__)).parse_args())

@@ -25,6 +25,7 @@ from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_trust_argument, load_config
 from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.programs import start_program
 from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
@@ -130,6 +131,7 @@ def show(title, rgb):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:

@@ -3,7 +3,7 @@
 import json
 import math
 
-from ..files import read_text
+from ..files import printable, read_text
 from .errors import DataError
 
 
@@ -42,7 +42,7 @@ def check_annotated(name, path, content):
     """
     where = f"{name}: {path}"
     _check_entries(where, "images", content["images"], {"width": _is_size, "height": _is_size})
-    _check_entries(where, "categories", content["categories"], {"id": _is_integer, "name": _is_name})
+    _check_entries(where, "categories", content["categories"], {"id": _is_integer, "name": is_class_name})
     fields = {"id": _is_id, "image_id": _is_id, "category_id": _is_id, "bbox": _is_anything}
     _check_entries(where, "annotations", content["annotations"], fields)
     if not content["categories"]:
@@ -114,6 +114,11 @@ def _is_id(value):
 def _is_name(value):
     """text"""
     return isinstance(value, str) and bool(value)
+
+
+def is_class_name(value):
+    """text without control characters"""
+    return _is_name(value) and printable(value) == value
 
 
 def _is_size(value):

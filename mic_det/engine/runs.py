@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import MICError
+from ..files import printable
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout: its programs lie beside the package
 
@@ -35,7 +36,7 @@ def run_program(program, *args, log=None, threads=None):
         env["OMP_NUM_THREADS"] = str(threads)
     line = f"$ python {shlex.join(command)}"
     if log is None:
-        print(f"\n{line}", flush=True)
+        print(f"\n{printable(line)}", flush=True)
         done = subprocess.run([sys.executable, *command], env=env)
     else:
         Path(log).parent.mkdir(parents=True, exist_ok=True)

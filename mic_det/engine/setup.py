@@ -17,6 +17,7 @@ from ..config_detectron2 import check_detectron2_keys, flat_keys
 from ..config_files import check_config_file
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
+from ..programs import keep_logs_printable
 from .hardware import describe_hardware
 from .processes import for_processes
 from .run_lock import run_lock
@@ -116,6 +117,7 @@ def setup(args):
     lines = check_datasets(cfg, training=not args.eval_only)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
+    keep_logs_printable()
     if comm.is_main_process():
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
