@@ -12,7 +12,7 @@ from mic_det.config import ConfigError
 from mic_det.data.check import check_config_datasets, format_reports
 from mic_det.data.parallel import WorkerError
 from mic_det.engine.setup import load_config
-from mic_det.files import printable
+from mic_det.printable import printable
 from mic_det.programs import start_program
 
 MOST = 50  # problems shown a set

@@ -9,7 +9,7 @@ import os
 import sys
 
 from mic_det.data.minicity import MinicityError, make_minicity
-from mic_det.files import printable
+from mic_det.printable import printable
 from mic_det.programs import start_program
 
 

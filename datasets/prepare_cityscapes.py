@@ -15,7 +15,7 @@ from mic_det.data.builtin import coco_name, foggy_annotations, split_annotations
 from mic_det.data.catalog import DataError
 from mic_det.data.cityscapes import SOURCES, write_json
 from mic_det.data.parallel import WorkerError
-from mic_det.files import printable
+from mic_det.printable import printable
 from mic_det.programs import start_program
 
 

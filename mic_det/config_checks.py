@@ -15,7 +15,7 @@ from .config import (
     ConfigError,
     student_architecture,
 )
-from .files import printable
+from .printable import printable
 
 
 def validate_mic_config(cfg):

@@ -7,7 +7,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from .config import ConfigError
-from .files import read_text
+from .ordinary_files import read_text
 
 REMOTE = ("http://", "https://")
 

@@ -1,6 +1,6 @@
 """The base of the errors that a user can put right."""
 
-from .files import printable
+from .printable import printable
 
 
 class MICError(Exception):

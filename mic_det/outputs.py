@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .data.errors import DataError
-from .files import check_ordinary
+from .ordinary_files import check_ordinary
 
 RECORD = ".mic_det_files"  # beside the files: who made them, one line of JSON each
 EDGE = 2**20  # bytes at both ends of a file that tell it from others of its size
@@ -59,8 +59,8 @@ class Outputs:
         path = self.folder / name
         temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._check(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             self._record(name, temporary)
             os.replace(temporary, path)
@@ -100,7 +100,7 @@ class Outputs:
             return
         try:
             check_ordinary(path)
-            own = not path.is_symlink() and _fingerprint(path) in self._made.get(str(name), ())
+            own = not path.is_symlink() and self._is_own(name, _fingerprint(path))
         except OSError as e:
             raise DataError(f"cannot write {path} ({e.strerror or e}): name another --output.") from e
         if not own and not self.overwrite:
@@ -108,6 +108,11 @@ class Outputs:
                 f"{path} is there already, and {self.program} did not make it, or it was changed since: name another "
                 "--output, or replace it with --overwrite."
             )
+
+    def _is_own(self, name, fingerprint):
+        if fingerprint not in self._made.get(str(name), ()):
+            self._made = self._read_record()  # the same program may write in several processes
+        return fingerprint in self._made.get(str(name), ())
 
     def _read_record(self):
         made = {}

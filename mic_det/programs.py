@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-from .files import printable
+from .printable import printable
 
 # what messages may have of control characters: line breaks, tabs, and the colours that Detectron2 gives to text
 KEPT = re.compile(r"(\x1b\[[0-9;]*m|[\n\t])")
@@ -37,7 +37,7 @@ def keep_logs_printable():
 
 
 class PrintableRecords(logging.Filter):
-    """Names in log messages are shown as :func:`~mic_det.files.printable` shows them."""
+    """Names in log messages are shown as :func:`~mic_det.printable.printable` shows them."""
 
     def filter(self, record):
         if isinstance(record.args, dict):

@@ -18,8 +18,8 @@ from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.runs import ROOT, RunError, train
 from mic_det.evaluation.ablation import collect, mean_curves, read_plan, run_folder, table
-from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 from mic_det.visualization.curves import line_chart
 from mic_det.visualization.report import build_report

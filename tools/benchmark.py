@@ -21,8 +21,8 @@ from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.setup import load_config
-from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 
 

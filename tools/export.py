@@ -14,8 +14,8 @@ from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.export import export
 from mic_det.engine.predict import class_list, load_model
 from mic_det.engine.setup import add_trust_argument, load_config
-from mic_det.files import printable
 from mic_det.outputs import add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 
 

@@ -21,8 +21,8 @@ from mic_det.engine.predict import Predictor, class_list
 from mic_det.engine.setup import add_trust_argument, load_config, split_opts
 from mic_det.engine.signals import ends_in_order
 from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
-from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 from mic_det.visualization.panels import draw_boxes
 

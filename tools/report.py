@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from mic_det.data.catalog import DataError
-from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 from mic_det.visualization.report import build_report
 from mic_det.visualization.run_files import FILES_OF_A_RUN, distinct_names, read_run

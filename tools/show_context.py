@@ -34,8 +34,8 @@ from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
 from mic_det.evaluation.sem_seg import LabelMapEvaluator
-from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.panels import contact_sheet, draw_boxes, draw_instances, to_rgb

@@ -23,8 +23,8 @@ from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_trust_argument, load_config
-from mic_det.files import printable
 from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
 from mic_det.programs import start_program
 from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 

@@ -12,7 +12,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
-from ..files import open_picture, printable
+from ..ordinary_files import open_picture
+from ..printable import printable
 from .builtin import prepare_label_maps
 from .catalog import DataError, box_problems, read_coco, resolve_path
 from .parallel import run_parallel

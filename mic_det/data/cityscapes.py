@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from ..files import open_picture, read_text
+from ..ordinary_files import open_picture, read_text
 from .cityscapes_labels import THING_CLASSES, THING_IDS, polygon_label
 from .parallel import run_parallel, write_bytes
 

@@ -3,7 +3,8 @@
 import json
 import math
 
-from ..files import printable, read_text
+from ..ordinary_files import read_text
+from ..printable import printable
 from .errors import DataError
 
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..files import absence, check_ordinary, is_ordinary, open_picture, read_text
+from ..ordinary_files import absence, check_ordinary, is_ordinary, open_picture, read_text
 from .catalog import DataError, resolve_path
 from .cityscapes_labels import THING_CLASSES
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import MICError
-from ..files import NotOrdinary, check_ordinary, read_text
+from ..ordinary_files import NotOrdinary, check_ordinary, read_text
 from .catalog import IMAGE_SUFFIXES
 from .fog import add_fog, depth_to_distance, disparity_to_depth, estimate_airlight, fill_invalid
 from .parallel import run_parallel, write_png

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import open_picture
+from ..ordinary_files import open_picture
 from .cityscapes import polygons_to_instance_ids
 from .cityscapes_labels import LABELS
 from .parallel import run_parallel, write_png

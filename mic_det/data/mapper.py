@@ -5,7 +5,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
 from ..config import needs_sem_seg
-from ..files import open_picture
+from ..ordinary_files import open_picture
 from .catalog import DataError
 from .pixels import check_image_pixels, check_label_pixels
 

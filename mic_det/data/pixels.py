@@ -1,6 +1,6 @@
 """What the pixels of a file are, told by its header: Detectron2 converts them without a word."""
 
-from ..files import open_picture
+from ..ordinary_files import open_picture
 
 # modes of PIL that become RGB without loss of more than transparency
 EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}

@@ -6,7 +6,7 @@ from collections import Counter
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
-from ..files import absence
+from ..ordinary_files import absence
 from .builtin import prepare_label_maps
 from .catalog import DataError
 

@@ -4,7 +4,7 @@ import itertools
 
 from torch.utils.data import Dataset, Sampler
 
-from ..files import open_picture
+from ..ordinary_files import open_picture
 from ..random_state import seeded
 
 EXIF_ORIENTATION, EXIF_TURNED = 274, (5, 6, 7, 8)  # a quarter turn: width and height change places

@@ -11,7 +11,7 @@ from detectron2.data.detection_utils import read_image
 
 from ..data.catalog import IMAGE_SUFFIXES, DataError
 from ..data.pixels import check_image_pixels
-from ..files import is_ordinary
+from ..ordinary_files import is_ordinary
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 

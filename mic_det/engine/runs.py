@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import MICError
-from ..files import printable
+from ..printable import printable
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout: its programs lie beside the package
 

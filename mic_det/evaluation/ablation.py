@@ -9,7 +9,7 @@ import yaml
 
 from ..config import ConfigError
 from ..data.catalog import DataError
-from ..files import read_text
+from ..ordinary_files import read_text
 from ..visualization.report import final_results
 from ..visualization.run_files import read_run
 

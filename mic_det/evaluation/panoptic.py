@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
-from ..files import open_picture
+from ..ordinary_files import open_picture
 
 
 class PanopticQuality(DatasetEvaluator):

@@ -4,7 +4,7 @@ import numpy as np
 from detectron2.evaluation import SemSegEvaluator
 
 from ..data.catalog import DataError
-from ..files import open_picture
+from ..ordinary_files import open_picture
 
 
 class LabelMapEvaluator(SemSegEvaluator):

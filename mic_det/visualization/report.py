@@ -7,7 +7,7 @@ from html import escape
 import cv2
 import numpy as np
 
-from ..files import is_ordinary
+from ..ordinary_files import is_ordinary
 from .curves import bar_chart, line_chart, svg_uri
 from .run_files import list_pictures
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from ..data.catalog import DataError
-from ..files import NotOrdinary, read_text
+from ..ordinary_files import NotOrdinary, read_text
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
 EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from ...errors import MICError
-from ...files import read_text
+from ...ordinary_files import read_text
 from ..cityscapes import write_json
 
 MINICITY_VERSION = 3  # raise it whenever a scene of the same seed would look, or be labelled, differently

@@ -1,8 +1,7 @@
-"""Files as users have them: only ordinary ones are opened, text is UTF-8, and what is shown of them is printable."""
+"""Opening files as users have them: only ordinary ones, and text in UTF-8."""
 
 import os
 import stat
-import unicodedata
 from pathlib import Path
 
 from PIL import Image
@@ -73,17 +72,3 @@ def open_picture(path):
     if not hasattr(path, "read"):
         check_ordinary(path)
     return Image.open(path)
-
-
-def printable(text):
-    """Text that a terminal shows as it is: control characters and halves of characters as escapes (``\\x1b``).
-
-    Names of files and classes may hold what clears a screen, hides a line or turns the direction of writing.
-    """
-    return "".join(c if _is_printable(c) else c.encode("unicode_escape").decode("ascii") for c in str(text))
-
-
-def _is_printable(c):
-    # Cc: control; Cf: invisible, such as changes of direction; Cs: lone halves; Zl, Zp: line breaks of Unicode.
-    # The two that join letters or keep them apart belong to the spelling of some languages.
-    return c in "\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
