@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
+from mic_det.data.pixels import ImageError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
@@ -70,32 +71,33 @@ def main(args):
             with contextlib.ExitStack() as of_source:
                 out = PictureOut(source, outputs, of_source) if "pictures" in args.format else None
                 for frame in read_frames(source):
-                    found = detect(predictor, frame)
+                    found, picture = look(predictor, frame, [name for _, name in classes], out is not None)
                     if found is None:
                         skipped.add(frame, progress)
                     else:
                         predictions.add(frame, found)
-                        if out is not None:
-                            out.write(draw(frame.rgb, found, [name for _, name in classes]))
+                        if picture is not None:
+                            out.write(picture)
                         files.update()
                     progress.update()
     if not predictions.images:
-        raise DataError(f"none of the {skipped.count} images could be read; see the lines above.")
+        raise DataError(f"none of the {skipped.count} images could be used; see the lines above.")
     print(
         f"{len(predictions.images)} images, {len(predictions.annotations)} boxes with a score of at least "
         f"{args.confidence_threshold}, {skipped.count} skipped: {printable(args.output)}"
     )
 
 
-def detect(predictor, frame):
-    """The objects in a frame; None where it cannot be read or looked at, with the reason in ``frame.error``."""
+def look(predictor, frame, class_names, picture):
+    """Objects in a frame and, where asked for, the picture of them; None for both, and ``frame.error``, on errors."""
     if frame.rgb is None:
-        return None
+        return None, None
     try:
-        return predictor(frame.rgb)
-    except Exception as e:  # of a strange size, or too large for the memory: the next image may be neither
-        frame.error = f"cannot be looked at ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
-        return None
+        found = predictor(frame.rgb)
+        return found, draw(frame.rgb, found, class_names) if picture else None
+    except Exception as e:  # one image must not end the others: it is named, with the reason
+        frame.error = reason(e)
+        return None, None
 
 
 class Skipped:
@@ -115,6 +117,12 @@ class Skipped:
         elif self.of_source == self.NAMED + 1:
             line = printable(f"skipped {frame.source.path}: more frames, which are only counted")
             progress.write(line, file=sys.stderr)
+
+
+def reason(error):
+    """One line of an error; of others than those that judge an image, the type too."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"
 
 
 def draw(rgb, found, class_names):

@@ -20,6 +20,7 @@ from detectron2.data.datasets import load_coco_json
 from .catalog import DataError, read_coco, resolve_path
 from .cityscapes import annotated_images, cityscapes_to_coco, default_source, write_json
 from .cityscapes_labels import SEM_SEG_CLASSES, THING_CLASSES
+from .files import glob_files
 from .label_maps import IGNORED, cache_folder, label_map_file, make_label_maps
 
 BETAS = ("0.005", "0.01", "0.02")
@@ -163,7 +164,7 @@ def split_annotations(root, split, source=None, workers=None, overwrite=False, p
     image_dir, suffix = CLEAR, f"{CLEAR}.png"
     if not (root / CLEAR / split).is_dir() and (root / FOGGY / split).is_dir():
         # sizes and names are those of the foggy twins, where a user has only these
-        beta = next((b for b in BETAS if next((root / FOGGY / split).glob(f"*/*_beta_{b}.png"), None)), BETAS[-1])
+        beta = next((b for b in BETAS if glob_files(root / FOGGY / split, f"*/*_beta_{b}.png")), BETAS[-1])
         image_dir, suffix = FOGGY, f"{FOGGY}_beta_{beta}.png"
     source = source or default_source(root, split)
     if stored and not overwrite:

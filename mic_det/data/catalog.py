@@ -10,10 +10,9 @@ from ..config import ConfigError
 from .cityscapes_labels import SEM_SEG_CLASSES
 from .coco_file import box_problems, check_annotated, read_coco
 from .errors import DataError
+from .files import IMAGE_SUFFIXES, list_images
 
 __all__ = ["DataError", "box_problems", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
 
 def resolve_path(path):
@@ -103,7 +102,7 @@ def _load_coco(name, path, folder, content):
 
 
 def _list_images(name, folder):
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = list_images(folder)
     if not files:
         raise DataError(f"{name}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
     return [{"file_name": str(p), "image_id": i} for i, p in enumerate(files)]

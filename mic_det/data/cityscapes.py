@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ..ordinary_files import open_picture, read_text
 from .cityscapes_labels import THING_CLASSES, THING_IDS, polygon_label
+from .files import glob_files
 from .parallel import run_parallel, write_bytes
 
 SOURCES = ("instanceIds", "polygons")
@@ -63,7 +64,7 @@ def cityscapes_to_coco(
 def default_source(root, split):
     """The kind of annotation that a split has: instance maps before polygons."""
     folder = Path(root) / "gtFine" / split
-    found = [kind for kind in SOURCES if next(folder.glob(f"*/*_{SUFFIXES[kind]}"), None)]
+    found = [kind for kind in SOURCES if glob_files(folder, f"*/*_{SUFFIXES[kind]}")]
     return (found or SOURCES)[0]
 
 
@@ -74,10 +75,10 @@ def annotated_images(root, split, image_dir="leftImg8bit", image_suffix="leftImg
         FileNotFoundError: see :func:`cityscapes_to_coco`.
     """
     folder, kind = Path(root) / "gtFine" / split, SUFFIXES[source]
-    files = sorted(folder.glob(f"*/*_{kind}"))
+    files = glob_files(folder, f"*/*_{kind}")
     if not files:
         raise FileNotFoundError(f"no */*_{kind} in {folder}: check the Cityscapes folder and the split")
-    for city in sorted({p for p in folder.iterdir() if p.is_dir()} - {file.parent for file in files}):
+    for city in sorted({p for p in glob_files(folder, "*") if p.is_dir()} - {file.parent for file in files}):
         raise FileNotFoundError(f"no *_{kind} in {city}: unpack gtFine again, or remove this empty city")
     pairs = [(file, f"{split}/{file.parent.name}/{file.name[: -len(kind)]}{image_suffix}") for file in files]
     images = Path(root) / image_dir
@@ -87,7 +88,7 @@ def annotated_images(root, split, image_dir="leftImg8bit", image_suffix="leftImg
                 f"{images / name} is missing, though {file.name} annotates it: unpack {image_dir} again"
             )
     names = {name for _, name in pairs}
-    for image in sorted((images / split).glob(f"*/*_{image_suffix}")):
+    for image in glob_files(images / split, f"*/*_{image_suffix}"):
         if f"{split}/{image.parent.name}/{image.name}" not in names:
             raise FileNotFoundError(f"{image} has no *_{kind} in {folder / image.parent.name}: unpack gtFine again")
     return pairs

@@ -20,6 +20,7 @@ from detectron2.structures import BoxMode
 from ..ordinary_files import absence, check_ordinary, is_ordinary, open_picture, read_text
 from .catalog import DataError, resolve_path
 from .cityscapes_labels import THING_CLASSES
+from .files import glob_files
 
 CAR = ("car",)
 BDD_CLASSES = {
@@ -137,7 +138,7 @@ def _folder(name, relative):
 
 
 def _files(name, folder, pattern):
-    files = sorted(folder.glob(pattern))
+    files = glob_files(folder, pattern)
     if not files:
         raise DataError(f"{name}: no {pattern} in {folder}. Unpack the annotations there.")
     return files

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import MICError
 from ..ordinary_files import NotOrdinary, check_ordinary, read_text
-from .catalog import IMAGE_SUFFIXES
+from .files import glob_files, list_images
 from .fog import add_fog, depth_to_distance, disparity_to_depth, estimate_airlight, fill_invalid
 from .parallel import run_parallel, write_png
 
@@ -43,7 +43,7 @@ def make_foggy_cityscapes(root, splits, betas, airlight=None, workers=None, over
     """
     root, jobs, present = Path(root), [], 0
     for split in splits:
-        images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+        images = glob_files(root / "leftImg8bit" / split, "*/*_leftImg8bit.png")
         if not images:
             raise FogError(f"no */*_leftImg8bit.png in {root / 'leftImg8bit' / split}: check the folder and the split.")
         for image in images:
@@ -85,7 +85,7 @@ def make_foggy_folder(
         FogError: names the folder or file that is missing or broken.
     """
     images, depths, output, jobs, present = Path(images), Path(depths), Path(output), [], 0
-    files = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if images.is_dir() else []
+    files = list_images(images) if images.is_dir() else []
     if not files:
         raise FogError(f"no images in {images}.")
     for image in files:

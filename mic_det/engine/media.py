@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
-from ..data.catalog import IMAGE_SUFFIXES, DataError
-from ..data.pixels import check_image_pixels
+from ..data.catalog import DataError
+from ..data.files import IMAGE_SUFFIXES, list_files
+from ..data.pixels import check_image
 from ..ordinary_files import is_ordinary
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -53,8 +54,7 @@ def find_sources(inputs):
     for text in inputs:
         path = Path(os.path.expanduser(text))
         if path.is_dir():
-            # what is none that can be read has a place too: it is named when its turn comes
-            files = sorted(p for p in path.rglob("*") if _is_media(p) and not p.is_dir())
+            files = list_files(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
             if not files:
                 raise DataError(f"--input {path}: the folder has no images and no videos.")
             sources += [_source(p, p.relative_to(path).as_posix()) for p in files]
@@ -103,9 +103,9 @@ def read_frames(source):
         yield from _read_video(source)
         return
     try:
-        check_image_pixels(source.path)
+        check_image(source.path)
         yield Frame(source, np.ascontiguousarray(read_image(str(source.path), "RGB")))
-    except Exception as e:  # broken files make PIL's readers stumble in any way; each costs itself alone
+    except Exception as e:  # PIL's decoders raise errors of all kinds for broken files
         yield Frame(source, None, error=" ".join(str(e).split()) or type(e).__name__)
 
 

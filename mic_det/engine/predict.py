@@ -9,6 +9,7 @@ from detectron2.data.detection_utils import build_augmentation
 
 from ..config import ConfigError, needs_boxes, student_architecture
 from ..data.catalog import DataError
+from ..data.pixels import Resize
 from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
@@ -50,6 +51,7 @@ class Predictor:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
+        self.size_rule = Resize.from_config(cfg, is_train=False)
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
         self.model = load_model(cfg, trust_checkpoint=trust_checkpoint)
 
@@ -62,8 +64,12 @@ class Predictor:
         Returns:
             Instances: ``pred_boxes`` (XYXY pixels of ``rgb``), ``scores`` and ``pred_classes``, on the CPU,
             sorted by descending score.
+
+        Raises:
+            ImageError: where a side of the image would be resized to 0.
         """
         height, width = rgb.shape[:2]
+        self.size_rule.check(width, height)
         data = T.AugInput(rgb if self.input_format == "RGB" else rgb[:, :, ::-1].copy())
         self.resize(data)
         image = torch.as_tensor(data.image.transpose(2, 0, 1).copy())

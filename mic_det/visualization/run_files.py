@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from ..data.catalog import DataError
+from ..data.files import glob_files
 from ..ordinary_files import NotOrdinary, read_text
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
@@ -218,5 +219,5 @@ def _check_end(run):
 def list_pictures(folder):
     """Picture files of a folder, in the order of the numbers in their names."""
     folder = Path(folder)
-    files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
+    files = [p for p in glob_files(folder, "*") if p.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
     return sorted(files, key=lambda p: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", p.name)])
