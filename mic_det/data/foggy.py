@@ -85,6 +85,9 @@ def make_foggy_folder(
         FogError: names the folder or file that is missing or broken.
     """
     images, depths, output, jobs, present = Path(images), Path(depths), Path(output), [], 0
+    for read in (images, depths):
+        if read.resolve() in (output.resolve(), *output.resolve().parents):
+            raise FogError(f"{output} is in {read}: foggy images would be taken for clear ones. Name another --output.")
     files = list_images(images) if images.is_dir() else []
     if not files:
         raise FogError(f"no images in {images}.")

@@ -59,6 +59,8 @@ def claim(root, recipe, overwrite):
                 _check_same(note, recipe)
         elif any(any((root / folder).glob("*")) for folder in FOLDERS):
             raise MinicityError(f"{root} holds images but no minicity.json: choose another folder.")
+        elif other := next(_coco_files(root), None):
+            raise MinicityError(f"{other} is there, but no minicity.json beside: choose another folder.")
         write_json(recipe, note)
     except OSError as e:
         raise MinicityError(f"cannot write to {root} ({e}): choose another folder.") from e
@@ -86,9 +88,14 @@ def _remove_city(root):
                     file.unlink()
                 with contextlib.suppress(OSError):  # absent, or there are other files in it
                     place.rmdir()
+    for file in list(_coco_files(root)):
+        file.unlink()
+
+
+def _coco_files(root):
+    for split in CITIES:
         for pattern in (f"instances_{split}.json", f"instances_foggy_*_{split}.json"):
-            for file in (root / "annotations").glob(pattern):
-                file.unlink()
+            yield from (root / "annotations").glob(pattern)
 
 
 def stem(split, k):
