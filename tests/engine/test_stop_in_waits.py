@@ -3,12 +3,16 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from helpers_resume import MIC, make_trainer, metrics, same, saved
+from helpers_data import write_config
+from helpers_resume import MIC, make_trainer, metrics, run_config, same, saved
 from mic_det.engine.signals import TrainingStopped
 from mic_det.engine.trainer import MICTrainer
 
@@ -109,3 +113,29 @@ def test_a_long_evaluation_is_left_at_once_and_repeated(data, tmp_path, straight
     monkeypatch.undo()
     check_resumed(data, tmp_path / "run", straight)
     assert [r["iteration"] for r in metrics(tmp_path / "run") if "bbox/AP" in r] == [3, 6]
+
+
+@pytest.mark.parametrize("what, ranks", [("wait", [1]), ("evaluate", [0, 1])])
+def test_two_processes_are_ended_in_a_wait_and_in_an_evaluation(data, tmp_path, what, ranks):
+    """The launcher gets the signal; the other process waits for gradients meanwhile, and cannot be asked."""
+    keys = {"DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 2, "SOLVER__CHECKPOINT_PERIOD": 100}
+    config = write_config(tmp_path / "run.yaml", run_config(data, tmp_path / "run", **keys, SOLVER__IMS_PER_BATCH=2))
+    helper = Path(__file__).resolve().parents[1] / "helpers_hang.py"
+    command = [sys.executable, "-W", "ignore", helper, what, 1, "--config-file", config, "--num-gpus", 2]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with open(tmp_path / "out.txt", "wb") as out:
+        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=subprocess.STDOUT, env=env)
+        files = [Path(f"{config}.{rank}") for rank in ranks]
+        end = time.monotonic() + 120
+        while not all(f.is_file() for f in files) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert process.poll() is None, (tmp_path / "out.txt").read_text()[-3000:]
+        time.sleep(0.5)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+    text = (tmp_path / "out.txt").read_text()
+    assert code == 143 and time.monotonic() - begin < LIMIT, text[-3000:]
+    assert "Traceback" not in text and "error:" not in text, text[-3000:]
+    # two steps were done before the evaluation, and no checkpoint was due
+    assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == ["model_0000001.pth"] * (what == "evaluate")

@@ -154,7 +154,7 @@ def test_pipes_and_sockets_among_the_images_are_named_and_skipped(scene, tmp_pat
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_the_output_is_never_inside_the_input(scene, tmp_path, output, more):
     images(tmp_path / "in", 1)
-    check_refused(PREDICT, arguments(scene, tmp_path / "in", tmp_path / output, *more), ["--output", "is read"])
+    check_refused(PREDICT, arguments(scene, tmp_path / "in", tmp_path / output, *more), ["--output", "read by predict"])
     assert os.listdir(tmp_path / "in") == ["0.png"]
 
 
@@ -162,7 +162,7 @@ def test_pictures_of_an_earlier_call_are_no_input_of_a_later_one_in_the_same_pla
     images(tmp_path / "in", 1)
     assert run_program(PREDICT, *arguments(scene, tmp_path / "in", tmp_path / "out"))[0] == 0
     again = arguments(scene, tmp_path / "out/pictures", tmp_path / "out")
-    check_refused(PREDICT, again, ["out/pictures", "is read"])
+    check_refused(PREDICT, again, ["out/pictures", "read by predict"])
 
 
 def test_files_that_predict_did_not_make_are_refused_before_time_is_spent(scene, tmp_path, monkeypatch):
