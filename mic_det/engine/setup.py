@@ -22,6 +22,7 @@ from ..ordinary_files import absence
 from ..programs import keep_logs_printable
 from .hardware import describe_hardware
 from .processes import for_processes
+from .run_folder import has_training, prepare_run_folder
 from .run_lock import run_lock
 from .weights_files import TRUST
 
@@ -118,9 +119,13 @@ def setup(args):
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
+    moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, args.resume)
+    log_folder = _log_folder(cfg, args.eval_only)
+    default_setup(_with_output_dir(cfg, log_folder), args)
+    setup_logger(log_folder, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     keep_logs_printable()
+    if moved:
+        logging.getLogger(__name__).warning("%s had files of an earlier run: they are in %s.", cfg.OUTPUT_DIR, moved)
     if comm.is_main_process():
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
@@ -146,6 +151,20 @@ def _check_output_dir(cfg):
                     f"OUTPUT_DIR {cfg.OUTPUT_DIR} is in the image folder of {name}, to which its pictures (VIS_PERIOD) "
                     "would be added: name a folder outside."
                 )
+
+
+def _log_folder(cfg, eval_only):
+    """Where log.txt and config.yaml go: those of a training stay its own where its folder is evaluated in."""
+    return os.path.join(cfg.OUTPUT_DIR, "inference") if eval_only and has_training(cfg.OUTPUT_DIR) else cfg.OUTPUT_DIR
+
+
+def _with_output_dir(cfg, folder):
+    if folder == cfg.OUTPUT_DIR:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = folder
+    return cfg
 
 
 def _is_unexpected(record):

@@ -122,7 +122,7 @@ def _read_metrics(run):
         lines = []
     except OSError as e:
         raise DataError(f"cannot read {path} ({e.strerror or e}).") from e
-    damaged = []
+    damaged, last, again = [], -1, False
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
@@ -131,12 +131,18 @@ def _read_metrics(run):
             if line.strip():
                 damaged.append(number)
             continue
+        if step < last:  # a run never goes back: from here on it is another one, or an earlier life of this one ended
+            again = True
+            run.metrics = {s: v for s, v in run.metrics.items() if s < step}
+        last = step
         run.metrics.setdefault(step, {}).update(values)  # where rows repeat a step, the later counts
     if not run.metrics and not run.config:
         raise DataError(f"{path} has no line that can be read: is {run.folder} the OUTPUT_DIR of a training?")
     if not run.metrics:
         run.notes.append("there are no metrics: the run ended before its first 20 steps")
     run.metrics = dict(sorted(run.metrics.items()))
+    if again:
+        run.notes.append("metrics.json has steps twice, of two runs or of one that was resumed: the later rows count")
     if damaged and damaged[-1] == len(lines):
         run.notes.append("the last line of metrics.json is cut off: the run was killed while it wrote")
         damaged.pop()
