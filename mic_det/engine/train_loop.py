@@ -9,7 +9,8 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.sections import section
-from .finite import FiniteCheck, ForwardGuard, guarded_total
+from .finite import FiniteCheck, ForwardGuard, guarded_total, unwrapped
+from .resumed_state import fitting_optimizer_state, parameter_names
 from .signals import PATIENCE, interruptible
 
 
@@ -51,6 +52,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self.sequential_backward = sequential_backward
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
+        self.restarted = []  # parameters whose momentum was not in the checkpoint that the run was resumed from
 
     def run_step(self):
         """See :meth:`SimpleTrainer.run_step`; logs the mean of each loss over the micro-batches.
@@ -123,12 +125,20 @@ class AccumulatingTrainer(SimpleTrainer):
             torch._foreach_div_(gradients, comm.get_world_size())
 
     def state_dict(self):
+        names = parameter_names(unwrapped(self.model), self.optimizer)
         scaler, finite = self.grad_scaler.state_dict(), self.finite.state_dict()
-        return {**super().state_dict(), "grad_scaler": scaler, "finite": finite}
+        return {**super().state_dict(), "optimizer_names": names, "grad_scaler": scaler, "finite": finite}
 
     def load_state_dict(self, state_dict):
-        super().load_state_dict(state_dict)
-        if state_dict.get("grad_scaler"):  # empty where the run was not in float16 so far
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        """Of the optimizer's state, what fits the parameters by name and shape; ``restarted`` names the others."""
+        names = parameter_names(unwrapped(self.model), self.optimizer)
+        optimizer, self.restarted = fitting_optimizer_state(
+            state_dict["optimizer"], state_dict.get("optimizer_names"), self.optimizer, names
+        )
+        super().load_state_dict({**state_dict, "optimizer": optimizer})
+        scaler = state_dict.get("grad_scaler")
+        if scaler and self.grad_scaler.is_enabled():  # empty where the run was not in float16 so far
+            taken = {k: scaler[k] for k in ("scale", "_growth_tracker")}
+            self.grad_scaler.load_state_dict({**self.grad_scaler.state_dict(), **taken})
         if "finite" in state_dict:  # not in checkpoints of earlier versions
             self.finite.load_state_dict(state_dict["finite"])

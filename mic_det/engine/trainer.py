@@ -10,6 +10,7 @@ from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
@@ -22,6 +23,7 @@ from ..modeling import MICRCNN
 from .checkpoint import MICCheckpointer
 from .clipping import build_with_clipping
 from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
+from .finite_state import first_nonfinite
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
 from .optimizer import build_fused_optimizer
 from .processes import for_processes
@@ -72,6 +74,21 @@ class MICTrainer(DefaultTrainer):
         resumed = resume and self.checkpointer.has_checkpoint()
         if isinstance(model, MICRCNN) and self.cfg.MODEL.WEIGHTS and not resumed:
             model.restart(self.cfg.MODEL.MIC.WEIGHTS_FROM)
+
+    def load_state_dict(self, state_dict):
+        """As Detectron2's. The learning rate is the config's for the step that comes next."""
+        if not isinstance(self.scheduler, LRMultiplier):  # one of a subclass, with a state of its own
+            super().load_state_dict(state_dict)
+            return
+        hooks = {k: v for k, v in state_dict.get("hooks", {}).items() if k != "LRScheduler"}
+        super().load_state_dict({**state_dict, "hooks": hooks})
+        self.scheduler.last_epoch = self.iter + 1
+        if self.scheduler.last_epoch > self.max_iter:
+            return
+        rates = self.scheduler.get_lr()
+        self.scheduler._last_lr = list(rates)
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
 
     def run_step(self):
         """See Detectron2; where the numbers of a step are not finite, the state before it is saved.
@@ -158,6 +175,9 @@ class MICTrainer(DefaultTrainer):
         """
         mic = unwrapped(model)
         with undisturbed(mic):
+            broken = first_nonfinite(mic.state_dict().items())
+            if broken:
+                raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")
             results = super().test(cfg, model, evaluators)
             if not isinstance(mic, MICRCNN):
                 return results
