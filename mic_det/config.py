@@ -59,7 +59,7 @@ def _add_dataset_keys(cfg):
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # Seconds that a batch may take where DATALOADER.NUM_WORKERS processes prepare it; then the run stops with an error
     # instead of waiting for ever (shared memory that is too small, a disk that hangs). 0 = wait for ever.
-    cfg.DATALOADER.WORKER_TIMEOUT = 300.0
+    cfg.DATALOADER.WORKER_TIMEOUT = 300
     # Numbered checkpoints (every SOLVER.CHECKPOINT_PERIOD steps, and where a signal stopped the run) that stay:
     # so many of the newest; 0 = all. model_final.pth always stays.
     cfg.SOLVER.CHECKPOINT_KEEP = 0

@@ -51,7 +51,7 @@ def validate_mic_config(cfg):
     _check_at_least("SOLVER.ACCUMULATE_STEPS", cfg.SOLVER.ACCUMULATE_STEPS, 1, whole=True)
     _check_at_least("SOLVER.CHECKPOINT_KEEP", cfg.SOLVER.CHECKPOINT_KEEP, 0, whole=True)
     _check_at_least("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1, whole=True)
-    _check_at_least("DATALOADER.WORKER_TIMEOUT", cfg.DATALOADER.WORKER_TIMEOUT, 0)
+    _check_at_least("DATALOADER.WORKER_TIMEOUT", cfg.DATALOADER.WORKER_TIMEOUT, 0, whole=True)
     _check_numbers(cfg)
     _check_at_least("TEST.PSEUDO_LABELS.MAX_IMAGES", cfg.TEST.PSEUDO_LABELS.MAX_IMAGES, 0, whole=True)
     _check_at_least("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", mic.PSEUDO_BOXES.MIN_SIZE, 0)

@@ -1,5 +1,6 @@
 """Opening files as users have them: only ordinary ones, and text in UTF-8."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -8,7 +9,6 @@ from PIL import Image
 
 KINDS = (
     (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-    (stat.S_ISDIR, "a folder"),
 )  # fmt: skip
 
 
@@ -23,10 +23,12 @@ class NotOrdinary(OSError):
 def check_ordinary(path):
     """
     Raises:
-        NotOrdinary: for pipes, sockets, devices and folders; names the kind.
-        OSError: where there is nothing, or nothing can be known of it.
+        NotOrdinary: for pipes, sockets and devices; names the kind.
+        OSError: for folders, where there is nothing, or nothing can be known of it.
     """
     mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):  # as opening it would say
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in KINDS if test(mode)), "something else")
         raise NotOrdinary(f"{path} is {kind}, not an ordinary file")

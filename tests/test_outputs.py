@@ -81,7 +81,7 @@ def test_what_is_no_ordinary_file_is_left_alone(tmp_path, overwrite):
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "folder.txt").mkdir()
     assert "a pipe" in refused(Outputs(tmp_path, "one", overwrite=overwrite), "pipe.txt")
-    assert "a folder" in refused(Outputs(tmp_path, "one", overwrite=overwrite), "folder.txt")
+    assert "Is a directory" in refused(Outputs(tmp_path, "one", overwrite=overwrite), "folder.txt")
 
 
 def test_a_link_is_not_followed(tmp_path):
