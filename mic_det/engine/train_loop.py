@@ -50,6 +50,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self.accumulate_steps = accumulate_steps
         self.amp_dtype = amp_dtype
         self.sequential_backward = sequential_backward
+        self.usual_wait = None  # seconds
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
         self.restarted = []  # parameters whose momentum was not in the checkpoint that the run was resumed from
@@ -65,9 +66,9 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals, seen = 0.0, {}, []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
-            with section("data wait"), interruptible(PATIENCE):
+            with section("data wait"), interruptible(max(PATIENCE, 2 * (self.usual_wait or 0))):
                 data = next(self._data_loader_iter)
-            data_time += time.perf_counter() - start
+            data_time += self._waited(time.perf_counter() - start)
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):
                 losses = self._backward(data)
             seen.append((data, losses))
@@ -85,6 +86,12 @@ class AccumulatingTrainer(SimpleTrainer):
         with section("optimizer"):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
+
+    def _waited(self, seconds):
+        """Note a wait for data: where they usually take long, a signal must not end a step that would end in order."""
+        first = self.usual_wait is None  # workers are started in it
+        self.usual_wait = 0.0 if first else max(seconds, 0.9 * self.usual_wait)
+        return seconds
 
     def _backward(self, data):
         """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""

@@ -139,3 +139,13 @@ def test_two_processes_are_ended_in_a_wait_and_in_an_evaluation(data, tmp_path, 
     assert "Traceback" not in text and "error:" not in text, text[-3000:]
     # two steps were done before the evaluation, and no checkpoint was due
     assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == ["model_0000001.pth"] * (what == "evaluate")
+
+
+def test_slow_data_get_the_time_that_they_usually_take(data, tmp_path):
+    """Else a signal would cost several processes, of which none can save in the middle of a step, all since the last."""
+    trainer = make_trainer(data, tmp_path / "run", **KEYS)._trainer
+    waits = [trainer._waited(s) or trainer.usual_wait for s in (9.0, 0.1, 3.0, 1.0)]
+    assert waits == [9.0, 0.1, 3.0, 1.0] and trainer.usual_wait == pytest.approx(2.7)
+    for _ in range(60):
+        trainer._waited(0.01)
+    assert trainer.usual_wait == pytest.approx(0.01), "of the last steps"
