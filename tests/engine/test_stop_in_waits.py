@@ -26,10 +26,10 @@ def straight(data):
     return data / "straight_waits"
 
 
-def send_later(seconds, signum):
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signum))
+def send_later(seconds, signum, pid=None):
+    timer = threading.Timer(seconds, os.kill, (pid or os.getpid(), signum))
+    timer.daemon = True
     timer.start()
-    return timer
 
 
 def stopped(trainer, signum):
@@ -51,21 +51,22 @@ def check_resumed(data, output, straight):
 @pytest.mark.parametrize("workers, signum", [(0, signal.SIGINT), (1, signal.SIGTERM)])
 def test_a_wait_for_images_that_never_come_is_left(data, tmp_path, straight, workers, signum, caplog):
     trainer = make_trainer(data, tmp_path / "run", **KEYS, DATALOADER__NUM_WORKERS=workers)
-    source, images = trainer.data_loader.domains[0], []
+    source, images, main = trainer.data_loader.domains[0], [], os.getpid()
     read = source["mapper"]
 
     def hanging(d):
         images.append(d)
         if len(images) > 10:  # a batch has 2, a step 2 batches: within the third step
+            (tmp_path / "sent").write_text(str(time.monotonic() + 0.5))
+            send_later(0.5, signum, main)
             time.sleep(1000)
         return read(d)
 
     source["mapper"] = hanging
     before = signal.getsignal(signum)
-    begin = time.monotonic() + 8
-    send_later(8, signum)
     with caplog.at_level(logging.INFO):
-        assert stopped(trainer, signum) - begin < LIMIT
+        end = stopped(trainer, signum)
+    assert end - float((tmp_path / "sent").read_text()) < LIMIT
     assert signal.getsignal(signum) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == ["model_0000001.pth"], caplog.text
     assert "waiting for images" in caplog.text
