@@ -52,13 +52,13 @@ def check_resumed(data, output, straight):
 def test_a_wait_for_images_that_never_come_is_left(data, tmp_path, straight, workers, signum, caplog):
     trainer = make_trainer(data, tmp_path / "run", **KEYS, DATALOADER__NUM_WORKERS=workers)
     source, images, main = trainer.data_loader.domains[0], [], os.getpid()
-    read = source["mapper"]
+    read, delay = source["mapper"], 6.0 if workers else 0.5  # a worker is two batches ahead
 
     def hanging(d):
         images.append(d)
         if len(images) > 10:  # a batch has 2, a step 2 batches: within the third step
-            (tmp_path / "sent").write_text(str(time.monotonic() + 0.5))
-            send_later(0.5, signum, main)
+            (tmp_path / "sent").write_text(str(time.monotonic() + delay))
+            send_later(delay, signum, main)
             time.sleep(1000)
         return read(d)
 
@@ -143,7 +143,7 @@ def test_two_processes_are_ended_in_a_wait_and_in_an_evaluation(data, tmp_path, 
 
 
 def test_slow_data_get_the_time_that_they_usually_take(data, tmp_path):
-    """Else a signal would cost several processes, of which none can save in the middle of a step, all since the last."""
+    """Else a signal would cost several processes, which cannot save in the middle of a step, all since the last one."""
     trainer = make_trainer(data, tmp_path / "run", **KEYS)._trainer
     for seconds in (9.0, 0.1, 3.0, 1.0):
         trainer._waited(seconds)
