@@ -27,7 +27,7 @@ from .checkpoint import CheckpointError
 from .finite import NonFiniteError
 from .processes import for_processes
 from .setup import load_config
-from .signals import SIGNALS
+from .signals import SIGNALS, TrainingStopped
 
 # What a user can put right; the message says how. Anything else is shown with its traceback.
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError)
@@ -131,6 +131,8 @@ def _child(index, main, args, places, url, use_gpu, errors):
         name = f"process {place.rank} of {place.world_size} failed with {type(e).__name__}"
         errors.put((False, f"{traceback.format_exc()[-4000:]}error: {name}: {' '.join(str(e).split())[:300]}"))
         _leave()
+    except TrainingStopped as e:  # all is saved, or cannot be
+        _leave(e.code)
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT)
     dist.destroy_process_group()

@@ -136,7 +136,8 @@ def test_two_processes_are_ended_in_a_wait_and_in_an_evaluation(data, tmp_path, 
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=60)
     text = (tmp_path / "out.txt").read_text()
-    assert code == 143 and time.monotonic() - begin < LIMIT, text[-3000:]
+    # three processes with torch in them end at the same time, on a machine that may be busy
+    assert code == 143 and time.monotonic() - begin < 2 * LIMIT, text[-3000:]
     assert "Traceback" not in text and "error:" not in text, text[-3000:]
     # two steps were done before the evaluation, and no checkpoint was due
     assert [p.name for p in (tmp_path / "run").glob("model_*.pth")] == ["model_0000001.pth"] * (what == "evaluate")
