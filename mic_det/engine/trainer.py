@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
 from ..data.loader import build_mic_train_loader, build_test_loader
+from ..errors import MICError
 from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.pseudo_labels import evaluate_pseudo_labels
@@ -104,6 +105,12 @@ class MICTrainer(DefaultTrainer):
             where = "" if comm.get_world_size() > 1 else save_state_before(self)
             logging.getLogger(__name__).warning("Stopped while waiting for images. %s", where)
             raise
+        except RuntimeError as e:
+            # of several processes that were told to stop, one was waiting for images and left in the middle of the step
+            if isinstance(e, MICError) or comm.get_world_size() == 1 or not self.saver.stop.signum:
+                raise
+            logging.getLogger(__name__).warning("Another process stopped within this step: nothing of it is saved.")
+            raise TrainingStopped(self.saver.stop.signum) from e
 
     def train(self):
         """See Detectron2; SIGTERM and Ctrl-C are handled until the last evaluation has ended."""
