@@ -13,6 +13,7 @@ import sys
 from mic_det.data.errors import DataError
 from mic_det.data.foggy import FogError, make_foggy_cityscapes, make_foggy_folder
 from mic_det.data.parallel import WorkerError
+from mic_det.programs import start_program
 
 
 def main():
@@ -70,4 +71,5 @@ def _check(parser, args):
 
 
 if __name__ == "__main__":
+    start_program()
     main()

@@ -7,6 +7,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from .config import ConfigError
+from .ordinary_files import read_text
 
 REMOTE = ("http://", "https://")
 
@@ -53,8 +54,7 @@ def _read(file, above, places):
 def _compose(file, above):
     """The file's tree of nodes, of which a safe loader can make values."""
     try:
-        with PathManager.open(file, "r") as f:
-            text = f.read()
+        text = read_text(PathManager.get_local_path(file))  # which fetches remote ones
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         yaml.safe_load(text)
         return root

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..outputs import Outputs
 from .catalog import DataError, load_annotated, read_coco, resolve_path
-from .cityscapes import annotated_images, cityscapes_to_coco, default_source, write_json
+from .cityscapes import annotated_images, cityscapes_to_coco, default_source
 from .cityscapes_labels import SEM_SEG_CLASSES, THING_CLASSES
 from .classes import set_metadata
 from .files import glob_files
@@ -156,26 +157,27 @@ def split_annotations(root, split, source=None, workers=None, overwrite=False, p
         FileNotFoundError, ValueError: see :func:`cityscapes_to_coco`.
     """
     root = Path(root)
-    stored = next((p for p in _places(root, coco_name(split)) if p.is_file()), None)
+    stored = [] if overwrite else [p for p in _places(root, coco_name(split)) if p.is_file()]
     labelled = (root / "gtFine" / split).is_dir()
-    if stored and not overwrite and not labelled:
-        return read_coco(coco_name(split), stored)
+    if stored and not labelled:
+        return read_coco(coco_name(split), stored[0])
     image_dir, suffix = CLEAR, f"{CLEAR}.png"
     if not (root / CLEAR / split).is_dir() and (root / FOGGY / split).is_dir():
         # sizes and names are those of the foggy twins, where a user has only these
         beta = next((b for b in BETAS if glob_files(root / FOGGY / split, f"*/*_beta_{b}.png")), BETAS[-1])
         image_dir, suffix = FOGGY, f"{FOGGY}_beta_{beta}.png"
     source = source or default_source(root, split)
-    if stored and not overwrite:
+    if stored:
         names = [_clear_name(n) for _, n in annotated_images(root, split, image_dir, suffix, source)]
-        content = read_coco(coco_name(split), stored)
-        if [x["file_name"] for x in content["images"]] == names:
-            return content
-        logging.getLogger(__name__).warning("%s lists other images than %s has: made again.", stored, root)
+        for file in stored:
+            content = read_coco(coco_name(split), file)
+            if [x["file_name"] for x in content["images"]] == names:
+                return content
+        logging.getLogger(__name__).warning("%s lists other images than %s has: made again.", stored[0], root)
     content = cityscapes_to_coco(root, split, image_dir, suffix, source, workers, progress)
     for x in content["images"]:
         x["file_name"] = _clear_name(x["file_name"])
-    _store(root, coco_name(split), content)
+    _store(root, coco_name(split), content, overwrite)
     return content
 
 
@@ -220,7 +222,7 @@ def _places(root, file):
     return root / "annotations" / file, cache_folder(root) / file
 
 
-def _store(root, file, content):
+def _store(root, file, content, overwrite=False):
     """Write a COCO file where it differs from what is there; returns its path."""
     text = json.dumps(content, sort_keys=True).encode("utf-8")
     for path in _places(root, file):
@@ -228,9 +230,9 @@ def _store(root, file, content):
             return path
     error = None
     for path in _places(root, file):
-        try:
-            write_json(content, path)
+        try:  # a file that is not ours stays as it is: the user's own annotations have such names too
+            Outputs(path.parent, "cityscapes", overwrite=overwrite).write_text(path.name, text.decode("utf-8"))
             return path
-        except OSError as e:
-            error = e
-    raise DataError(f"cannot write {file} to {' or '.join(map(str, _places(root, file)))} ({error}).")
+        except DataError as e:
+            error = error or e
+    raise DataError(f"cannot write {file} to {' or '.join(map(str, _places(root, file)))} ({error})")

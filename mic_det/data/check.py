@@ -12,6 +12,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
+from ..printable import printable
 from .builtin import prepare_label_maps
 from .catalog import DataError, read_coco, resolve_path
 from .coco_normalize import normalize_coco
@@ -250,5 +251,5 @@ def format_reports(reports):
         lines.append(f"{r.role:6s} {r.images:7d} {boxes:>8}  {f'{common[0]} x {common[1]}{more}':21s}  {r.name}")
         if r.per_class:
             lines.append(" " * 9 + ", ".join(f"{c} {n}" for c, n in r.per_class.items()))
-        lines += [f"{'':9s}note: {note}" for note in r.notes]
+        lines += [f"{'':9s}note: {printable(note)}" for note in r.notes]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from ..ordinary_files import open_picture, read_text
 from .cityscapes_labels import THING_CLASSES, THING_IDS, polygon_label
 from .files import glob_files
 from .parallel import run_parallel, write_bytes
@@ -98,7 +99,7 @@ def _image_annotations(job, source):
     file, image = job
     ids = read_instance_ids(file) if source == "instanceIds" else polygons_to_instance_ids(file)
     try:
-        with Image.open(image) as opened:
+        with open_picture(image) as opened:
             width, height = opened.size
     except OSError as e:
         raise ValueError(f"{image} cannot be read ({e}): unpack it again") from e
@@ -114,7 +115,7 @@ def read_instance_ids(file):
         ValueError: where the file cannot be read; names it.
     """
     try:
-        with Image.open(file) as opened:
+        with open_picture(file) as opened:
             return np.asarray(opened).astype(np.int64)
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{file} cannot be read ({e}): unpack it again") from e
@@ -130,7 +131,7 @@ def polygons_to_instance_ids(file):
         ValueError: where the file cannot be read or lacks something; names it.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         canvas = Image.new("I", (content["imgWidth"], content["imgHeight"]), 0)
         draw, counts = ImageDraw.Draw(canvas), {}
         for item in content["objects"]:

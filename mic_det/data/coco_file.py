@@ -2,8 +2,9 @@
 
 import json
 import math
-from pathlib import Path
 
+from ..ordinary_files import read_text
+from ..printable import printable
 from .errors import DataError
 
 
@@ -19,7 +20,7 @@ def read_coco(name, path, labelled=True):
     """
     try:
         # some editors and exporters begin a file with a byte order mark
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path).removeprefix("\ufeff"))
     except FileNotFoundError:
         raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.DECLARED.{name}.JSON.") from None
     except (OSError, ValueError, RecursionError) as e:
@@ -59,7 +60,7 @@ def check_categories(name, path, content):
         DataError: where a file defines no classes, or two of one name.
     """
     where, categories = f"{name}: {path}", content["categories"]
-    check_entries(where, "categories", categories, {"id": is_id, "name": is_name})
+    check_entries(where, "categories", categories, {"id": is_id, "name": is_class_name})
     if not categories:
         raise DataError(f"{where} defines no classes: fill 'categories', or leave it out if the set is unlabelled.")
     seen = {}
@@ -104,8 +105,19 @@ def is_id(value):
 
 
 def is_name(value):
-    """text"""
-    return isinstance(value, str) and bool(value.strip())
+    """text without NUL and halves of surrogate pairs"""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # it can neither name a file nor be written to a log
+        return False
+    return True
+
+
+def is_class_name(value):
+    """text without control characters"""
+    return is_name(value) and printable(value) == value
 
 
 def is_size(value):

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ..ordinary_files import open_picture
 from .cityscapes import polygons_to_instance_ids
 from .cityscapes_labels import LABELS
 from .files import glob_files
@@ -69,7 +69,7 @@ def _make(job, root):
         labels = np.where(ids >= 1000, ids // 1000, ids)
     else:
         try:
-            with Image.open(file) as opened:
+            with open_picture(file) as opened:
                 labels = np.asarray(opened)
         except (OSError, SyntaxError) as e:
             raise ValueError(f"{file} cannot be read ({e}): unpack it again") from e

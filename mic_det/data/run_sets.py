@@ -6,6 +6,7 @@ from collections import Counter
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
+from ..ordinary_files import absence
 from .builtin import prepare_label_maps
 from .catalog import DataError
 from .classes import class_names
@@ -46,7 +47,7 @@ def check_datasets(cfg, training=True):
         if missing:
             more = f" So are {len(missing) - 1} more." if len(missing) > 1 else ""
             hint = missing_image_hint(name)(missing[0])
-            raise DataError(f"{name} (DATASETS.{key}): image {missing[0]} is missing.{hint}{more}")
+            raise DataError(f"{name} (DATASETS.{key}): image {missing[0]} {absence(missing[0])}.{hint}{more}")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
         if key != "TARGET":
             if needs_boxes(cfg):
@@ -99,6 +100,13 @@ def unknown_classes_note(cfg):
         f"       The classes of the model are taken to be those of {cfg.DATASETS.TEST[0]}, in its order: no set of "
         "DATASETS.TRAIN is here to compare them with. A checkpoint that names its classes overrules that."
     ]
+
+
+def what_is_read(name, dicts):
+    """Files of a set and, where it is a folder of images, the folder: what is written there becomes part of the set."""
+    metadata = MetadataCatalog.get(name)
+    files = [d[k] for d in dicts for k in ("file_name", "sem_seg_file_name") if d.get(k)]
+    return [*files, metadata.get("json_file") or metadata.get("image_root") or ""]
 
 
 def check_pseudo_label_set(cfg, first):

@@ -2,9 +2,9 @@
 
 import itertools
 
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from ..ordinary_files import open_picture
 from ..random_state import seeded
 from .pixels import upright_size
 
@@ -65,7 +65,7 @@ class AspectRatios:
 def _size_in_file(file):
     """Width and height in pixels as Detectron2 will decode the file; (0, 0) where that will fail."""
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             return upright_size(image)
     except (OSError, SyntaxError, ValueError):  # the mapper tells what is wrong when the image's turn comes
         return 0, 0

@@ -11,8 +11,11 @@ from ..data.catalog import targets_alone
 from ..data.classes import class_names, expect_classes, positions, stated_classes
 from ..modeling import MICRCNN
 from .checkpoint_files import CheckpointFiles
+from .finite_state import first_nonfinite
+from .resumed_state import MOST_STEPS
+from .run_settings import changed_settings, config_settings
 from .weights_files import CheckpointError, read_pickle, read_safetensors, read_torch, with_tensors
-from .weights_match import chosen_part, fitting, own_names, split_parts
+from .weights_match import OPTIONAL, chosen_part, fitting, own_names, split_parts
 
 __all__ = ["CheckpointError", "MICCheckpointer"]
 
@@ -61,6 +64,8 @@ class MICCheckpointer(CheckpointFiles):
         self.complete, self.trust = complete, trust
         self.class_names, self.targets = class_names, targets
         self.named_classes = None  # what the checkpoint that was loaded says of the model's classes
+        self.cfg = None
+        self.restarted = []  # tensors of the model that the file last loaded does not fill
 
     @classmethod
     def from_config(cls, cfg, model, save_dir="", **kwargs):
@@ -72,7 +77,9 @@ class MICCheckpointer(CheckpointFiles):
         }
         if needs_boxes(cfg) and cfg.DATASETS.TRAIN:
             keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
-        return cls(model, save_dir, **keys, **kwargs)
+        checkpointer = cls(model, save_dir, **keys, **kwargs)
+        checkpointer.cfg = cfg
+        return checkpointer
 
     def save(self, name, **kwargs):
         """See :class:`CheckpointFiles`; the names of the classes are written too, where they are known."""
@@ -117,7 +124,19 @@ class MICCheckpointer(CheckpointFiles):
         return with_tensors(read_torch(f, self.trust), self._source)
 
     def _load_model(self, checkpoint):
-        return self._load_checked(checkpoint, self._source)
+        try:
+            return self._load_checked(checkpoint, self._source)
+        except CheckpointError as e:
+            raise CheckpointError(f"{e}{self._other_settings(checkpoint)}") from e
+
+    def _other_settings(self, checkpoint):
+        """A sentence about keys of the model that were not as they are now, where the checkpoint tells them."""
+        for key in ("trainer", "hooks", "ExactState", "settings"):
+            checkpoint = checkpoint.get(key) if isinstance(checkpoint, dict) else None
+        if not isinstance(checkpoint, dict) or self.cfg is None:
+            return ""
+        changes = [x for x in changed_settings(checkpoint, config_settings(self.cfg)) if x.startswith("MODEL.")]
+        return f" Settings that differ: {'; '.join(changes)}." if changes else ""
 
     def _load_checked(self, checkpoint, path):
         is_mic = isinstance(self.model, MICRCNN)
@@ -137,7 +156,10 @@ class MICCheckpointer(CheckpointFiles):
                 found_names = own_names(found, detector, path, heuristics, author)
                 seen[id(found)] = fitting(found_names, detector, path, self.min_matched_keys, self.complete)
             state.update({f"{part}.{k}" if part else k: v for k, v in seen[id(found)].items()})
-        checkpoint["model"] = state
+        if is_mic:
+            self._fill_from_each_other(state, path)
+        checkpoint["model"] = self._checked_values(state, path)
+        self.restarted = [k for k in self.model.state_dict() if k not in state and not OPTIONAL.search(k)]
         return super()._load_model(checkpoint)
 
     def _compare_classes(self, named, path):
@@ -169,6 +191,37 @@ class MICCheckpointer(CheckpointFiles):
             )
         self.named_classes = named
         expect_classes(classes=named, except_for=self.targets)
+
+    def _fill_from_each_other(self, state, path):
+        """What one of teacher and student has alone: an average of it with random numbers would be neither."""
+        for part, other in (("teacher.", "student."), ("student.", "teacher.")):
+            own = [k for k in self.model.state_dict() if k.startswith(part)]
+            lost = [k for k in own if k not in state and other + k[len(part) :] in state]
+            if lost:
+                self.logger.warning(
+                    "%s: %d tensors of the %s do not fit, such as %s: the %s's are taken.",
+                    path, len(lost), part[:-1], lost[0], other[:-1],
+                )  # fmt: skip
+            state.update({k: state[other + k[len(part) :]] for k in lost})
+
+    def _checked_values(self, state, path):
+        """The tensors in the model's number formats.
+
+        Raises:
+            CheckpointError: where one is not finite, or would not be; names it.
+        """
+        own = self.model.state_dict()
+        state = {k: v.to(own[k].dtype) if k in own else v for k, v in state.items()}
+        bad = first_nonfinite((k, v) for k, v in state.items() if k in own)
+        if bad:
+            raise CheckpointError(
+                f"{path} holds weights that are NaN or infinite: {bad} is the first. The training that wrote it has "
+                "diverged: take an earlier checkpoint."
+            )
+        steps = state.get("num_steps")
+        if steps is not None and isinstance(self.model, MICRCNN) and not 0 <= int(steps) < MOST_STEPS:
+            raise CheckpointError(f"{path}: its num_steps is {int(steps)}, but a training counts its steps from 0.")
+        return state
 
     def _fitting_rest(self, rest, path):
         """What MICRCNN has beside its detectors: the domain classifiers of another config start anew."""

@@ -12,6 +12,7 @@ from detectron2.data.detection_utils import read_image
 from ..data.catalog import DataError
 from ..data.files import IMAGE_SUFFIXES, list_files
 from ..data.pixels import check_image
+from ..ordinary_files import is_ordinary
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
@@ -57,7 +58,7 @@ def find_sources(inputs):
             if not files:
                 raise DataError(f"--input {path}: the folder has no images and no videos.")
             sources += [_source(p, p.relative_to(path).as_posix()) for p in files]
-        elif not path.is_file():
+        elif not path.exists():
             raise DataError(f"--input {path}: there is no such file or folder.")
         elif not _is_media(path):
             known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
@@ -72,7 +73,7 @@ def _is_media(path):
 
 
 def _source(path, name):
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if path.suffix.lower() not in VIDEO_SUFFIXES or not is_ordinary(path):
         return Source(path, name)
     video = cv2.VideoCapture(str(path))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
@@ -132,6 +133,7 @@ class VideoOut:
     """An .mp4 of RGB frames, as large as the first one and as fast as the video it was made from."""
 
     def __init__(self, path, like):
+        """``path`` is written to when the first frame comes."""
         video = cv2.VideoCapture(str(like))
         self.rate = video.get(cv2.CAP_PROP_FPS)
         video.release()

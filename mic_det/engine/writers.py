@@ -55,7 +55,7 @@ class MetricsFile(JSONWriter):
         if new != content:
             self._file_handle.close()
             write_atomically(self.path, lambda f: f.write(new))
-            self._file_handle = open(self.path, "a")  # noqa: SIM115 - JSONWriter's, which closes it
+            self._file_handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - JSONWriter's, which closes it
         self._last_write = max(map(_step, kept.splitlines()), default=-1)
         return self._last_write
 

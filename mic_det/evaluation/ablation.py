@@ -9,6 +9,7 @@ import yaml
 
 from ..config import ConfigError
 from ..data.catalog import DataError
+from ..ordinary_files import read_text
 from ..visualization.report import final_results
 from ..visualization.run_files import read_run
 
@@ -42,7 +43,7 @@ def read_plan(path):
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except OSError as e:
         raise ConfigError(f"cannot read the plan {path} ({e.strerror}).") from e
     except yaml.YAMLError as e:

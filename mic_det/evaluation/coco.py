@@ -76,7 +76,7 @@ class DetectionEvaluator(COCOEvaluator):
         if not self._output_dir:
             return
         ids = {p: i for i, p in (self._metadata.get("thing_dataset_id_to_contiguous_id") or {}).items()}
-        with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as f:
+        with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w", encoding="utf-8") as f:
             json.dump([{**x, "category_id": ids.get(x["category_id"], x["category_id"])} for x in found], f)
 
     def _eval_box_proposals(self, predictions):

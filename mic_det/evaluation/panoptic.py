@@ -7,8 +7,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from PIL import Image
 from pycocotools import mask as coco_mask
+
+from ..ordinary_files import open_picture
 
 
 class PanopticQuality(DatasetEvaluator):
@@ -48,7 +49,7 @@ class PanopticQuality(DatasetEvaluator):
             self.counts += match(segments, truth, len(self.names))
 
     def _true_segments(self, d):
-        with Image.open(d["sem_seg_file_name"]) as opened:
+        with open_picture(d["sem_seg_file_name"]) as opened:
             labels = np.array(opened).astype(np.int64)
         segments = [(c, labels == c) for c in range(len(self.names)) if c not in self.of_thing and (labels == c).any()]
         for a in d["annotations"]:

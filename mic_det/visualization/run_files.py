@@ -12,10 +12,12 @@ import yaml
 
 from ..data.catalog import DataError
 from ..data.files import glob_files
+from ..ordinary_files import NotOrdinary, read_text
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
 EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}
 RESULT = re.compile(rf"(?:(student)/)?(?:(.+?)/)?({'|'.join(EVALUATED)})/(.+)")
+FILES_OF_A_RUN = ("metrics.json", "config.yaml", "log.txt")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 ANSI = re.compile(r"\x1b?\[(?:\d{1,3};?)+m")  # colours that Detectron2 writes into log.txt
 
@@ -113,13 +115,13 @@ def distinct_names(runs):
 def _read_metrics(run):
     path = run.folder / "metrics.json"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path, errors="replace").splitlines()
     except FileNotFoundError:
         if not run.config:
             raise DataError(f"there is no {path}: is {run.folder} the OUTPUT_DIR of a training?") from None
         lines = []
     except OSError as e:
-        raise DataError(f"cannot read {path} ({e.strerror}).") from e
+        raise DataError(f"cannot read {path} ({e.strerror or e}).") from e
     damaged, last, again = [], -1, False
     for number, line in enumerate(lines, 1):
         try:
@@ -153,19 +155,20 @@ def _read_metrics(run):
 
 def _read_config(run):
     try:
-        run.config_text = (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        run.config_text = read_text(run.folder / "config.yaml", errors="replace")
         run.config = yaml.safe_load(run.config_text)
     except (OSError, yaml.YAMLError) as e:
-        run.notes.append(f"config.yaml cannot be read ({type(e).__name__})")
+        run.notes.append(f"config.yaml cannot be read ({e if isinstance(e, NotOrdinary) else type(e).__name__})")
     if not isinstance(run.config, dict):
         run.config = {}
 
 
 def _read_log(run):
     try:
-        text = ANSI.sub("", (run.folder / "log.txt").read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        run.notes.append("there is no log.txt: command and environment are not known")
+        text = ANSI.sub("", read_text(run.folder / "log.txt", errors="replace"))
+    except OSError as e:
+        why = e if isinstance(e, NotOrdinary) else "there is no log.txt"
+        run.notes.append(f"{why}: command and environment are not known")
         text = ""
     commands = [_command(x) for x in re.findall(r"Command line arguments: (Namespace\(.*\))", text)]
     run.commands = list(dict.fromkeys(commands))  # a resumed run has several
