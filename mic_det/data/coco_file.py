@@ -112,8 +112,14 @@ def _is_id(value):
 
 
 def _is_name(value):
-    """text"""
-    return isinstance(value, str) and bool(value)
+    """text without NUL and halves of surrogate pairs"""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # it can neither name a file nor be written to a log
+        return False
+    return True
 
 
 def _is_size(value):

@@ -18,6 +18,7 @@ from ..config_files import check_config_file
 from ..data.catalog import register_declared_datasets
 from ..data.run_sets import check_datasets
 from .hardware import describe_hardware
+from .output import check_output
 from .processes import for_processes
 from .weights_files import TRUST
 
@@ -104,16 +105,16 @@ def setup(args):
     """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made ({e.strerror}): name another folder.") from e
+    writable = check_output(cfg, training=not args.eval_only)
     if not args.eval_only:
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
+    output = cfg.clone()
+    output.defrost()
+    output.OUTPUT_DIR = cfg.OUTPUT_DIR if writable else None
+    default_setup(output, args)
+    setup_logger(output.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     if comm.is_main_process():
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))

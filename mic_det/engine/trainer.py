@@ -27,6 +27,7 @@ from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before
 from .finite_state import first_nonfinite
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
 from .optimizer import build_fused_optimizer
+from .output import with_output
 from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
 from .signals import StopRequest
@@ -161,7 +162,7 @@ class MICTrainer(DefaultTrainer):
         random numbers that it would have without the evaluation.
         """
         mic = unwrapped(model)
-        with undisturbed(mic):
+        with undisturbed(mic), with_output(cfg) as cfg:
             broken = first_nonfinite(mic.state_dict().items())
             if broken:
                 raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")

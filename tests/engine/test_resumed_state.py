@@ -282,7 +282,9 @@ def test_an_update_that_overflows_is_never_saved(data, tmp_path, period):
     with pytest.raises(NonFiniteError) as caught:
         trainer.train()
     message = str(caught.value)
-    assert "model_final.pth" in message and "is NaN or infinite" in message and "The state before it is in" not in message
+    assert (
+        "model_final.pth" in message and "is NaN or infinite" in message and "The state before it is in" not in message
+    )
     assert {p.name for p in tmp_path.glob("*.pth")} == good
     for file in good:
         state = saved(tmp_path, file)

@@ -75,7 +75,7 @@ def straight(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("clock", [0, -10**6, 10**6], ids=["", "set back", "set forward"])
+@pytest.mark.parametrize("clock", [0, -(10**6), 10**6], ids=["", "set back", "set forward"])
 @pytest.mark.parametrize("saved", range(STEPS - 1))
 def test_each_step_is_there_once_after_any_kill(tmp_path, straight, monkeypatch, saved, clock):
     """Killed at each step after each checkpoint, one step before and after a write among them; twice."""
