@@ -77,7 +77,10 @@ def compose_bounded(text):
         raise TooLarge(f"its YAML aliases stand for {count:.0e} values; a config has at most {MOST_VALUES}")
     if depth > DEEPEST:
         raise TooLarge(f"its values are nested {depth} deep; a config's at most {DEEPEST}")
-    return root, yaml.safe_load(text)
+    try:
+        return root, yaml.safe_load(text)
+    except (AttributeError, TypeError, LookupError, ArithmeticError) as e:  # of a tag whose text is no such value
+        raise ValueError(f"a value does not fit its tag: {e}") from e
 
 
 def _written_out(node, known):

@@ -199,17 +199,18 @@ def test_run_folders(folder):
 
 
 KEYS = st.sampled_from(
-    ["MODEL", "SOLVER", "DATASETS", "MIC", "DECLARED", "TRAIN", "BASE_LR", "STEPS", "MAX_ITER", "SEED", "_BASE_", "MASK",
-     "RATIO", "OUTPUT_DIR", "INPUT", "FORMAT", "DEVICE", "WEIGHTS", "VERSION", "<<", "NUM_CLASSES", "ROI_HEADS"]
+    ["MODEL", "SOLVER", "DATASETS", "MIC", "DECLARED", "TRAIN", "BASE_LR", "STEPS", "MAX_ITER", "SEED", "_BASE_",
+     "MASK", "RATIO", "OUTPUT_DIR", "INPUT", "FORMAT", "DEVICE", "WEIGHTS", "VERSION", "<<", "NUM_CLASSES", "ROI_HEADS"]
 )  # fmt: skip
 TREES = st.recursive(
     PLAIN, lambda x: st.lists(x, max_size=3) | st.dictionaries(KEYS | TEXTS, x, max_size=3), max_leaves=10
 )
 ODD_YAML = [
-    "SEED: 2001-99-99", "SEED: " + "9" * 5000, "SEED: 1e999999", "a: &a [*a]", "a: &a {b: *a}", "? [1]\n: 2", "SEED: !!binary x",
-    "<<: 3", "<<: [1]", "SEED: 0x", "SEED: 1:60:99", "SEED: !!set {a}", "SEED: !!timestamp x", "%YAML 9.9\n---\nSEED: 1",
-    "--- 1\n--- 2", "[" * 3000, "SEED: !!omap [a: 1]", "SEED: !!pairs [1]", "MODEL: null", "SOLVER: []", "SEED: .nan",
-    "SEED: \"\\0\"", "OUTPUT_DIR: \"\\ud800\"", "OUTPUT_DIR: \"a\\0b\"", "_BASE_: \"\\0\"", "_BASE_: ''", "!!python/name:os.system x",
+    "SEED: 2001-99-99", "SEED: " + "9" * 5000, "SEED: 1e999999", "a: &a [*a]", "a: &a {b: *a}", "? [1]\n: 2",
+    "SEED: !!binary x", "<<: 3", "<<: [1]", "SEED: 0x", "SEED: 1:60:99", "SEED: !!set {a}", "SEED: !!timestamp x",
+    "%YAML 9.9\n---\nSEED: 1", "--- 1\n--- 2", "[" * 3000, "SEED: !!omap [a: 1]", "SEED: !!pairs [1]",
+    "MODEL: null", "SOLVER: []", "SEED: .nan", "SEED: \"\\0\"", "OUTPUT_DIR: \"\\ud800\"", "OUTPUT_DIR: \"a\\0b\"",
+    "_BASE_: \"\\0\"", "_BASE_: ''", "!!python/name:os.system x",
 ]  # fmt: skip
 
 

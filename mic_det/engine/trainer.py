@@ -85,7 +85,7 @@ class MICTrainer(DefaultTrainer):
         hooks = {k: v for k, v in state_dict.get("hooks", {}).items() if k != "LRScheduler"}
         super().load_state_dict({**state_dict, "hooks": hooks})
         self.scheduler.last_epoch = self.iter + 1
-        if self.scheduler.last_epoch > self.max_iter:
+        if self.scheduler.last_epoch >= self.max_iter:  # no step is to come
             return
         rates = self.scheduler.get_lr()
         self.scheduler._last_lr = list(rates)

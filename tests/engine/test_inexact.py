@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers_data import forget_registered_sets, write_image
-from helpers_resume import MIC, make_trainer, run_config, saved, write_mixed_domains  # noqa: F401
+from helpers_resume import MIC, make_trainer, run_config, saved, write_mixed_domains
 from mic_det.data.fingerprint import annotation_fingerprint, file_fingerprints
 from mic_det.engine.checkpoint import CheckpointError
 
@@ -119,11 +119,9 @@ def test_a_changed_setting(root, caplog, name):
     [
         ({"SOLVER__WARMUP_ITERS": 3}, "SOLVER.MAX_ITER: was 2, is 4"),  # squeezed into two steps
         ({"SOLVER__WARMUP_ITERS": 2}, ""),
-        ({"SOLVER__LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}, "SOLVER.MAX_ITER: was 2, is 4"),
         ({"SOLVER__LR_SCHEDULER_NAME": "WarmupCosineLR"}, "SOLVER.MAX_ITER: was 2, is 4"),
-        ({"SOLVER__RESCALE_INTERVAL": True, "SOLVER__WARMUP_ITERS": 1}, "SOLVER.MAX_ITER: was 2, is 4"),
     ],
-    ids=["squeezed", "not squeezed", "fixed gamma", "cosine", "rescaled"],
+    ids=["squeezed", "not squeezed", "cosine"],
 )
 def test_a_longer_run_whose_first_steps_would_have_had_other_learning_rates(root, tmp_path, caplog, keys, told):
     """Told exactly where Detectron2's schedules of the two lengths differ in the steps that were taken."""
@@ -147,9 +145,7 @@ def test_a_longer_run_whose_first_steps_would_have_had_other_learning_rates(root
     make_trainer(root, root / "run", **{**KEYS, **plain}).train()
     message = resume(root, caplog, **{**plain, "SOLVER__MAX_ITER": 4})
     assert (told in message) if told else message == ""
-    if rates[0] != pytest.approx(rates[1]):
-        assert told
-    assert bool(told) == (rates[0] != pytest.approx(rates[1])) or "Step" in str(keys), "step 0 and 1 alone"
+    assert bool(told) == (rates[0] != pytest.approx(rates[1]))
 
 
 def test_classes_in_another_order_are_refused(root):

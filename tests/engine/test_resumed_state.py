@@ -1,4 +1,4 @@
-"""A run is resumed with another model or from a tampered checkpoint: what fits is taken, what is malformed is refused."""
+"""A run resumed with another model or from a tampered checkpoint: what fits is taken, what is malformed refused."""
 
 import logging
 import math
@@ -79,10 +79,12 @@ OTHERS = {
         "MODEL.ROI_HEADS.NUM_CLASSES: was 3, is 4",
     ),
     "a wider domain classifier": (
-        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 12}}}, ["alignment."], "FC_DIM: was 8, is 12",
+        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 12}}}, ["alignment."],
+        "FC_DIM: was 8, is 12",
     ),
     "a narrower domain classifier": (
-        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 4}}}, ["alignment."], "FC_DIM: was 8, is 4",
+        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 4}}}, ["alignment."],
+        "FC_DIM: was 8, is 4",
     ),
     "fewer parts of the alignment": (
         {"MODEL__MIC__ALIGNMENT": {"SCHEDULE": "dann", "IMAGE": ALIGNMENT["IMAGE"]}},
