@@ -127,7 +127,6 @@ def test_checkpoints(trained):
         trainer = trainers[0]
         try:
             trainer.resume_or_load(True)
-            assert trainer.start_iter in (0, 1) or trainer.start_iter > 1
             if trainer.start_iter == 1:
                 trainer.train()
                 assert all(v.isfinite().all() for v in trainer.checkpointer.model.state_dict().values())
@@ -136,9 +135,6 @@ def test_checkpoints(trained):
             outcomes["refused"] += 1
         else:
             outcomes["resumed"] += 1
-        finally:
-            with forget_registered_sets():
-                pass
             trainers[0] = make_trainer(data, data / "fuzz", **keys)
             (data / "fuzz/last_checkpoint").write_text("model_final.pth")
 

@@ -21,11 +21,16 @@ def make_output_folder(folder):
 
 def unwritable(folder):
     """Why a run cannot write to a folder that is there; "" where it can."""
-    if not os.access(folder, os.W_OK | os.X_OK):
+    effective = os.access in os.supports_effective_ids  # whose rights count for opening a file
+
+    def may(path, mode):
+        return os.access(path, mode, effective_ids=effective)
+
+    if not may(folder, os.W_OK | os.X_OK):
         return "cannot be written (no permission, or a read-only disk)"
     for name in WRITTEN:
         path = os.path.join(folder, name)
-        if os.path.lexists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
+        if os.path.lexists(path) and not (os.path.isfile(path) and may(path, os.W_OK)):
             return f"has a {name} that cannot be written, or is no ordinary file"
     return ""
 
