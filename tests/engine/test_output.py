@@ -94,6 +94,20 @@ def test_a_file_in_the_place_of_the_folder_or_above_it(scene):
         check_refused(TRAIN, ["--config-file", config], ["OUTPUT_DIR", "cannot be made"])
 
 
+def test_a_folder_in_the_place_of_a_file_of_results(scene):
+    """A kind of fault that is not looked for beforehand ends with one line too."""
+    output = scene.root / "results"
+    (output / "inference/target_val/coco_instances_results.json").mkdir(parents=True)
+    args = [
+        "--config-file",
+        scene.config(OUTPUT_DIR=str(output)),
+        "--eval-only",
+        "MODEL.WEIGHTS",
+        scene.root / "good.pth",
+    ]
+    check_refused(TRAIN, args, ["coco_instances_results.json", "cannot be used"])
+
+
 SPOILT = {"NaN": math.nan, "infinity": math.inf}
 
 
