@@ -99,7 +99,7 @@ def _written_out(node, known):
 
 def _compose(file, above):
     """The file's tree of nodes, of which a safe loader can make values."""
-    if os.path.exists(file) and not os.path.isfile(file):  # a pipe would be waited for
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):  # a pipe would be waited for
         raise ConfigError(f"{file} is no ordinary file: give a YAML file.")
     try:
         with PathManager.open(file, "r", encoding="utf-8") as f:
