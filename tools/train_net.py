@@ -10,8 +10,8 @@ Examples:
     python tools/train_net.py --config-file FILE --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
 
 SIGTERM and Ctrl-C end the step in progress, save a checkpoint and stop; --resume goes on from there as if nothing had
-happened. An evaluation is left at once, and repeated by --resume. Ctrl-C once more stops at once. Exit codes: 0 finished,
-1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
+happened. An evaluation is left at once, and repeated by --resume. Ctrl-C once more stops at once. Exit codes: 0
+finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from mic_det.config import ConfigError

@@ -1,6 +1,7 @@
 """Data sets declared in a config."""
 
 import functools
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from .errors import DataError
 from .files import IMAGE_SUFFIXES, list_images
 
 __all__ = ["DataError", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
+
+_reported = set()  # (name, annotation file) of sets whose images outside their folder were reported
 
 
 def resolve_path(path):
@@ -89,6 +92,7 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
         return _with_label_maps(_list_images(name, folder), folder, sem_seg_folder)
     path = resolve_path(json_file)
     content = read_coco(name, path, labelled)
+    _report_outside(name, path, folder, content["images"])
     told = {str(folder / x["file_name"]): x.get("sem_seg_file_name") for x in content["images"]}
     if labelled and is_labelled(content):
         dicts = load_annotated(name, path, folder, content)
@@ -101,8 +105,14 @@ def _with_label_maps(dicts, folder, sem_seg_folder, told=None):
     """Add ``sem_seg_file_name``: the name that the JSON tells, or the image's own with .png."""
     told = told or {}
     for x in dicts if sem_seg_folder else ():
-        own = Path(x["file_name"]).relative_to(folder).with_suffix(".png")
-        x["sem_seg_file_name"] = str(resolve_path(sem_seg_folder) / (told.get(x["file_name"]) or own))
+        own = told.get(x["file_name"])
+        if not own and not Path(x["file_name"]).is_relative_to(folder):
+            raise DataError(
+                f"image {x['file_name']} is outside {folder}, so where its label map is cannot be told: give the "
+                'image a "sem_seg_file_name" in the JSON, relative to SEM_SEG.'
+            )
+        own = own or Path(x["file_name"]).relative_to(folder).with_suffix(".png")
+        x["sem_seg_file_name"] = str(resolve_path(sem_seg_folder) / own)
     return dicts
 
 
@@ -147,6 +157,19 @@ def _unlabelled(images, folder, keep_ids):
         }
         for i, x in enumerate(images)
     ]
+
+
+def _report_outside(name, path, folder, images):
+    """Images outside the declared folder are allowed, as sets may share them; that is told once."""
+    names = [x["file_name"] for x in images if os.path.isabs(x["file_name"]) or ".." in x["file_name"]]
+    places = [os.path.normpath(folder / n) for n in names]
+    outside = [p for p in places if not p.startswith(os.path.join(os.path.normpath(folder), ""))]
+    if outside and (name, path) not in _reported:
+        _reported.add((name, path))
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d images of %s are outside its folder %s, such as %s.",
+            name, len(outside), len(images), path, folder, outside[0],
+        )  # fmt: skip
 
 
 def _list_images(name, folder):

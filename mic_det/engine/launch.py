@@ -31,6 +31,8 @@ from .signals import SIGNALS, TrainingStopped
 
 # What a user can put right; the message says how. Anything else is shown with its traceback.
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError)
+# of a file or folder that is named, and that the user may not write, or that is of another kind
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 # seconds in which the other processes may end by themselves, and after SIGTERM, once one has failed
 GRACE = 20.0
@@ -85,6 +87,8 @@ def advice(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}: make room, then go on with --resume. Checkpoints are as they were."
+    if isinstance(error, OSError) and error.filename and error.errno in NO_ACCESS:
+        return f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions."
     return ""
 
 

@@ -139,9 +139,6 @@ def _check_writer(state):
         pairs = entry[1] if ok else []
         ok = ok and all(isinstance(p, (tuple, list)) and len(p) == 2 and _is_whole(p[1], MOST_STEPS) for p in pairs)
         _need(ok and all(isinstance(p[0], (int, float)) for p in pairs), f"{where}.values", "logged values", entry)
-    events = _list(state.get("events", []), f"{where}.events")
-    ok = all(isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[0], str) for x in events)
-    _need(ok and all(_is_whole(x[1], 2**62) for x in events), f"{where}.events", "names and sizes", events)
 
 
 def _need(ok, where, what, found):

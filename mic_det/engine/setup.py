@@ -21,6 +21,7 @@ from ..data.run_sets import check_datasets
 from ..ordinary_files import absence
 from ..programs import keep_logs_printable
 from .hardware import describe_hardware
+from .output import check_output
 from .processes import for_processes
 from .run_folder import has_training, prepare_run_folder
 from .run_lock import run_lock
@@ -109,18 +110,16 @@ def setup(args):
     """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made ({e.strerror}): name another folder.") from e
-    _check_output_dir(cfg)
+    writable = check_output(cfg, training=not args.eval_only)
+    if writable:
+        _check_output_dir(cfg)
     if not args.eval_only:
         run_lock(cfg.OUTPUT_DIR)  # before anything in there is changed
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
     moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, args.resume)
-    log_folder = _log_folder(cfg, args.eval_only)
+    log_folder = _log_folder(cfg, args.eval_only) if writable else None
     default_setup(_with_output_dir(cfg, log_folder), args)
     setup_logger(log_folder, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     keep_logs_printable()

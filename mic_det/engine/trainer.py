@@ -29,6 +29,7 @@ from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before
 from .finite_state import first_nonfinite
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
 from .optimizer import build_fused_optimizer
+from .output import with_output
 from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
 from .signals import StopRequest, TrainingStopped
@@ -86,7 +87,7 @@ class MICTrainer(DefaultTrainer):
         hooks = {k: v for k, v in state_dict.get("hooks", {}).items() if k != "LRScheduler"}
         super().load_state_dict({**state_dict, "hooks": hooks})
         self.scheduler.last_epoch = self.iter + 1
-        if self.scheduler.last_epoch > self.max_iter:
+        if self.scheduler.last_epoch >= self.max_iter:  # no step is to come
             return
         rates = self.scheduler.get_lr()
         self.scheduler._last_lr = list(rates)
@@ -183,7 +184,7 @@ class MICTrainer(DefaultTrainer):
         random numbers that it would have without the evaluation.
         """
         mic = unwrapped(model)
-        with undisturbed(mic):
+        with undisturbed(mic), with_output(cfg) as cfg:
             broken = first_nonfinite(mic.state_dict().items())
             if broken:
                 raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")

@@ -232,6 +232,8 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) == ("_codecs", "encode"):  # how Python 2's bytes are written
             return _encode
+        if (module, name) == ("builtins", "bytes") or (module, name) == ("__builtin__", "bytes"):
+            return _no_bytes
         if (module, name) not in self.ALLOWED:
             raise _Refused(f"{module}.{name}")
         if name == "_reconstruct":
@@ -261,6 +263,13 @@ def _array_scalar(dtype, content=b""):
     if not isinstance(content, bytes) or len(content) != dtype.itemsize:
         raise _Refused(f"numpy scalar of {dtype.itemsize} bytes")
     return np.frombuffer(content, dtype)[0]
+
+
+def _no_bytes(*args):
+    """Protocol 2's empty bytes; with a number, as many would be made."""
+    if args:
+        raise _Refused("bytes of a number")
+    return b""
 
 
 def _encode(text, encoding="latin1"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from ..config import ConfigError
+from ..config_files import compose_bounded
 from ..data.catalog import DataError
 from ..ordinary_files import read_text
 from ..visualization.report import final_results
@@ -43,10 +44,10 @@ def read_plan(path):
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(read_text(path))
+        content = compose_bounded(read_text(path))[1]
     except OSError as e:
         raise ConfigError(f"cannot read the plan {path} ({e.strerror}).") from e
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise ConfigError(f"{path} is not YAML ({' '.join(str(e).split())}).") from e
     if not isinstance(content, dict) or set(content) - KEYS:
         wrong = sorted(set(content) - KEYS)[0] if isinstance(content, dict) else type(content).__name__

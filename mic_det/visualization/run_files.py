@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from ..config_files import compose_bounded
 from ..data.catalog import DataError
 from ..data.files import glob_files
 from ..ordinary_files import NotOrdinary, read_text
@@ -127,7 +128,7 @@ def _read_metrics(run):
         try:
             values = json.loads(line)
             step = int(values.pop("iteration"))
-        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             if line.strip():
                 damaged.append(number)
             continue
@@ -156,8 +157,8 @@ def _read_metrics(run):
 def _read_config(run):
     try:
         run.config_text = read_text(run.folder / "config.yaml", errors="replace")
-        run.config = yaml.safe_load(run.config_text)
-    except (OSError, yaml.YAMLError) as e:
+        run.config = compose_bounded(run.config_text)[1]
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as e:
         run.notes.append(f"config.yaml cannot be read ({e if isinstance(e, NotOrdinary) else type(e).__name__})")
     if not isinstance(run.config, dict):
         run.config = {}

@@ -1,4 +1,4 @@
-"""A run is resumed with another model or from a tampered checkpoint: what fits is taken, what is malformed is refused."""
+"""A run resumed with another model or from a tampered checkpoint: what fits is taken, what is malformed refused."""
 
 import logging
 import math
@@ -79,10 +79,12 @@ OTHERS = {
         "MODEL.ROI_HEADS.NUM_CLASSES: was 3, is 4",
     ),
     "a wider domain classifier": (
-        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 12}}}, ["alignment."], "FC_DIM: was 8, is 12",
+        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 12}}}, ["alignment."],
+        "FC_DIM: was 8, is 12",
     ),
     "a narrower domain classifier": (
-        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 4}}}, ["alignment."], "FC_DIM: was 8, is 4",
+        {"MODEL__MIC__ALIGNMENT": {**ALIGNMENT, "INSTANCE": {"ENABLED": True, "FC_DIM": 4}}}, ["alignment."],
+        "FC_DIM: was 8, is 4",
     ),
     "fewer parts of the alignment": (
         {"MODEL__MIC__ALIGNMENT": {"SCHEDULE": "dann", "IMAGE": ALIGNMENT["IMAGE"]}},
@@ -282,7 +284,9 @@ def test_an_update_that_overflows_is_never_saved(data, tmp_path, period):
     with pytest.raises(NonFiniteError) as caught:
         trainer.train()
     message = str(caught.value)
-    assert "model_final.pth" in message and "is NaN or infinite" in message and "The state before it is in" not in message
+    assert (
+        "model_final.pth" in message and "is NaN or infinite" in message and "The state before it is in" not in message
+    )
     assert {p.name for p in tmp_path.glob("*.pth")} == good
     for file in good:
         state = saved(tmp_path, file)
