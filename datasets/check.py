@@ -12,6 +12,8 @@ from mic_det.config import ConfigError
 from mic_det.data.check import check_config_datasets, format_reports
 from mic_det.data.parallel import WorkerError
 from mic_det.engine.setup import load_config
+from mic_det.printable import printable
+from mic_det.programs import start_program
 
 MOST = 50  # problems shown a set
 
@@ -37,10 +39,11 @@ def main():
         if len(report.problems) > MOST:
             problems.append(f"{report.name}: and {len(report.problems) - MOST} more.")
     for problem in problems:
-        print(f"problem: {problem}")
+        print(printable(f"problem: {problem}"))
     print(f"{len(problems)} problems" if problems else "no problems")
     sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":
+    start_program()
     main()

@@ -10,8 +10,10 @@ import argparse
 import os
 import sys
 
+from mic_det.data.errors import DataError
 from mic_det.data.foggy import FogError, make_foggy_cityscapes, make_foggy_folder
 from mic_det.data.parallel import WorkerError
+from mic_det.programs import start_program
 
 
 def main():
@@ -40,7 +42,7 @@ def main():
         else:
             folder = args.cityscapes or os.path.join(root, "cityscapes")
             written, present = make_foggy_cityscapes(folder, args.split, args.beta, **common)
-    except (FogError, WorkerError) as e:
+    except (DataError, FogError, WorkerError) as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
         print("interrupted: the same command continues from here", file=sys.stderr)
@@ -69,4 +71,5 @@ def _check(parser, args):
 
 
 if __name__ == "__main__":
+    start_program()
     main()

@@ -9,6 +9,8 @@ import os
 import sys
 
 from mic_det.data.minicity import MinicityError, make_minicity
+from mic_det.printable import printable
+from mic_det.programs import start_program
 
 
 def main():
@@ -37,8 +39,9 @@ def main():
     for split, counts in summary.items():
         boxes = ", ".join(f"{name} {number}" for name, number in counts["boxes"].items())
         print(f"{split}: {counts['images']} images, {sum(counts['boxes'].values())} boxes ({boxes})")
-    print(f"in {args.output}")
+    print(f"in {printable(args.output)}")
 
 
 if __name__ == "__main__":
+    start_program()
     main()

@@ -6,6 +6,7 @@ Example:
 """
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter
@@ -13,8 +14,12 @@ from pathlib import Path
 
 from mic_det.data.builtin import coco_name, foggy_annotations, split_annotations
 from mic_det.data.catalog import DataError
-from mic_det.data.cityscapes import SOURCES, write_json
+from mic_det.data.cityscapes import SOURCES
 from mic_det.data.parallel import WorkerError
+from mic_det.ordinary_files import is_ordinary
+from mic_det.outputs import Outputs
+from mic_det.printable import printable
+from mic_det.programs import start_program
 
 
 def main():
@@ -35,15 +40,22 @@ def main():
     try:
         for split in args.split:
             content = split_annotations(root, split, args.source, args.workers, args.overwrite)
-            write_json(content, output / coco_name(split))
+            store(content, output / coco_name(split), args.overwrite)
             for beta in args.beta:
-                write_json(foggy_annotations(content, beta), output / coco_name(split, beta))
+                store(foggy_annotations(content, beta), output / coco_name(split, beta), args.overwrite)
             print(f"{split}: {summary(content)}")
     except (OSError, ValueError, DataError, WorkerError) as e:
-        sys.exit(f"error: {e}")
+        sys.exit(f"error: {printable(e)}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"in {output}")
+    print(f"in {printable(output)}")
+
+
+def store(content, path, overwrite):
+    """Write a COCO file, unless it is there: the same content gives the same bytes. Other files are left alone."""
+    text = json.dumps(content, sort_keys=True)
+    if not (is_ordinary(path) and path.read_bytes() == text.encode()):
+        Outputs(path.parent, "cityscapes", overwrite=overwrite).write_text(path.name, text)
 
 
 def summary(content):
@@ -58,4 +70,5 @@ def summary(content):
 
 
 if __name__ == "__main__":
+    start_program()
     main()

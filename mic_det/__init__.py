@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+from . import quiet  # noqa: F401  before Detectron2 is imported
+
 try:
     import detectron2  # noqa: F401
 except ImportError as e:

@@ -7,6 +7,8 @@ Context-Enhanced Domain Adaptation", CVPR 2023); section and equation numbers ar
 from detectron2.config import CfgNode as CN
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from .errors import MICError
+
 QUALITY_MODES = ("teacher", "student", "published", "none")
 MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
@@ -57,6 +59,9 @@ def _add_dataset_keys(cfg):
     # Micro-batches whose gradients are added up before one optimizer step (and one teacher update).
     # Each micro-batch has SOLVER.IMS_PER_BATCH source and IMS_PER_BATCH_TARGET target images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Seconds that a batch may take where DATALOADER.NUM_WORKERS processes prepare it; then the run stops with an error
+    # instead of waiting for ever (shared memory that is too small, a disk that hangs). 0 = wait for ever.
+    cfg.DATALOADER.WORKER_TIMEOUT = 300
     # Numbered checkpoints (every SOLVER.CHECKPOINT_PERIOD steps, and where a signal stopped the run) that stay:
     # so many of the newest; 0 = all. model_final.pth always stays.
     cfg.SOLVER.CHECKPOINT_KEEP = 0
@@ -261,5 +266,5 @@ def needs_boxes(cfg):
     return student_architecture(cfg) != "SemanticSegmentor"
 
 
-class ConfigError(ValueError):
+class ConfigError(MICError, ValueError):
     """A setting that cannot work; the message names the key and what is allowed."""

@@ -19,6 +19,7 @@ from .config import (
     is_mic,
     student_architecture,
 )
+from .printable import printable
 
 
 def validate_mic_config(cfg):
@@ -54,6 +55,7 @@ def validate_mic_config(cfg):
     _check_at_least("SOLVER.ACCUMULATE_STEPS", cfg.SOLVER.ACCUMULATE_STEPS, 1, whole=True)
     _check_at_least("SOLVER.CHECKPOINT_KEEP", cfg.SOLVER.CHECKPOINT_KEEP, 0, whole=True)
     _check_at_least("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1, whole=True)
+    _check_at_least("DATALOADER.WORKER_TIMEOUT", cfg.DATALOADER.WORKER_TIMEOUT, 0, whole=True)
     _check_numbers(cfg)
     _check_at_least("TEST.PSEUDO_LABELS.MAX_IMAGES", cfg.TEST.PSEUDO_LABELS.MAX_IMAGES, 0, whole=True)
     _check_at_least("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", mic.PSEUDO_BOXES.MIN_SIZE, 0)
@@ -163,6 +165,10 @@ def _check_classes_and_sets(cfg):
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
         )
     for name, entry in cfg.DATASETS.DECLARED.items():
+        classes = entry.get("SEM_SEG_CLASSES") if isinstance(entry, CN) else ()
+        for text in (name, *(classes if isinstance(classes, (list, tuple)) else ())):
+            if printable(text) != str(text):
+                raise ConfigError(f"DATASETS.DECLARED.{name}: {text!r} has control characters in it: remove them.")
         known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
             raise ConfigError(

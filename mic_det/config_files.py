@@ -7,8 +7,12 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from .config import ConfigError
+from .ordinary_files import read_text
 
 REMOTE = ("http://", "https://")
+MOST_BYTES = 2**20  # of a file; the shipped configs have a few thousand, and YAML is read at about a megabyte a second
+MOST_VALUES = 10**5  # with aliases written out; Detectron2 has some 400 keys, and long lists are those of a data set
+DEEPEST = 50
 
 
 def check_config_file(file):
@@ -50,14 +54,58 @@ def _read(file, above, places):
     places.update(own)
 
 
+class TooLarge(ValueError):
+    """YAML text that is larger than a config, or would be once its aliases are written out."""
+
+
+class BadText(ValueError):
+    """A text with a character that no file's name and no log can have."""
+
+
+def compose_bounded(text):
+    """The tree of nodes of a YAML text, and its values, which are plain and not too many to be made.
+
+    Raises:
+        TooLarge: before any value is made.
+        BadText: where a text cannot be the name of a file.
+        yaml.YAMLError, ValueError, RecursionError: where it is no YAML of plain values.
+    """
+    if len(text) > MOST_BYTES:
+        raise TooLarge(f"it has {len(text)} characters; a config has at most {MOST_BYTES}")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    count, depth = _written_out(root, {})
+    if count > MOST_VALUES:
+        raise TooLarge(f"its YAML aliases stand for {count:.0e} values; a config has at most {MOST_VALUES}")
+    if depth > DEEPEST:
+        raise TooLarge(f"its values are nested {depth} deep; a config's at most {DEEPEST}")
+    try:
+        return root, yaml.safe_load(text)
+    except (AttributeError, TypeError, LookupError, ArithmeticError) as e:  # of a tag whose text is no such value
+        raise ValueError(f"a value does not fit its tag: {e}") from e
+
+
+def _written_out(node, known):
+    """(number of nodes, depth) of a tree in which an alias counts as what it stands for; a circle counts as one."""
+    if isinstance(node, (yaml.ScalarNode, type(None))):
+        if node and ("\0" in node.value or any("\ud800" <= c <= "\udfff" for c in node.value)):
+            raise BadText(f"line {node.start_mark.line + 1} has a NUL character or half of a surrogate pair in a text")
+        return 1, 1
+    if id(node) not in known:
+        known[id(node)] = 1, 1
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [x for pair in node.value for x in pair]
+        found = [_written_out(x, known) for x in parts]
+        known[id(node)] = 1 + sum(n for n, _ in found), 1 + max((d for _, d in found), default=0)
+    return known[id(node)]
+
+
 def _compose(file, above):
     """The file's tree of nodes, of which a safe loader can make values."""
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):  # a pipe would be waited for
+        raise ConfigError(f"{file} is no ordinary file: give a YAML file.")
     try:
-        with PathManager.open(file, "r") as f:
-            text = f.read()
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        yaml.safe_load(text)
-        return root
+        return compose_bounded(read_text(PathManager.get_local_path(file)))[0]  # which fetches remote ones
+    except (TooLarge, BadText) as e:
+        raise ConfigError(f"{file} is refused: {e}.") from None
     except yaml.constructor.ConstructorError as e:
         problem = e.problem.replace("tag:yaml.org,2002:", "!!")
         raise ConfigError(
@@ -67,7 +115,7 @@ def _compose(file, above):
         mark = e.problem_mark or e.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line} is not valid YAML: {e.problem or e.context}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise ConfigError(f"{file} is not a YAML file ({' '.join(str(e).split())[:150]}).") from None
     except OSError as e:
         base = f", the {BASE_KEY} of {above[-1][1]}" if above else ""

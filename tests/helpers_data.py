@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -225,11 +226,22 @@ def start_tool(name, *args, cwd):
 
 
 def run_tool(name, *args, cwd):
-    """Run a tool to its end, which must be a success; returns what it printed."""
-    process = start_tool(name, *args, cwd=cwd)
-    out, err = process.communicate(timeout=300)
+    """Run a tool to its end, which must be a success without warnings; returns what it printed."""
+    return finish(start_tool(name, *args, cwd=cwd))
+
+
+def finish(process, timeout=300):
+    """Everything that a started tool printed, which must end with success and without warnings of others' code."""
+    out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, f"{out[-3000:]}\n{err[-3000:]}"
+    assert not foreign_warnings(err), err[-3000:]
     return out
+
+
+def foreign_warnings(text):
+    """Lines of standard error that are warnings of installed packages: Python's, and torch's own logging."""
+    shown = re.compile(r"(^|\])W\d{4} |(?:Deprecation|Future|User|Runtime)Warning: |site-packages", re.MULTILINE)
+    return [line for line in text.splitlines() if shown.search(line)]
 
 
 def refusal(process):

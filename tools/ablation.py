@@ -18,9 +18,14 @@ from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.runs import ROOT, RunError, train
 from mic_det.evaluation.ablation import collect, mean_curves, read_plan, run_folder, table
+from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 from mic_det.visualization.curves import line_chart
 from mic_det.visualization.report import build_report
 from mic_det.visualization.run_files import distinct_names, read_run
+
+RESULTS = ("table.md", "results.json", "curves.png", "report.html")
 
 
 def parse_args():
@@ -32,6 +37,7 @@ def parse_args():
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, which share the cores (%(default)s)")
     parser.add_argument("--threads", type=int, help="of each training's arithmetic (default: all cores)")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    add_overwrite_argument(parser)
     return parser.parse_args()
 
 
@@ -41,12 +47,14 @@ def main(args):
     if unknown:
         raise ConfigError(f"--cells names {unknown[0]!r}; the plan's cells are {', '.join(plan.cells)}.")
     seeds = args.seeds or plan.seeds
+    outputs = Outputs(args.output, "ablation", [args.plan], args.overwrite)
+    outputs.check(RESULTS)
     if not args.table:
         run_all(plan, Path(args.output), seeds, args.cells or list(plan.cells), args.jobs, args.threads)
     results = collect(plan, args.output, seeds)
     if not results:
         raise DataError(f"no run below {args.output} has come to its end yet.")
-    write_results(plan, results, Path(args.output), seeds)
+    write_results(plan, results, outputs, seeds)
 
 
 def run_all(plan, output, seeds, cells, jobs, threads):
@@ -74,27 +82,30 @@ def run_one(plan, output, seed, cell, threads):
     config, opts = plan.cells[cell] if cell else plan.burn_in
     if cell:
         opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
-    print(f"seed {seed}: {cell or 'burn-in'} -> {folder}\n", end="", flush=True)  # whole, from any thread
+    line = printable(f"seed {seed}: {cell or 'burn-in'} -> {folder}")
+    print(f"{line}\n", end="", flush=True)  # whole, from any thread
     train(config, folder, [*plan.opts, *opts, "SEED", seed], log=folder / "console.txt", threads=threads)
 
 
-def write_results(plan, results, output, seeds):
+def write_results(plan, results, outputs, seeds):
     text = table(plan, results)
-    print(text)
-    (output / "table.md").write_text(text + "\n", encoding="utf-8")
+    print("\n".join(map(printable, text.splitlines())))
+    outputs.write_text("table.md", text + "\n")
     values = {name: {"seeds": r.seeds, "hours": r.hours, **r.values} for name, r in results.items()}
-    (output / "results.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    outputs.write_text("results.json", json.dumps(values, indent=1))
     curves = mean_curves(plan, results)
     if curves:
         title = f"{plan.metric} on {plan.test}, mean of the seeds"
-        line_chart(title, curves, ylabel=plan.metric).savefig(output / "curves.png", dpi=150)
-    folders = [run_folder(output, s, c) for c in (None, *plan.cells) for s in seeds]
+        with outputs.writing("curves.png") as file:
+            line_chart(title, curves, ylabel=plan.metric).savefig(file, dpi=150)
+    folders = [run_folder(outputs.folder, s, c) for c in (None, *plan.cells) for s in seeds]
     runs = distinct_names([read_run(f) for f in folders if (f / "metrics.json").is_file()])
-    (output / "report.html").write_text(build_report(runs), encoding="utf-8")
-    print(f"\nin {output}: table.md, results.json, curves.png, report.html")
+    outputs.write_text("report.html", build_report(runs))
+    print(f"\nin {printable(outputs.folder)}: {', '.join(RESULTS)}")
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, RunError) as e:

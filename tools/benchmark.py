@@ -13,7 +13,6 @@ Examples:
 import argparse
 import json
 import logging
-import os
 import sys
 
 from mic_det.benchmark.run import as_text, benchmark_data, benchmark_memory, benchmark_steps, machine, plot_sweep, sweep
@@ -22,6 +21,9 @@ from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.setup import load_config
+from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 
 
 def parse_args():
@@ -36,6 +38,7 @@ def parse_args():
     parser.add_argument("--no-data", action="store_true", help="leave the loader and evaluation out")
     parser.add_argument("--eval-images", type=int, default=40, help="of the evaluation (default: %(default)s)")
     parser.add_argument("--sweep", action="store_true", help="also cost against batch size and image size")
+    add_overwrite_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, as in train_net.py")
     return parser.parse_args()
 
@@ -45,6 +48,10 @@ def main(args):
         raise ConfigError(f"--repeats is {args.repeats}: use at least 1.")
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     cfg = load_config(args.config_file, args.opts)
+    outputs = None
+    if args.output:
+        outputs = Outputs(args.output, "benchmark", [args.config_file, cfg.MODEL.WEIGHTS], args.overwrite)
+        outputs.check(["benchmark.json"] + ["benchmark.png"] * args.sweep)
     names = variant_names(cfg, args.only)
     result = {"config": args.config_file, "opts": args.opts, "machine": machine()}
     result["steps"] = benchmark_steps(cfg, args.repeats, names, args.size and tuple(args.size), args.synthetic)
@@ -57,16 +64,16 @@ def main(args):
         sizes = [(size[0] // k // 32 * 32, size[1] // k // 32 * 32) for k in (1, 2) if size[0] // k >= 64]
         result["sweep"] = sweep(cfg, sizes, (1, 2, 4), max(2, args.repeats // 2))
     print(as_text(result))
-    if args.output:
-        os.makedirs(args.output, exist_ok=True)
-        with open(os.path.join(args.output, "benchmark.json"), "w") as f:
-            json.dump(result, f, indent=1)
+    if outputs:
+        outputs.write_text("benchmark.json", json.dumps(result, indent=1))
         if args.sweep:
-            plot_sweep(result["sweep"], os.path.join(args.output, "benchmark.png"))
+            with outputs.writing("benchmark.png") as file:
+                plot_sweep(result["sweep"], file)
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError, OSError, RuntimeError) as e:
-        sys.exit(f"error: {e}")
+        sys.exit(f"error: {printable(e)}")

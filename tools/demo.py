@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from mic_det.engine.runs import ROOT, RunError, run_program, train
+from mic_det.programs import start_program
 from mic_det.visualization.run_files import read_run
 
 CONFIGS = "configs/minicity"
@@ -36,7 +37,7 @@ def main():
         train(f"{CONFIGS}/{name}.yaml", output / name, opts)
     pictures = output / "pictures"
     run_program("tools/visualize_pseudo_boxes.py", "--config-file", f"{CONFIGS}/mic.yaml", "--output", pictures,
-                "MODEL.WEIGHTS", output / "mic" / "model_final.pth", *args.opts)  # fmt: skip
+                "--overwrite", "MODEL.WEIGHTS", output / "mic" / "model_final.pth", *args.opts)  # fmt: skip
     report(output, pictures, time.time() - start)
 
 
@@ -69,6 +70,7 @@ def report(output, pictures, seconds):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main()
     except RunError as e:

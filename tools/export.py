@@ -14,6 +14,9 @@ from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.export import export
 from mic_det.engine.predict import class_list, load_model
 from mic_det.engine.setup import add_trust_argument, load_config
+from mic_det.outputs import add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 
 
 def parse_args():
@@ -22,6 +25,7 @@ def parse_args():
     parser.add_argument("--output", required=True, help="FILE.pth or FILE.safetensors; FILE.yaml is written beside it")
     parser.add_argument("--model", choices=("teacher", "student"), default="teacher",
                         help="which of MIC's two (%(default)s)")  # fmt: skip
+    add_overwrite_argument(parser)
     add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
@@ -35,10 +39,11 @@ def main(args):
     cfg = load_config(args.config_file, [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model])
     model = load_model(cfg, trust_checkpoint=args.trust_checkpoint)
     names = [name for _, name in class_list(cfg)] if needs_boxes(cfg) else []
-    configs = export(cfg, model, args.model, args.output, names)
-    print(f"{args.output}: the {args.model}'s weights")
+    inputs = [args.config_file, cfg.MODEL.WEIGHTS]
+    configs = export(cfg, model, args.model, args.output, names, inputs, args.overwrite)
+    print(f"{printable(args.output)}: the {args.model}'s weights")
     for path in configs:
-        print(f"{path}: plain Detectron2's config; its model gives the same answers")
+        print(f"{printable(path)}: plain Detectron2's config; its model gives the same answers")
     if len(configs) > 1:
         print("Plain Detectron2 has no model with boxes and pixels but without masks: one config for each, one file.")
     if args.output.endswith(".safetensors"):
@@ -46,6 +51,7 @@ def main(args):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:

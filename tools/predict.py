@@ -8,19 +8,23 @@ Examples:
 """
 
 import argparse
-import os
+import contextlib
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
+from mic_det.data.pixels import ImageError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
 from mic_det.engine.setup import add_trust_argument, load_config, split_opts
-from mic_det.evaluation.export import Predictions
+from mic_det.engine.signals import ends_in_order
+from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
+from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 from mic_det.visualization.panels import draw_boxes
 
 FORMATS = ("pictures", "coco", "csv")
@@ -35,6 +39,7 @@ def parse_args():
     parser.add_argument(
         "--format", default="pictures", help=f"one or more of {', '.join(FORMATS)}, joined by commas (%(default)s)"
     )
+    add_overwrite_argument(parser)
     add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
@@ -51,38 +56,48 @@ def parse_args():
 def main(args):
     cfg = load_config(args.config_file, args.opts)
     sources = find_sources(args.input)
+    inputs = [*args.input, *(s.path for s in sources), args.config_file, cfg.MODEL.WEIGHTS]
+    outputs = Outputs(args.output, "predict", inputs, args.overwrite)
+    names = [name for f in args.format for name in FILES.get(f, ())]
+    outputs.check(names + [picture_name(s) for s in sources] * ("pictures" in args.format))
     predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
-    classes = class_list(cfg)
-    predictions = Predictions(classes)
-    try:
-        os.makedirs(args.output, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot write to {args.output} ({e.strerror}): check --output.") from e
-    skipped = Skipped()
-    with tqdm(total=sum(s.frames if s.is_video else 1 for s in sources), unit="image") as progress:
+    classes = class_list(cfg, predictor.named_classes)
+    predictions, skipped = Predictions(classes), Skipped()
+    files = PredictionFiles(predictions, outputs, args.format)
+    total = sum(s.frames if s.is_video else 1 for s in sources)
+    with tqdm(total=total, unit="image") as progress, contextlib.ExitStack() as at_end:
+        at_end.callback(lambda: predictions.images and files.write())  # also after an error, or a signal
         for source in sources:
-            out = PictureOut(source, Path(args.output)) if "pictures" in args.format else None
-            for frame in read_frames(source):
-                if frame.rgb is None:
-                    skipped.add(frame, progress)
-                else:
-                    found = predictor(frame.rgb)
-                    predictions.add(frame, found)
-                    if out is not None:
-                        out.write(draw(frame.rgb, found, [name for _, name in classes]))
-                progress.update()
-            if out is not None:
-                out.close()
+            with contextlib.ExitStack() as of_source:
+                out = PictureOut(source, outputs, of_source) if "pictures" in args.format else None
+                for frame in read_frames(source):
+                    found, picture = look(predictor, frame, [name for _, name in classes], out is not None)
+                    if found is None:
+                        skipped.add(frame, progress)
+                    else:
+                        predictions.add(frame, found)
+                        if picture is not None:
+                            out.write(picture)
+                        files.update()
+                    progress.update()
     if not predictions.images:
-        raise DataError(f"none of the {skipped.count} images could be read; see the lines above.")
-    if "coco" in args.format:
-        predictions.write_coco(args.output)
-    if "csv" in args.format:
-        predictions.write_csv(args.output)
+        raise DataError(f"none of the {skipped.count} images could be used; see the lines above.")
     print(
         f"{len(predictions.images)} images, {len(predictions.annotations)} boxes with a score of at least "
-        f"{args.confidence_threshold}, {skipped.count} skipped: {args.output}"
+        f"{args.confidence_threshold}, {skipped.count} skipped: {printable(args.output)}"
     )
+
+
+def look(predictor, frame, class_names, picture):
+    """Objects in a frame and, where asked for, the picture of them; None for both, and ``frame.error``, on errors."""
+    if frame.rgb is None:
+        return None, None
+    try:
+        found = predictor(frame.rgb)
+        return found, draw(frame.rgb, found, class_names) if picture else None
+    except Exception as e:  # one image must not end the others: it is named, with the reason
+        frame.error = reason(e)
+        return None, None
 
 
 class Skipped:
@@ -98,9 +113,16 @@ class Skipped:
         self.count, self.source = self.count + 1, frame.source
         if self.of_source <= self.NAMED:
             at = "" if frame.index is None else f", frame {frame.index}"
-            progress.write(f"skipped {frame.source.path}{at}: {frame.error}", file=sys.stderr)
+            progress.write(printable(f"skipped {frame.source.path}{at}: {frame.error}"), file=sys.stderr)
         elif self.of_source == self.NAMED + 1:
-            progress.write(f"skipped {frame.source.path}: more frames, which are only counted", file=sys.stderr)
+            line = printable(f"skipped {frame.source.path}: more frames, which are only counted")
+            progress.write(line, file=sys.stderr)
+
+
+def reason(error):
+    """One line of an error; of others than those that judge an image, the type too."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"
 
 
 def draw(rgb, found, class_names):
@@ -108,27 +130,33 @@ def draw(rgb, found, class_names):
     return draw_boxes(rgb, boxes, labels, found.scores.tolist(), class_names)
 
 
-class PictureOut:
-    """A source's pictures: one image below ``pictures``, or one video below ``videos``."""
+def picture_name(source):
+    """One image below ``pictures``, or one video below ``videos``; a.jpg and a.png may lie side by side."""
+    return f"videos/{source.name}.mp4" if source.is_video else f"pictures/{source.name}.jpg"
 
-    def __init__(self, source, folder):
-        # the source's suffix stays in the name: a.jpg and a.png may lie side by side
-        self.video = VideoOut(folder / "videos" / f"{source.name}.mp4", source.path) if source.is_video else None
-        self.path = folder / "pictures" / f"{source.name}.jpg"
+
+class PictureOut:
+    """A source's picture or video, which is there once ``at_end`` is closed."""
+
+    def __init__(self, source, outputs, at_end):
+        self.source, self.outputs, self.at_end, self.video = source, outputs, at_end, None
 
     def write(self, rgb):
-        if self.video is not None:
-            self.video.write(rgb)
-        else:
-            write_picture(self.path, rgb)
-
-    def close(self):
-        if self.video is not None:
-            self.video.close()
+        name = picture_name(self.source)
+        if not self.source.is_video:
+            with self.outputs.writing(name) as file:
+                write_picture(file, rgb)
+            return
+        if self.video is None:
+            self.video = VideoOut(self.at_end.enter_context(self.outputs.finishing(name)), self.source.path)
+            self.at_end.callback(self.video.close)
+        self.video.write(rgb)
 
 
 if __name__ == "__main__":
+    start_program()
     try:
-        main(parse_args())
+        with ends_in_order():  # what was found so far is written
+            main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:
         sys.exit(f"error: {e}")

@@ -8,10 +8,14 @@ as far as they came. Example:
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from mic_det.data.catalog import DataError
+from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 from mic_det.visualization.report import build_report
-from mic_det.visualization.run_files import distinct_names, read_run
+from mic_det.visualization.run_files import FILES_OF_A_RUN, distinct_names, read_run
 
 
 def parse_args():
@@ -21,6 +25,7 @@ def parse_args():
     parser.add_argument("--pictures", nargs="+", default=[], metavar="DIR",
                         help="folders of pictures to show beside those in RUN_DIR/visuals")  # fmt: skip
     parser.add_argument("--max-pictures", type=int, default=12, help="of each folder, evenly spread (%(default)s)")
+    add_overwrite_argument(parser)
     return parser.parse_args()
 
 
@@ -28,21 +33,21 @@ def main(args):
     missing = next((d for d in args.pictures if not os.path.isdir(d)), None)
     if missing:
         raise DataError(f"--pictures {missing}: there is no such folder.")
+    output = Path(args.output)
+    read = [Path(folder) / name for folder in args.runs for name in FILES_OF_A_RUN]
+    outputs = Outputs(output.parent, "report", [*read, *args.pictures], args.overwrite)
+    outputs.check([output.name])
     runs = distinct_names([read_run(folder) for folder in args.runs])
     html = build_report(runs, args.pictures, args.max_pictures)
-    try:
-        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
-        with open(args.output, "w", encoding="utf-8") as f:
-            f.write(html)
-    except OSError as e:
-        raise DataError(f"cannot write {args.output} ({e.strerror}): check --output.") from e
+    outputs.write_text(output.name, html)
     for run in runs:
         for note in run.notes:
-            print(f"{run.name}: {note}")
-    print(f"{args.output}: {len(runs)} runs, {len(html) / 2**20:.1f} MiB")
+            print(printable(f"{run.name}: {note}"))
+    print(f"{printable(args.output)}: {len(runs)} runs, {len(html) / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except DataError as e:

@@ -15,6 +15,9 @@ import logging
 import sys
 from pathlib import Path
 
+import mic_det  # noqa: F401  before Detectron2, whose warnings it leaves out
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -25,7 +28,7 @@ from mic_det.config import ConfigError, needs_boxes, needs_sem_seg
 from mic_det.data.builtin import prepare_label_maps
 from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
-from mic_det.data.run_sets import check_label_maps
+from mic_det.data.run_sets import check_label_maps, what_is_read
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
@@ -34,6 +37,9 @@ from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
 from mic_det.evaluation.sem_seg import LabelMapEvaluator
+from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.panels import contact_sheet, draw_boxes, draw_instances, to_rgb
 from mic_det.visualization.sem_seg import color_labels
@@ -54,6 +60,7 @@ def parse_args():
     )  # fmt: skip
     parser.add_argument("--dataset", help="a labelled set; default: the first of DATASETS.TEST")
     parser.add_argument("--images", type=int, default=3, help="of the contact sheet, evenly spread (%(default)s)")
+    add_overwrite_argument(parser)
     add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
@@ -80,7 +87,14 @@ def main(args):
     if args.objects and not needs_boxes(cfg):
         raise ConfigError("--objects needs a detector: the config's model has no boxes.")
     # before time is spent
+    metrics = ["AP50"] * needs_boxes(cfg) + ["mIoU"] * needs_sem_seg(cfg)
+    files = [f"curve_{m}.png" for m in metrics] + ["objects_AP50.png"] * args.objects
+    files += ["curve.json", "contact_sheet.png"]
+    inputs = [*what_is_read(name, dicts), args.config_file, *args.weights.values()]
+    outputs = Outputs(args.output, "show_context", inputs, args.overwrite)
+    outputs.check(files)
     models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
+    dicts = labelled_set(cfg, name)  # once more: checkpoints may name the classes
     # a segmentation that trains alone has a mask of its own
     mask = cfg.MODEL.MIC.MASK if needs_boxes(cfg) else cfg.MODEL.MIC.SEM_SEG.MASK
     block_size, output = mask.BLOCK_SIZE, Path(args.output)
@@ -103,21 +117,22 @@ def main(args):
                 judge = DetectionEvaluator(name, output_dir=str(output / "inference"))
                 objects[label] = evaluate_hidden(views, loader, judge, progress.update)
     views = {label: {**hidden[label], **shown[label]} for label in models}
-    write_picture(output / "contact_sheet.png", contact_sheet(sheet_rows(cfg, views, dicts, name, args.images)))
-    metrics = ["AP50"] * needs_boxes(cfg) + ["mIoU"] * needs_sem_seg(cfg)
-    save(args, output, name, block_size, curves, objects, metrics)
+    with outputs.writing("contact_sheet.png") as file:
+        write_picture(file, contact_sheet(sheet_rows(cfg, views, dicts, name, args.images)))
+    save(args, outputs, name, block_size, curves, objects, metrics)
     for metric in metrics:
-        print(f"{metric} on {name}, share of patches ({block_size} pixels) that are hidden:")
+        print(f"{metric} on {printable(name)}, share of patches ({block_size} pixels) that are hidden:")
         print(" " * 20 + "".join(f"{r:8.0%}" for r in args.ratios))
         for label, values in curves.items():
-            print(f"{label:20s}" + "".join("     nan" if v is None else f"{v:8.1f}" for v in values[metric]))
+            numbers = ("     nan" if v is None else f"{v:8.1f}" for v in values[metric])
+            print(f"{printable(label):20s}" + "".join(numbers))
     if objects:
-        print(f"AP50 on {name}, what is shown:")
+        print(f"AP50 on {printable(name)}, what is shown:")
         print(" " * 20 + "".join(f"{x:>15s}" for x in ("whole image", OBJECTS, CONTEXT)))
         for label, values in objects.items():
-            print(f"{label:20s}" + "".join("            nan" if v is None else f"{v:15.1f}" for v in values["AP50"]))
-    files = ", ".join([f"curve_{m}.png" for m in metrics] + ["objects_AP50.png"] * bool(objects))
-    print(f"{output}: {files}, curve.json and contact_sheet.png")
+            numbers = ("            nan" if v is None else f"{v:15.1f}" for v in values["AP50"])
+            print(f"{printable(label):20s}" + "".join(numbers))
+    print(f"{printable(output)}: {', '.join(files)}")
 
 
 def labelled_set(cfg, name):
@@ -178,31 +193,32 @@ def sheet_rows(cfg, views, dicts, name, num_images):
     return rows
 
 
-def save(args, output, name, block_size, curves, objects, metrics):
+def save(args, outputs, name, block_size, curves, objects, metrics):
     content = {"dataset": name, "block_size": block_size, "ratios": args.ratios, "checkpoints": {}}
     for label, values in curves.items():
         content["checkpoints"][label] = {"weights": args.weights[label], **values}
         for i, what in enumerate(("whole image", OBJECTS, CONTEXT) if objects else ()):
             content["checkpoints"][label][what] = {k: v[i] for k, v in objects[label].items()}
-    try:
-        (output / "curve.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        for metric in metrics:
-            lines = {}
-            for label, values in curves.items():
-                points = [(100 * r, v) for r, v in zip(args.ratios, values[metric]) if v is not None]
-                lines[label] = ([x for x, _ in points], [y for _, y in points])
-            title = f"{metric} on {name} as patches of {block_size} pixels are hidden"
-            figure = line_chart(title, lines, xlabel="hidden patches (%)", ylabel=f"{metric} (%)")
-            figure.savefig(output / f"curve_{metric}.png", dpi=150)
-        if objects:
-            values = {k: [float("nan") if x is None else x for x in v["AP50"]] for k, v in objects.items()}
-            figure = bar_chart(f"AP50 on {name}", ["whole image", OBJECTS, CONTEXT], values, ylabel="AP50 (%)")
-            figure.savefig(output / "objects_AP50.png", dpi=150)
-    except OSError as e:
-        raise DataError(f"cannot write to {output} ({e.strerror}): check --output.") from e
+    outputs.write_text("curve.json", json.dumps(content, indent=1))
+    figures = {}
+    for metric in metrics:
+        lines = {}
+        for label, values in curves.items():
+            points = [(100 * r, v) for r, v in zip(args.ratios, values[metric]) if v is not None]
+            lines[label] = ([x for x, _ in points], [y for _, y in points])
+        title = f"{metric} on {name} as patches of {block_size} pixels are hidden"
+        figures[f"curve_{metric}.png"] = line_chart(title, lines, xlabel="hidden patches (%)", ylabel=f"{metric} (%)")
+    if objects:
+        values = {k: [float("nan") if x is None else x for x in v["AP50"]] for k, v in objects.items()}
+        shown = ["whole image", OBJECTS, CONTEXT]
+        figures["objects_AP50.png"] = bar_chart(f"AP50 on {name}", shown, values, ylabel="AP50 (%)")
+    for file_name, figure in figures.items():
+        with outputs.writing(file_name) as file:
+            figure.savefig(file, dpi=150)
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:

@@ -10,7 +10,8 @@ Examples:
     python tools/train_net.py --config-file FILE --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
 
 SIGTERM and Ctrl-C end the step in progress, save a checkpoint and stop; --resume goes on from there as if nothing had
-happened. Ctrl-C once more stops at once. Exit codes: 0 finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
+happened. An evaluation is left at once, and repeated by --resume. Ctrl-C once more stops at once. Exit codes: 0
+finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from mic_det.config import ConfigError
@@ -18,6 +19,7 @@ from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import add_trust_argument, setup
 from mic_det.engine.trainer import MICTrainer
+from mic_det.programs import start_program
 
 
 def main(args):
@@ -40,4 +42,5 @@ def main(args):
 
 
 if __name__ == "__main__":
+    start_program()
     launch(main, add_trust_argument(argument_parser(epilog=__doc__)).parse_args())

@@ -9,6 +9,9 @@ import argparse
 import os
 import sys
 
+import mic_det  # noqa: F401  before Detectron2, whose warnings it leaves out
+
+# isort: split
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -18,10 +21,14 @@ from mic_det.config import ConfigError, is_mic, needs_sem_seg
 from mic_det.data.builtin import prepare_label_maps
 from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
+from mic_det.data.run_sets import what_is_read
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_trust_argument, load_config
+from mic_det.outputs import Outputs, add_overwrite_argument
+from mic_det.printable import printable
+from mic_det.programs import start_program
 from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
@@ -33,6 +40,7 @@ def parse_args():
     parser.add_argument("--window", action="store_true", help="also show each picture until its window is closed")
     parser.add_argument("--dataset", help="a registered or declared set; default: the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=6, help="evenly spread over the set")
+    add_overwrite_argument(parser)
     add_trust_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     return parser.parse_args()
@@ -54,8 +62,12 @@ def main(args):
     class_names = MetadataCatalog.get(name).get("thing_classes") or source_classes(cfg)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
     mapper = DomainMapper.with_truth(cfg)  # which is drawn, not used
-    rows, stems = [], {"contact_sheet"}
-    for i in chosen:
+    stems = picture_names([dicts[i]["file_name"] for i in chosen])
+    inputs = [*what_is_read(name, dicts), args.config_file, args.weights or cfg.MODEL.WEIGHTS]
+    outputs = Outputs(args.output, "visualize_pseudo_boxes", inputs, args.overwrite)
+    outputs.check([f"{stem}.png" for stem in (*stems, "contact_sheet")])
+    rows = []
+    for i, stem in zip(chosen, stems):
         mapped = mapper(dicts[i])
         torch.manual_seed(int(i))  # colours; the mask has a generator of its own
         generator = torch.Generator().manual_seed(int(i))
@@ -65,16 +77,23 @@ def main(args):
                 input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, mapper, int(i)),
             )
         )  # fmt: skip
-        stem = os.path.splitext(os.path.basename(dicts[i]["file_name"]))[0]
-        stem = stem if stem not in stems else f"{stem}_{i}"  # the same name in another folder
-        stems.add(stem)
         picture = contact_sheet([[panel] for panel in rows[-1]])
-        write_picture(os.path.join(args.output, f"{stem}.png"), picture)
+        with outputs.writing(f"{stem}.png") as file:
+            write_picture(file, picture)
         if args.window:
             show(stem, picture)
-    sheet = os.path.join(args.output, "contact_sheet.png")
-    write_picture(sheet, contact_sheet(rows, SHEET_COLUMNS))
-    print(f"{len(rows)} pictures and {sheet}")
+    with outputs.writing("contact_sheet.png") as file:
+        write_picture(file, contact_sheet(rows, SHEET_COLUMNS))
+    print(f"{len(rows)} pictures and {printable(os.path.join(args.output, 'contact_sheet.png'))}")
+
+
+def picture_names(files):
+    """A name without its ending for each file's picture: those of one name, from several folders, get a number."""
+    stems = ["contact_sheet"]
+    for number, file in enumerate(files):
+        stem = os.path.splitext(os.path.basename(file))[0]
+        stems.append(stem if stem not in stems else f"{stem}_{number}")
+    return stems[1:]
 
 
 def mixed_source(cfg, mapper, i):
@@ -115,6 +134,7 @@ def show(title, rgb):
 
 
 if __name__ == "__main__":
+    start_program()
     try:
         main(parse_args())
     except (ConfigError, DataError, CheckpointError) as e:

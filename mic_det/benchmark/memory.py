@@ -31,7 +31,7 @@ def peak_memory(cfg, name, size, steps=3):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = ""
-        with open(path, "w") as f:
+        with open(path, "w", encoding="utf-8") as f:
             f.write(cfg.dump())
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MEGABYTE), "MALLOC_TRIM_THRESHOLD_": str(MEGABYTE)}
         command = [sys.executable, "-m", "mic_det.benchmark.memory", path, name, *map(str, size), str(steps)]
@@ -43,7 +43,7 @@ def peak_memory(cfg, name, size, steps=3):
 
 def _resident(key):
     """``VmRSS`` or ``VmHWM`` (its maximum) of this process in bytes; Linux alone tells."""
-    with open("/proc/self/status") as f:
+    with open("/proc/self/status", encoding="utf-8") as f:
         for line in f:
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
@@ -51,7 +51,7 @@ def _resident(key):
 
 
 def _forget_peak():
-    with open("/proc/self/clear_refs", "w") as f:
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
         f.write("5")  # proc(5): the peak becomes the present size
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
-from .catalog import DataError, read_coco, resolve_path
-from .cityscapes import annotated_images, cityscapes_to_coco, default_source, write_json
+from ..outputs import Outputs
+from .catalog import DataError, load_annotated, read_coco, resolve_path
+from .cityscapes import annotated_images, cityscapes_to_coco, default_source
 from .cityscapes_labels import SEM_SEG_CLASSES, THING_CLASSES
+from .classes import set_metadata
+from .files import glob_files
 from .label_maps import IGNORED, cache_folder, label_map_file, make_label_maps
 
 BETAS = ("0.005", "0.01", "0.02")
@@ -125,9 +127,8 @@ def load_cityscapes(name, entry):
         raise DataError(f"{name}: image {folder / missing} is missing. Unpack {folder.name} again{how}.")
     suffix = f"{name}.json" if entry.half or len(entry.classes) == 1 else coco_name(entry.split, entry.beta)
     path = _store(root, suffix, content)
-    MetadataCatalog.pop(name, None)
-    MetadataCatalog.get(name).set(json_file=str(path), image_root=str(folder), **_metadata(entry))
-    dicts = load_coco_json(str(path), str(folder), name)
+    set_metadata(name, json_file=str(path), image_root=str(folder), **_metadata(entry))
+    dicts = load_annotated(name, path, folder, content)
     for x in dicts:
         relative = Path(x["file_name"]).relative_to(folder)
         labels = label_map_file(root, (relative.parent / relative.name.split("_leftImg8bit")[0]).as_posix())
@@ -156,26 +157,27 @@ def split_annotations(root, split, source=None, workers=None, overwrite=False, p
         FileNotFoundError, ValueError: see :func:`cityscapes_to_coco`.
     """
     root = Path(root)
-    stored = next((p for p in _places(root, coco_name(split)) if p.is_file()), None)
+    stored = [] if overwrite else [p for p in _places(root, coco_name(split)) if p.is_file()]
     labelled = (root / "gtFine" / split).is_dir()
-    if stored and not overwrite and not labelled:
-        return read_coco(coco_name(split), stored)
+    if stored and not labelled:
+        return read_coco(coco_name(split), stored[0])
     image_dir, suffix = CLEAR, f"{CLEAR}.png"
     if not (root / CLEAR / split).is_dir() and (root / FOGGY / split).is_dir():
         # sizes and names are those of the foggy twins, where a user has only these
-        beta = next((b for b in BETAS if next((root / FOGGY / split).glob(f"*/*_beta_{b}.png"), None)), BETAS[-1])
+        beta = next((b for b in BETAS if glob_files(root / FOGGY / split, f"*/*_beta_{b}.png")), BETAS[-1])
         image_dir, suffix = FOGGY, f"{FOGGY}_beta_{beta}.png"
     source = source or default_source(root, split)
-    if stored and not overwrite:
+    if stored:
         names = [_clear_name(n) for _, n in annotated_images(root, split, image_dir, suffix, source)]
-        content = read_coco(coco_name(split), stored)
-        if [x["file_name"] for x in content["images"]] == names:
-            return content
-        logging.getLogger(__name__).warning("%s lists other images than %s has: made again.", stored, root)
+        for file in stored:
+            content = read_coco(coco_name(split), file)
+            if [x["file_name"] for x in content["images"]] == names:
+                return content
+        logging.getLogger(__name__).warning("%s lists other images than %s has: made again.", stored[0], root)
     content = cityscapes_to_coco(root, split, image_dir, suffix, source, workers, progress)
     for x in content["images"]:
         x["file_name"] = _clear_name(x["file_name"])
-    _store(root, coco_name(split), content)
+    _store(root, coco_name(split), content, overwrite)
     return content
 
 
@@ -220,7 +222,7 @@ def _places(root, file):
     return root / "annotations" / file, cache_folder(root) / file
 
 
-def _store(root, file, content):
+def _store(root, file, content, overwrite=False):
     """Write a COCO file where it differs from what is there; returns its path."""
     text = json.dumps(content, sort_keys=True).encode("utf-8")
     for path in _places(root, file):
@@ -228,9 +230,9 @@ def _store(root, file, content):
             return path
     error = None
     for path in _places(root, file):
-        try:
-            write_json(content, path)
+        try:  # a file that is not ours stays as it is: the user's own annotations have such names too
+            Outputs(path.parent, "cityscapes", overwrite=overwrite).write_text(path.name, text.decode("utf-8"))
             return path
-        except OSError as e:
-            error = e
-    raise DataError(f"cannot write {file} to {' or '.join(map(str, _places(root, file)))} ({error}).")
+        except DataError as e:
+            error = error or e
+    raise DataError(f"cannot write {file} to {' or '.join(map(str, _places(root, file)))} ({error})")

@@ -12,11 +12,21 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
+from ..printable import printable
 from .builtin import prepare_label_maps
-from .catalog import DataError, box_problems, read_coco, resolve_path
+from .catalog import DataError, read_coco, resolve_path
+from .coco_normalize import normalize_coco
+from .files import list_files
 from .parallel import run_parallel
-from .pixels import check_image_pixels, check_label_pixels
-from .run_sets import check_classes, check_label_maps, check_roles
+from .pixels import EXIF_TURNED, ImageError, Resize, annotated_size, check_image, check_label_map, check_ordinary
+from .run_sets import (
+    check_classes,
+    check_label_maps,
+    check_masks,
+    check_roles,
+    labels_notes,
+    missing_image_hint,
+)
 
 TINY = 2  # pixels; a side below it can hardly be learned
 
@@ -62,9 +72,11 @@ def check_config_datasets(cfg, workers=None, progress=True):
             classes = list(MetadataCatalog.get(name).get("thing_classes", []))
             if role != "TARGET":
                 first = first or (name, classes)
+                report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
                 try:
                     if needs_boxes(cfg):
                         check_classes(cfg, role, name, classes, first, dicts)
+                        check_masks(cfg, role, name, dicts)
                     if needs_sem_seg(cfg):
                         check_label_maps(cfg, role, name, dicts)
                 except DataError as e:
@@ -72,7 +84,7 @@ def check_config_datasets(cfg, workers=None, progress=True):
                 if needs_sem_seg(cfg):
                     _open_label_maps(report, dicts, cfg.MODEL.SEM_SEG_HEAD, workers, progress)
             _count(report, dicts, classes)
-            _open_all(report, dicts, workers, progress)
+            _open_all(report, dicts, Resize.from_config(cfg, is_train=role != "TEST"), workers, progress)
     return reports, problems + _duplicates(reports)
 
 
@@ -90,24 +102,24 @@ def _load(report, label_maps):
     except DataError as e:
         report.problems.append(str(e))
         if declared and declared[0]:
-            report.problems += _all_box_problems(name, resolve_path(declared[0]), seen=str(e))
+            report.problems += _all_problems(name, resolve_path(declared[0]), seen=str(e))
         return []
     if declared and declared[0]:
         _note_unlisted(report, dicts, resolve_path(declared[1]))
     return dicts
 
 
-def _all_box_problems(name, path, seen):
+def _all_problems(name, path, seen):
     try:
-        return [p for p in box_problems(name, path, read_coco(name, path)) if p != seen]
-    except (DataError, KeyError, TypeError):  # the file as a whole is wrong, which was said already
+        return [p for p in normalize_coco(name, path, read_coco(name, path)).problems if p != seen]
+    except (DataError, KeyError):  # the file as a whole is wrong, which was said already
         return []
 
 
 def _note_unlisted(report, dicts, folder):
     listed = {Path(d["file_name"]).resolve() for d in dicts}
     parents = {p.parent for p in listed}
-    there = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in {q.suffix.lower() for q in listed}]
+    there = list_files(folder, {p.suffix.lower() for p in listed})
     unlisted = [p for p in there if p.resolve() not in listed and p.resolve().parent in parents]
     if unlisted:
         report.notes.append(f"{len(unlisted)} images beside the listed ones are not in the JSON: {unlisted[0]}, ...")
@@ -137,20 +149,23 @@ def _count(report, dicts, classes):
         report.notes.append(f"{outside} boxes reach outside their image by more than a pixel; they will be cut.")
 
 
-def _open_all(report, dicts, workers, progress):
-    files = [d["file_name"] for d in dicts]
-    found = run_parallel(open_image, files, workers, report.name, progress)
-    for d, (size, digest, error) in zip(dicts, found):
+def _open_all(report, dicts, resize, workers, progress):
+    files, odd = [d["file_name"] for d in dicts], Counter()
+    # nothing that a target set says of its images counts, sizes included
+    sizes = [None if report.role == "TARGET" else annotated_size(d) for d in dicts]
+    jobs = [(file, size, resize) for file, size in zip(files, sizes)]
+    found = run_parallel(open_image, jobs, workers, report.name, progress)
+    hint = missing_image_hint(report.name)
+    for file, (facts, digest, error) in zip(files, found):
         if error:
-            report.problems.append(f"{report.name}: {d['file_name']} {error}")
+            meant = "" if Path(file).exists() else hint(file)
+            report.problems.append(f"{report.name}: {file} {error}.{meant}")
             continue
-        report.sizes[size] += 1
-        report.hashes.setdefault(digest, d["file_name"])
-        if d.get("width") and (d["width"], d["height"]) != size:
-            report.problems.append(
-                f"{report.name}: {d['file_name']} is {size[0]} x {size[1]} pixels, annotated as {d['width']} x "
-                f"{d['height']}."
-            )
+        report.sizes[facts.size] += 1
+        report.hashes.setdefault(digest, file)
+        odd.update(_oddities(facts, file, report.role))
+    for (what, remedy), count in odd.items():
+        report.notes.append(f"{count} images {what}, {remedy}.")
     twice = [f for f, n in Counter(files).items() if n > 1]
     if twice:
         report.problems.append(f"{report.name} lists {len(twice)} images more than once, such as {twice[0]}.")
@@ -168,31 +183,45 @@ def label_map_problem(job):
     """What is wrong with (label map, its image, number of classes, ignored label), or None."""
     file, image_file, num_classes, ignored = job
     try:
-        check_label_pixels(file)
+        check_label_map(file, decode=True)
         with Image.open(file) as opened:
             labels = np.asarray(opened)
-        with Image.open(image_file) as opened:
-            size = opened.size[::-1]
-    except (OSError, SyntaxError, ValueError) as e:
-        return f"{file} or its image {image_file} cannot be read ({e})."
+    except ImageError as e:
+        return f"label map {file} {e}."
+    try:
+        size = check_image(image_file, decode=True).size[::-1]
+    except ImageError as e:
+        return f"the image {image_file} of label map {file} {e}."
     if labels.shape != size:
         return f"{file} has the shape {labels.shape}, its image {size}."
     wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= num_classes))]
     return f"{file} has the label {wrong[0]}: there are {num_classes} classes." if wrong.size else None
 
 
-def open_image(file):
-    """Decode an image: ((width, height), SHA-1 of the file, None) or (None, None, what is wrong)."""
+def open_image(job):
+    """Decode (file, annotated size, Resize): (ImageFacts, SHA-1 of the file, None) or (None, None, what is wrong)."""
+    file, annotated, resize = job
     try:
+        check_ordinary(file)
         content = Path(file).read_bytes()
-        check_image_pixels(io.BytesIO(content))
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return image.size, hashlib.sha1(content).hexdigest(), None
+        facts = check_image(io.BytesIO(content), annotated, resize, decode=True)
+        return facts, hashlib.sha1(content).hexdigest(), None
+    except ImageError as e:
+        return None, None, str(e)
     except FileNotFoundError:
-        return None, None, "is missing."
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        return None, None, f"cannot be read ({e})."
+        return None, None, "is missing"
+    except OSError as e:
+        return None, None, f"cannot be read ({e})"
+
+
+def _oddities(facts, file, role):
+    """(what, remedy) of an image that can be used, but perhaps not as its owner thinks."""
+    if facts.transparent:
+        yield "have transparency", f"which is dropped: colours of transparent pixels are seen (such as {file})"
+    if facts.mode == "CMYK":
+        yield "are CMYK", f"which becomes RGB without a colour profile (such as {file})"
+    if role != "TARGET" and facts.orientation not in (1, *EXIF_TURNED) and 1 < facts.orientation < 9:
+        yield "are flipped or turned by half by their EXIF tag", f"see that boxes are drawn that way (such as {file})"
 
 
 def _duplicates(reports):
@@ -222,5 +251,5 @@ def format_reports(reports):
         lines.append(f"{r.role:6s} {r.images:7d} {boxes:>8}  {f'{common[0]} x {common[1]}{more}':21s}  {r.name}")
         if r.per_class:
             lines.append(" " * 9 + ", ".join(f"{c} {n}" for c, n in r.per_class.items()))
-        lines += [f"{'':9s}note: {note}" for note in r.notes]
+        lines += [f"{'':9s}note: {printable(note)}" for note in r.notes]
     return "\n".join(lines)

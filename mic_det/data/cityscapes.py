@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from ..ordinary_files import open_picture, read_text
 from .cityscapes_labels import THING_CLASSES, THING_IDS, polygon_label
+from .files import glob_files
 from .parallel import run_parallel, write_bytes
 
 SOURCES = ("instanceIds", "polygons")
@@ -62,7 +64,7 @@ def cityscapes_to_coco(
 def default_source(root, split):
     """The kind of annotation that a split has: instance maps before polygons."""
     folder = Path(root) / "gtFine" / split
-    found = [kind for kind in SOURCES if next(folder.glob(f"*/*_{SUFFIXES[kind]}"), None)]
+    found = [kind for kind in SOURCES if glob_files(folder, f"*/*_{SUFFIXES[kind]}")]
     return (found or SOURCES)[0]
 
 
@@ -73,10 +75,10 @@ def annotated_images(root, split, image_dir="leftImg8bit", image_suffix="leftImg
         FileNotFoundError: see :func:`cityscapes_to_coco`.
     """
     folder, kind = Path(root) / "gtFine" / split, SUFFIXES[source]
-    files = sorted(folder.glob(f"*/*_{kind}"))
+    files = glob_files(folder, f"*/*_{kind}")
     if not files:
         raise FileNotFoundError(f"no */*_{kind} in {folder}: check the Cityscapes folder and the split")
-    for city in sorted({p for p in folder.iterdir() if p.is_dir()} - {file.parent for file in files}):
+    for city in sorted({p for p in glob_files(folder, "*") if p.is_dir()} - {file.parent for file in files}):
         raise FileNotFoundError(f"no *_{kind} in {city}: unpack gtFine again, or remove this empty city")
     pairs = [(file, f"{split}/{file.parent.name}/{file.name[: -len(kind)]}{image_suffix}") for file in files]
     images = Path(root) / image_dir
@@ -86,7 +88,7 @@ def annotated_images(root, split, image_dir="leftImg8bit", image_suffix="leftImg
                 f"{images / name} is missing, though {file.name} annotates it: unpack {image_dir} again"
             )
     names = {name for _, name in pairs}
-    for image in sorted((images / split).glob(f"*/*_{image_suffix}")):
+    for image in glob_files(images / split, f"*/*_{image_suffix}"):
         if f"{split}/{image.parent.name}/{image.name}" not in names:
             raise FileNotFoundError(f"{image} has no *_{kind} in {folder / image.parent.name}: unpack gtFine again")
     return pairs
@@ -97,7 +99,7 @@ def _image_annotations(job, source):
     file, image = job
     ids = read_instance_ids(file) if source == "instanceIds" else polygons_to_instance_ids(file)
     try:
-        with Image.open(image) as opened:
+        with open_picture(image) as opened:
             width, height = opened.size
     except OSError as e:
         raise ValueError(f"{image} cannot be read ({e}): unpack it again") from e
@@ -113,7 +115,7 @@ def read_instance_ids(file):
         ValueError: where the file cannot be read; names it.
     """
     try:
-        with Image.open(file) as opened:
+        with open_picture(file) as opened:
             return np.asarray(opened).astype(np.int64)
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{file} cannot be read ({e}): unpack it again") from e
@@ -129,7 +131,7 @@ def polygons_to_instance_ids(file):
         ValueError: where the file cannot be read or lacks something; names it.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         canvas = Image.new("I", (content["imgWidth"], content["imgHeight"]), 0)
         draw, counts = ImageDraw.Draw(canvas), {}
         for item in content["objects"]:

@@ -12,15 +12,16 @@ All are below ``$DETECTRON2_DATASETS``. Sim10k and KITTI go with ``cityscapes_ca
 import functools
 import json
 import math
-from pathlib import Path
 from xml.etree import ElementTree
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
+from ..ordinary_files import absence, check_ordinary, is_ordinary, open_picture, read_text
 from .catalog import DataError, resolve_path
 from .cityscapes_labels import THING_CLASSES
+from .classes import set_metadata, with_model_classes
+from .files import glob_files
 
 CAR = ("car",)
 BDD_CLASSES = {
@@ -46,8 +47,14 @@ def register_driving():
             sets[f"bdd100k_{time}_{split}"] = (THING_CLASSES, load, f"BDD100K {split}, {TIMES[time]}")
     for name, (classes, load, description) in sets.items():
         if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(load, name))
+            DatasetCatalog.register(name, functools.partial(_load, name, load, classes))
             MetadataCatalog.get(name).set(thing_classes=list(classes), evaluator_type="coco", description=description)
+
+
+def _load(name, load, classes):
+    dicts = load(name)
+    set_metadata(name, repairs=with_model_classes(name, dicts, list(classes)))
+    return dicts
 
 
 def load_sim10k(name="sim10k_car"):
@@ -60,6 +67,7 @@ def load_sim10k(name="sim10k_car"):
     dicts = []
     for file in _files(name, root / "Annotations", "*.xml"):
         try:
+            check_ordinary(file)
             tree = ElementTree.parse(file).getroot()
             size = [int(tree.findtext(f"size/{k}")) for k in ("width", "height")]
             boxes = []
@@ -84,7 +92,7 @@ def load_kitti(name="kitti_car"):
     dicts = []
     for file in _files(name, root / "label_2", "*.txt"):
         boxes = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             fields = line.split()
             if fields and fields[0] in ("Car", "DontCare"):
                 try:
@@ -109,7 +117,7 @@ def load_bdd100k(name, time, split):
         raise DataError(f"{name}: there is no label file {files[0]} (2018) or {files[1]} (2020). Unpack it there.")
     dicts = []
     try:
-        for frame in json.loads(file.read_text(encoding="utf-8")):
+        for frame in json.loads(read_text(file)):
             if (frame.get("attributes") or {}).get("timeofday") != TIMES[time]:
                 continue
             boxes = []
@@ -137,7 +145,7 @@ def _folder(name, relative):
 
 
 def _files(name, folder, pattern):
-    files = sorted(folder.glob(pattern))
+    files = glob_files(folder, pattern)
     if not files:
         raise DataError(f"{name}: no {pattern} in {folder}. Unpack the annotations there.")
     return files
@@ -145,11 +153,11 @@ def _files(name, folder, pattern):
 
 def _dict(name, image, image_id, size, boxes):
     """One dataset dict; boxes (XYXY, class, crowd) without area are left out."""
-    if not Path(image).is_file():
-        raise DataError(f"{name}: image {image} is missing, though it is annotated. Unpack the images again.")
+    if not is_ordinary(image):
+        raise DataError(f"{name}: image {image} {absence(image)}, though it is annotated. Unpack the images again.")
     if size is None:
         try:
-            with Image.open(image) as opened:
+            with open_picture(image) as opened:
                 size = opened.size
         except (OSError, SyntaxError) as e:
             raise DataError(f"{name}: image {image} cannot be read ({e}). Unpack it again.") from e

@@ -1,7 +1,9 @@
 """The error of everything that reads data."""
 
+from ..errors import MICError
 
-class DataError(RuntimeError):
+
+class DataError(MICError, RuntimeError):
     """A data set that cannot be used; the message names the file and says what to do."""
 
     def __init__(self, message):

@@ -11,14 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .catalog import IMAGE_SUFFIXES
+from ..errors import MICError
+from ..ordinary_files import NotOrdinary, check_ordinary, read_text
+from .files import glob_files, list_images
 from .fog import add_fog, depth_to_distance, disparity_to_depth, estimate_airlight, fill_invalid
 from .parallel import run_parallel, write_png
 
 MAX_DEPTH = 2000.0  # metres; where stereo sees no disparity at all
 
 
-class FogError(RuntimeError):
+class FogError(MICError, RuntimeError):
     """Fog that cannot be made; the message names the file and says what to do."""
 
 
@@ -41,7 +43,7 @@ def make_foggy_cityscapes(root, splits, betas, airlight=None, workers=None, over
     """
     root, jobs, present = Path(root), [], 0
     for split in splits:
-        images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+        images = glob_files(root / "leftImg8bit" / split, "*/*_leftImg8bit.png")
         if not images:
             raise FogError(f"no */*_leftImg8bit.png in {root / 'leftImg8bit' / split}: check the folder and the split.")
         for image in images:
@@ -83,7 +85,10 @@ def make_foggy_folder(
         FogError: names the folder or file that is missing or broken.
     """
     images, depths, output, jobs, present = Path(images), Path(depths), Path(output), [], 0
-    files = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if images.is_dir() else []
+    for read in (images, depths):
+        if read.resolve() in (output.resolve(), *output.resolve().parents):
+            raise FogError(f"{output} is in {read}: foggy images would be taken for clear ones. Name another --output.")
+    files = list_images(images) if images.is_dir() else []
     if not files:
         raise FogError(f"no images in {images}.")
     for image in files:
@@ -110,7 +115,7 @@ def _fog_cityscapes_image(job):
             f"its image's size {image.shape[:2]}."
         )
     try:
-        camera = json.loads(camera_file.read_text(encoding="utf-8"))
+        camera = json.loads(read_text(camera_file))
         baseline = float(camera["extrinsic"]["baseline"])
         fx, fy, u0, v0 = (float(camera["intrinsic"][k]) for k in ("fx", "fy", "u0", "v0"))
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -131,6 +136,7 @@ def _fog_plain_image(job):
     image = _read(image_file, cv2.IMREAD_COLOR)
     try:
         npy = depth_file.suffix == ".npy"
+        check_ordinary(depth_file)
         depth = np.load(depth_file, allow_pickle=False) if npy else _read(depth_file, cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, EOFError) as e:
         raise FogError(f"{depth_file} cannot be read ({e}).") from e
@@ -149,7 +155,10 @@ def _fog_plain_image(job):
 
 def _read(file, flags):
     try:
+        check_ordinary(file)
         image = cv2.imdecode(np.fromfile(file, np.uint8), flags)  # cv2.imread takes no non-ASCII path everywhere
+    except NotOrdinary as e:
+        raise FogError(f"{e}. Remove it.") from e
     except (OSError, cv2.error):
         image = None
     if image is None:

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ..ordinary_files import open_picture
 from .cityscapes import polygons_to_instance_ids
 from .cityscapes_labels import LABELS
+from .files import glob_files
 from .parallel import run_parallel, write_png
 
 IGNORED = 255
@@ -52,7 +53,7 @@ def make_label_maps(root, split, workers=None, progress=True):
     """
     root, stems = Path(root), {}
     for kind in ("polygons.json", "labelIds.png"):  # the latter is preferred
-        for file in sorted((root / "gtFine" / split).glob(f"*/*_gtFine_{kind}")):
+        for file in glob_files(root / "gtFine" / split, f"*/*_gtFine_{kind}"):
             stems[f"{split}/{file.parent.name}/{file.name[: -len(f'_gtFine_{kind}')]}"] = file
     missing = [(stem, file) for stem, file in stems.items() if label_map_file(root, stem) is None]
     run_parallel(
@@ -68,7 +69,7 @@ def _make(job, root):
         labels = np.where(ids >= 1000, ids // 1000, ids)
     else:
         try:
-            with Image.open(file) as opened:
+            with open_picture(file) as opened:
                 labels = np.asarray(opened)
         except (OSError, SyntaxError) as e:
             raise ValueError(f"{file} cannot be read ({e}): unpack it again") from e

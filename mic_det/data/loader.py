@@ -1,10 +1,16 @@
-"""Training batches of source and target images, which can go on from any batch."""
+"""Batches of images: those of a training, which can go on from any batch, and those of an evaluation."""
 
+import contextlib
 import os
 import signal
 import threading
 
-from detectron2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
@@ -12,6 +18,7 @@ from torch import Generator
 from torch.utils.data import DataLoader
 
 from ..random_state import seeded
+from .errors import DataError
 from .mapper import DomainMapper
 from .samplers import AspectRatios, BatchPlan, SeededItems
 
@@ -23,7 +30,7 @@ class TwoDomainLoader:
     those that worker processes have prepared in advance do not count.
     """
 
-    def __init__(self, domains, seed, num_workers=0):
+    def __init__(self, domains, seed, num_workers=0, timeout=0):
         """
         Args:
             domains (list[dict]): for each its ``name``, ``dicts`` (Detectron2's dataset dicts), ``mapper``, ``sampler``
@@ -31,8 +38,9 @@ class TwoDomainLoader:
                 wide and tall images are kept apart).
             seed (int): the same in all processes.
             num_workers (int): worker processes for each domain; 0 = images are read when they are needed.
+            timeout (float): see ``DATALOADER.WORKER_TIMEOUT``.
         """
-        self.domains, self.seed, self.num_workers = domains, int(seed), num_workers
+        self.domains, self.seed, self.num_workers, self.timeout = domains, int(seed), num_workers, timeout
         self.start = {d["name"]: 0 for d in domains}  # batches of earlier lives of the run
         self.batches = 0  # handed out in this one
 
@@ -54,12 +62,11 @@ class TwoDomainLoader:
             self.start[domain["name"]],
         )
         items = SeededItems(DatasetFromList(domain["dicts"], copy=False), domain["mapper"], seed, rank, world_size)
-        return DataLoader(
+        return WatchedLoader(
             items,
+            self.num_workers,
+            self.timeout,
             batch_sampler=plan,
-            num_workers=self.num_workers,
-            collate_fn=trivial_batch_collator,
-            worker_init_fn=leave_signals_to_the_trainer,
             generator=Generator(),  # else each start of the workers draws from the training's random numbers
         )
 
@@ -98,7 +105,7 @@ def build_mic_train_loader(cfg):
         grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
     if not cfg.DATASETS.TARGET:
-        return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS)
+        return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
     unlabelled = get_detection_dataset_dicts(list(cfg.DATASETS.TARGET), filter_empty=False, check_consistency=False)
     target = dict(
         name="target",
@@ -108,7 +115,75 @@ def build_mic_train_loader(cfg):
         batch_size=cfg.SOLVER.IMS_PER_BATCH_TARGET,
         grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    return TwoDomainLoader([source, target], seed, cfg.DATALOADER.NUM_WORKERS)
+    return TwoDomainLoader([source, target], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
+
+
+def build_test_loader(cfg, dataset):
+    """Batches of one image, as they are, of a registered set (its name) or of Detectron2's dataset dicts."""
+    named = [cfg] if isinstance(dataset, str) else []
+    plain = build_detection_test_loader(*named, dataset, mapper=DomainMapper(cfg, False))
+    workers, timeout = cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT
+    return WatchedLoader(plain.dataset, workers, timeout, batch_size=1, sampler=plain.sampler)
+
+
+class WatchedLoader(DataLoader):
+    """torch's loader of lists, whose workers may die or not answer: both end in one line that says what to do."""
+
+    def __init__(self, dataset, num_workers, timeout, **kwargs):
+        """
+        Args:
+            num_workers (int): 0 = images are read in this process, and ``timeout`` means nothing.
+            timeout (float): see ``DATALOADER.WORKER_TIMEOUT``.
+            kwargs: of torch's DataLoader.
+        """
+        super().__init__(
+            dataset, num_workers=num_workers, timeout=timeout if num_workers else 0, collate_fn=trivial_batch_collator,
+            worker_init_fn=leave_signals_to_the_trainer, **kwargs,
+        )  # fmt: skip
+
+    def __iter__(self):
+        return _Watched(super().__iter__(), self.num_workers, self.timeout)
+
+
+class _Watched:
+    """An iterator of a :class:`WatchedLoader`; its workers are started when it is made."""
+
+    def __init__(self, batches, num_workers, timeout):
+        self.batches, self.num_workers, self.timeout = batches, num_workers, timeout
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self.batches)
+        except RuntimeError as e:
+            problem = self._problem(str(e))
+            if not problem:
+                raise
+            raise DataError(
+                f"{problem}. Either shared memory is short ({_shared_memory()}; containers get more by --shm-size), "
+                "memory is, or the disk does not answer. DATALOADER.NUM_WORKERS 0 reads images without workers."
+            ) from e
+
+    def _problem(self, text):
+        """What torch's message says of the workers; "" where it is of something else."""
+        if "DataLoader timed out" in text:
+            return (
+                f"the loader's {self.num_workers} worker processes sent no images for {self.timeout:g} seconds "
+                "(DATALOADER.WORKER_TIMEOUT)"
+            )
+        if text.startswith("DataLoader worker (pid"):
+            return " ".join(text.split(". ")[0].split()).rstrip(".").replace("DataLoader worker", "a worker process")
+        return ""
+
+
+def _shared_memory():
+    with contextlib.suppress(OSError, AttributeError):  # not on macOS and Windows
+        found = os.statvfs("/dev/shm")
+        free, total = (n * found.f_frsize / 2**20 for n in (found.f_bavail, found.f_blocks))
+        return f"/dev/shm has {free:.0f} of {total:.0f} MiB free"
+    return "/dev/shm"
 
 
 def leave_signals_to_the_trainer(worker_id):

@@ -1,13 +1,19 @@
 """From a dataset dict to what the model takes."""
 
+import contextlib
+import copy
+
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
 from ..config import needs_sem_seg
 from .catalog import DataError
 from .margins import RecordedAugmentations
-from .pixels import check_image_pixels, check_label_pixels
+from .pixels import ImageError, Resize, annotated_size, check_image, check_label_map, upright_size
+
+
+class _AnnotationFailure(Exception):
+    """Detectron2 could not transform or collect annotations; args: the transforms and the image's (height, width)."""
 
 
 class DomainMapper(DatasetMapper):
@@ -21,7 +27,7 @@ class DomainMapper(DatasetMapper):
 
     def __init__(self, cfg, is_train=True, domain="source"):
         super().__init__(**DatasetMapper.from_config(cfg, is_train))
-        self.domain = domain
+        self.domain, self.resize = domain, Resize.from_config(cfg, is_train)
         self.sem_seg = is_train and needs_sem_seg(cfg)
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
@@ -45,31 +51,27 @@ class DomainMapper(DatasetMapper):
     def __call__(self, dataset_dict):
         """
         Raises:
-            DataError: where the image or its label map cannot be read, has another size than annotated, or has
-                no pixel outside the margins.
+            DataError: where the image, its label map or an annotation cannot be used, or no pixel is outside the
+                margins; names it, and says why.
         """
         if self.domain == "target":
-            unlabelled = ("file_name", "image_id", "height", "width")
+            unlabelled = ("file_name", "image_id")  # the image itself has its size
             dataset_dict = {k: v for k, v in dataset_dict.items() if k in unlabelled}
         elif not self.sem_seg:  # label maps are for training a segmentation head
             dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
+        file, label_map = dataset_dict["file_name"], dataset_dict.get("sem_seg_file_name")
+        with _blamed_on(file, "image"):
+            check_image(file, resize=self.resize)
+        if label_map is not None:
+            with _blamed_on(label_map, "label map"):
+                check_label_map(label_map)
         try:
-            check_image_pixels(dataset_dict["file_name"])
-            if "sem_seg_file_name" in dataset_dict:
-                check_label_pixels(dataset_dict["sem_seg_file_name"])
             mapped = super().__call__(dataset_dict)
-        except SizeMismatchError as e:
-            raise DataError(self._annotated_size_error(dataset_dict)) from e
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:  # of broken files
-            label_map = dataset_dict.get("sem_seg_file_name")
-            also = f" or its label map {label_map}" if label_map else ""
-            raise DataError(
-                f"cannot read image {dataset_dict['file_name']}{also} ({e}). Replace it, or remove it from the set."
-            ) from e
-        except AssertionError as e:  # of Detectron2's transforms, which take image and label map together
-            if "sem_seg_file_name" not in dataset_dict:
-                raise
-            raise DataError(self._size_error(dataset_dict, dataset_dict["sem_seg_file_name"])) from e
+        except _AnnotationFailure as e:
+            raise DataError(self._annotation_error(dataset_dict, e)) from e.__cause__
+        except Exception as e:  # Detectron2 and PIL raise errors of all kinds, and do not say of which file
+            self._blame(dataset_dict, e)
+            raise
         if "sem_seg" in mapped:
             self._check_label_map(mapped, dataset_dict["sem_seg_file_name"])
         if self.margins:
@@ -90,15 +92,71 @@ class DomainMapper(DatasetMapper):
                 f"{self.num_classes}, and {self.ignore_value} (MODEL.SEM_SEG_HEAD.IGNORE_VALUE) is ignored."
             )
 
-    @staticmethod
-    def _annotated_size_error(x):
-        with Image.open(x["file_name"]) as image:
-            size = image.size
-        return (
-            f"image {x['file_name']} is {size[0]} x {size[1]} pixels, annotated as {x['width']} x {x['height']}. "
-            "Do images and annotations belong together?"
-        )
+    def _blame(self, x, error):
+        """Judge again what Detectron2 has failed with, all of it: a DataError names what is wrong.
+
+        Errors of other origins (code, memory) come through as they are.
+        """
+        file, label_map = x["file_name"], x.get("sem_seg_file_name")
+        with _blamed_on(file, "image"):
+            size = check_image(file, annotated_size(x), self.resize, decode=True).size
+        if label_map is not None:
+            with _blamed_on(label_map, "label map"):
+                check_label_map(label_map, decode=True)
+                with Image.open(label_map) as opened:
+                    if upright_size(opened) != size:
+                        raise DataError(self._size_error(x, label_map)) from error
+        if isinstance(error, (OSError, ValueError, AssertionError)):
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"image {file} can be read, but not changed as INPUT says ({text}): check INPUT, or remove the image."
+            ) from error
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        try:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        except (AssertionError, LookupError, TypeError, ValueError) as e:
+            raise _AnnotationFailure(transforms, image_shape) from e
+
+    def _annotation_error(self, x, failure):
+        """What is wrong with which annotation of a dataset dict that :meth:`_transform_annotations` failed with."""
+        file, counted = x["file_name"], [a for a in x["annotations"] if not a.get("iscrowd", 0)]
+        if self.use_instance_mask:
+            without = sum("segmentation" not in a for a in counted)
+            if without:
+                return (
+                    f"{without} of the {len(counted)} boxes of image {file} have no mask, but MODEL.MASK_ON is True: "
+                    "add the masks, or set MODEL.MASK_ON False."
+                )
+            if self.instance_mask_format == "polygon" and any(isinstance(a["segmentation"], dict) for a in counted):
+                return (
+                    f"masks of image {file} are run-length encoded (RLE), but INPUT.MASK_FORMAT is polygon: set "
+                    "INPUT.MASK_FORMAT bitmask."
+                )
+        for annotation in counted:  # alone, to find the one
+            try:
+                self._transform_annotations({"annotations": [copy.deepcopy(annotation)]}, *failure.args)
+            except _AnnotationFailure as e:
+                reason = " ".join(str(e.__cause__.__cause__ or e.__cause__).split())
+                return (
+                    f"the annotation of the box {list(annotation['bbox'])} in image {file} cannot be used ({reason}): "
+                    "correct or remove it."
+                )
+        reason = " ".join(str(failure.__cause__).split())
+        return f"the annotations of image {file} cannot be used together ({reason}): correct them."
 
     @staticmethod
     def _size_error(x, file):
         return f"label map {file} is not of the size of its image {x['file_name']}. Replace it."
+
+
+@contextlib.contextmanager
+def _blamed_on(file, what):
+    try:
+        yield
+    except ImageError as e:
+        if e.unreadable:
+            raise DataError(
+                f"cannot read {what} {file} ({e.unreadable}). Replace it, or remove it from the set."
+            ) from e
+        raise DataError(f"{what} {file} {e}.") from e

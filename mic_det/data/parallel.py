@@ -10,8 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 import cv2
 from tqdm import tqdm
 
+from ..errors import MICError
 
-class WorkerError(RuntimeError):
+
+class WorkerError(MICError, RuntimeError):
     """A worker process ended without an answer."""
 
 

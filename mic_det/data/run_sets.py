@@ -6,8 +6,12 @@ from collections import Counter
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import ConfigError, is_mic, needs_boxes, needs_sem_seg, student_architecture
+from ..ordinary_files import absence
 from .builtin import prepare_label_maps
 from .catalog import DataError
+from .classes import class_names
+from .coco_normalize import MANY_CROWDS
+from .image_names import FilesOnDisk
 
 
 def check_datasets(cfg, training=True):
@@ -39,19 +43,70 @@ def check_datasets(cfg, training=True):
         dicts = DatasetCatalog.get(name)
         if not dicts:
             raise DataError(f"{name} (DATASETS.{key}) has no images.")
-        missing = next((d["file_name"] for d in dicts if not os.path.isfile(d["file_name"])), None)
+        missing = [d["file_name"] for d in dicts if not os.path.isfile(d["file_name"])]
         if missing:
-            raise DataError(f"{name} (DATASETS.{key}): image {missing} is missing.")
+            more = f" So are {len(missing) - 1} more." if len(missing) > 1 else ""
+            hint = missing_image_hint(name)(missing[0])
+            raise DataError(f"{name} (DATASETS.{key}): image {missing[0]} {absence(missing[0])}.{hint}{more}")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
         if key != "TARGET":
             if needs_boxes(cfg):
                 first = first or (name, classes)
                 check_classes(cfg, key, name, classes, first, dicts)
+                check_masks(cfg, key, name, dicts)
             if needs_sem_seg(cfg):
                 check_label_maps(cfg, key, name, dicts)
         lines.append(describe(key, name, dicts, classes))
+        if key != "TARGET":
+            lines += [f"       {note}" for note in labels_notes(name, dicts)]
     check_pseudo_label_set(cfg, first)
+    if not training and needs_boxes(cfg):
+        lines += unknown_classes_note(cfg)
     return lines
+
+
+def missing_image_hint(name):
+    """A function of a missing image's path: a sentence on the file on the disk that may be meant, or ""."""
+    root = MetadataCatalog.get(name).get("image_root")
+    if not root:
+        return lambda file: ""
+    files = FilesOnDisk(root)
+    return lambda file: files.hint(file[len(root) + 1 :] if file.startswith(f"{root}{os.sep}") else file)
+
+
+def labels_notes(name, dicts):
+    """What is reported of a labelled set: what was read otherwise than written, and many crowds."""
+    crowds, boxes = _crowds(dicts)
+    notes = list(MetadataCatalog.get(name).get("repairs") or [])
+    if MANY_CROWDS * boxes < crowds < boxes:  # a set of crowds alone is refused
+        notes.append(
+            f"{crowds} of {boxes} boxes are crowds ('iscrowd' 1): they are not learned from, and count in no AP. Some "
+            "programs mark every mask so; set 'iscrowd' 0 where a box is one object."
+        )
+    return [f"{name}: {note}" for note in notes]
+
+
+def _crowds(dicts):
+    flags = [bool(a.get("iscrowd", 0)) for d in dicts for a in d.get("annotations", ())]
+    return sum(flags), len(flags)
+
+
+def unknown_classes_note(cfg):
+    """A line where nothing but the test set tells what the model's outputs mean."""
+    source = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
+    if source and class_names(source) or not cfg.DATASETS.TEST:
+        return []
+    return [
+        f"       The classes of the model are taken to be those of {cfg.DATASETS.TEST[0]}, in its order: no set of "
+        "DATASETS.TRAIN is here to compare them with. A checkpoint that names its classes overrules that."
+    ]
+
+
+def what_is_read(name, dicts):
+    """Files of a set and, where it is a folder of images, the folder: what is written there becomes part of the set."""
+    metadata = MetadataCatalog.get(name)
+    files = [d[k] for d in dicts for k in ("file_name", "sem_seg_file_name") if d.get(k)]
+    return [*files, metadata.get("json_file") or metadata.get("image_root") or ""]
 
 
 def check_pseudo_label_set(cfg, first):
@@ -94,12 +149,54 @@ def check_roles(cfg):
 def check_classes(cfg, key, name, classes, first, dicts):
     if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
         raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
+    crowds, boxes = _crowds(dicts)
+    if boxes and crowds == boxes:
+        raise DataError(
+            f"{name} (DATASETS.{key}): all {boxes} boxes are crowds ('iscrowd' 1), which are not learned from and "
+            "count in no AP. Some programs mark every mask so: set 'iscrowd' 0 where a box is one object."
+        )
     if classes != first[1]:
         raise DataError(f"{name} (DATASETS.{key}) has the classes {classes}, but {first[0]} has {first[1]}.")
     if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise DataError(
             f"{name} (DATASETS.{key}) has {len(classes)} classes {classes}, but MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}."
+            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}.{_parent_hint(name)}"
+        )
+
+
+def _parent_hint(name):
+    parent = MetadataCatalog.get(name).get("unused_parent")
+    if not parent:
+        return ""
+    return (
+        f" {parent!r} has no box and is the 'supercategory' of the others, as some programs export it: remove it from "
+        "'categories', or count it."
+    )
+
+
+def check_masks(cfg, key, name, dicts):
+    """With ``MODEL.MASK_ON``, every object of a labelled set must have a mask that can be learned or evaluated.
+
+    Raises:
+        DataError: names the first image, its box, and how many there are.
+    """
+    if not cfg.MODEL.MASK_ON:
+        return
+    objects = [(d, a) for d in dicts for a in d.get("annotations", ()) if key == "TEST" or not a.get("iscrowd", 0)]
+    without = [(d, a) for d, a in objects if not a.get("segmentation")]
+    if without:
+        d, a = without[0]
+        raise DataError(
+            f"{name} (DATASETS.{key}): {len(without)} of {len(objects)} boxes have no usable mask, such as "
+            f"{list(a['bbox'])} of {d['file_name']}, but MODEL.MASK_ON needs one of each. Complete them, remove those "
+            "boxes, or set MODEL.MASK_ON False."
+        )
+    rle = [(d, a) for d, a in objects if isinstance(a["segmentation"], dict)]
+    if key == "TRAIN" and rle and cfg.INPUT.MASK_FORMAT == "polygon":
+        d, a = rle[0]
+        raise DataError(
+            f"{name} (DATASETS.{key}): {len(rle)} of {len(objects)} masks are RLE, such as that of {list(a['bbox'])} "
+            f"of {d['file_name']}, but INPUT.MASK_FORMAT is polygon. Set INPUT.MASK_FORMAT bitmask, which takes both."
         )
 
 

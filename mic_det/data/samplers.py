@@ -2,12 +2,11 @@
 
 import itertools
 
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from ..ordinary_files import open_picture
 from ..random_state import seeded
-
-EXIF_ORIENTATION, EXIF_TURNED = 274, (5, 6, 7, 8)  # a quarter turn: width and height change places
+from .pixels import upright_size
 
 
 class BatchPlan(Sampler):
@@ -66,9 +65,8 @@ class AspectRatios:
 def _size_in_file(file):
     """Width and height in pixels as Detectron2 will decode the file; (0, 0) where that will fail."""
     try:
-        with Image.open(file) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_TURNED
-            return image.size[::-1] if turned else image.size
+        with open_picture(file) as image:
+            return upright_size(image)
     except (OSError, SyntaxError, ValueError):  # the mapper tells what is wrong when the image's turn comes
         return 0, 0
 

@@ -6,10 +6,16 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 
+from ..config import needs_boxes
+from ..data.catalog import targets_alone
+from ..data.classes import class_names, expect_classes, positions, stated_classes
 from ..modeling import MIC
 from .checkpoint_files import CheckpointFiles
+from .finite_state import first_nonfinite
+from .resumed_state import MOST_STEPS
+from .run_settings import changed_settings, config_settings
 from .weights_files import CheckpointError, read_pickle, read_safetensors, read_torch, with_tensors
-from .weights_match import chosen_part, fitting, own_names, split_parts
+from .weights_match import OPTIONAL, chosen_part, fitting, own_names, split_parts
 
 __all__ = ["CheckpointError", "MICCheckpointer"]
 
@@ -39,6 +45,8 @@ class MICCheckpointer(CheckpointFiles):
         weights_from="teacher",
         complete=False,
         trust=False,
+        class_names=None,
+        targets=(),
         **kwargs,
     ):
         """
@@ -47,10 +55,17 @@ class MICCheckpointer(CheckpointFiles):
             weights_from (str): see ``MODEL.MIC.WEIGHTS_FROM``.
             complete (bool): the model is to predict: every tensor of the detector must be filled.
             trust (bool): ``--trust-checkpoint``: code in files is run.
+            class_names (list[str]): of ``DATASETS.TRAIN``, in the order of the model's outputs; written into
+                checkpoints, and compared with those of a checkpoint that is loaded.
+            targets (collection of str): sets whose labels are not used.
         """
         super().__init__(model, save_dir, **kwargs)
         self.min_matched_keys, self.weights_from = min_matched_keys, weights_from
         self.complete, self.trust = complete, trust
+        self.class_names, self.targets = class_names, targets
+        self.named_classes = None  # what the checkpoint that was loaded says of the model's classes
+        self.cfg = None
+        self.restarted = []  # tensors of the model that the file last loaded does not fill
 
     @classmethod
     def from_config(cls, cfg, model, save_dir="", **kwargs):
@@ -58,8 +73,18 @@ class MICCheckpointer(CheckpointFiles):
         keys = {
             "min_matched_keys": cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
             "weights_from": cfg.MODEL.MIC.WEIGHTS_FROM,
+            "targets": targets_alone(cfg),
         }
-        return cls(model, save_dir, **keys, **kwargs)
+        if needs_boxes(cfg) and cfg.DATASETS.TRAIN:
+            keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
+        checkpointer = cls(model, save_dir, **keys, **kwargs)
+        checkpointer.cfg = cfg
+        return checkpointer
+
+    def save(self, name, **kwargs):
+        """See :class:`CheckpointFiles`; the names of the classes are written too, where they are known."""
+        named = {"class_names": [str(n) for n in self.class_names]} if self.class_names else {}
+        super().save(name, **named, **kwargs)
 
     def load(self, path, *args, **kwargs):
         """See Detectron2.
@@ -99,10 +124,23 @@ class MICCheckpointer(CheckpointFiles):
         return with_tensors(read_torch(f, self.trust), self._source)
 
     def _load_model(self, checkpoint):
-        return self._load_checked(checkpoint, self._source)
+        try:
+            return self._load_checked(checkpoint, self._source)
+        except CheckpointError as e:
+            raise CheckpointError(f"{e}{self._other_settings(checkpoint)}") from e
+
+    def _other_settings(self, checkpoint):
+        """A sentence about keys of the model that were not as they are now, where the checkpoint tells them."""
+        for key in ("trainer", "hooks", "ExactState", "settings"):
+            checkpoint = checkpoint.get(key) if isinstance(checkpoint, dict) else None
+        if not isinstance(checkpoint, dict) or self.cfg is None:
+            return ""
+        changes = [x for x in changed_settings(checkpoint, config_settings(self.cfg)) if x.startswith("MODEL.")]
+        return f" Settings that differ: {'; '.join(changes)}." if changes else ""
 
     def _load_checked(self, checkpoint, path):
         is_mic = isinstance(self.model, MIC)
+        self._compare_classes(checkpoint.pop("class_names", None), path)
         heuristics, author = checkpoint.pop("matching_heuristics", False), checkpoint.get("__author__", "")
         parts, rest = split_parts(checkpoint)
         if not is_mic:
@@ -118,8 +156,72 @@ class MICCheckpointer(CheckpointFiles):
                 found_names = own_names(found, detector, path, heuristics, author)
                 seen[id(found)] = fitting(found_names, detector, path, self.min_matched_keys, self.complete)
             state.update({f"{part}.{k}" if part else k: v for k, v in seen[id(found)].items()})
-        checkpoint["model"] = state
+        if is_mic:
+            self._fill_from_each_other(state, path)
+        checkpoint["model"] = self._checked_values(state, path)
+        self.restarted = [k for k in self.model.state_dict() if k not in state and not OPTIONAL.search(k)]
         return super()._load_model(checkpoint)
+
+    def _compare_classes(self, named, path):
+        """The model's outputs mean what the checkpoint says, if it says so: test sets are brought into its order.
+
+        Raises:
+            CheckpointError: where a model would be trained on from a checkpoint that has its classes in another order.
+        """
+        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+            return
+        own = self.class_names
+        places = positions(named, own) if own else []
+        same_names = own and len(own) == len(named) and None not in places
+        if own and not same_names:
+            if self.complete:
+                self.logger.warning("%s names the classes %s, DATASETS.TRAIN %s: the latter hold.", path, named, own)
+        elif self.complete:
+            self._state_classes(own if places == list(range(len(named))) else named, path)
+        elif same_names and places != list(range(len(own))):
+            raise CheckpointError(
+                f"{path} was trained on the classes {named}, and DATASETS.TRAIN has them in another order, {own}: the "
+                "weights of one class would start as those of another. Give the set's categories the ids of that order."
+            )
+
+    def _state_classes(self, named, path):
+        if (stated_classes() or named) != named:
+            raise CheckpointError(
+                f"{path} has the classes {named}, the checkpoint before it {stated_classes()}: use one call for each."
+            )
+        self.named_classes = named
+        expect_classes(classes=named, except_for=self.targets)
+
+    def _fill_from_each_other(self, state, path):
+        """What one of teacher and student has alone: an average of it with random numbers would be neither."""
+        for part, other in (("teacher.", "student."), ("student.", "teacher.")):
+            own = [k for k in self.model.state_dict() if k.startswith(part)]
+            lost = [k for k in own if k not in state and other + k[len(part) :] in state]
+            if lost:
+                self.logger.warning(
+                    "%s: %d tensors of the %s do not fit, such as %s: the %s's are taken.",
+                    path, len(lost), part[:-1], lost[0], other[:-1],
+                )  # fmt: skip
+            state.update({k: state[other + k[len(part) :]] for k in lost})
+
+    def _checked_values(self, state, path):
+        """The tensors in the model's number formats.
+
+        Raises:
+            CheckpointError: where one is not finite, or would not be; names it.
+        """
+        own = self.model.state_dict()
+        state = {k: v.to(own[k].dtype) if k in own else v for k, v in state.items()}
+        bad = first_nonfinite((k, v) for k, v in state.items() if k in own)
+        if bad:
+            raise CheckpointError(
+                f"{path} holds weights that are NaN or infinite: {bad} is the first. The training that wrote it has "
+                "diverged: take an earlier checkpoint."
+            )
+        steps = state.get("num_steps")
+        if steps is not None and isinstance(self.model, MIC) and not 0 <= int(steps) < MOST_STEPS:
+            raise CheckpointError(f"{path}: its num_steps is {int(steps)}, but a training counts its steps from 0.")
+        return state
 
     def _fitting_rest(self, rest, path):
         """What MIC has beside its detectors: the domain classifiers of another config start anew."""

@@ -10,7 +10,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-from .weights_files import CheckpointError
+from .finite_state import first_nonfinite, nested_tensors
+from .resumed_state import state_problem
+from .weights_bounds import check_archive
+from .weights_files import CheckpointError, read_torch, with_tensors
 
 LAST = "last_checkpoint"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
@@ -68,31 +71,67 @@ def damage(path):
 
     torch's files are archives with a checksum for each tensor, so lost and changed bytes are both found.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        return "it is no ordinary file"
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive, os.path.getsize(path))
             bad = archive.testzip()
         return f"{bad} in it has a wrong checksum" if bad else ""
     except Exception as e:  # a damaged archive makes zipfile stumble in many ways
         return " ".join(str(e).split()) or type(e).__name__
 
 
+class NonFiniteState(ValueError):
+    """Weights or an optimizer's state that are not finite, and so are not saved; ``name`` is the first tensor."""
+
+    def __init__(self, name):
+        super().__init__(f"{name} is NaN or infinite")
+        self.name = name
+
+
 class CheckpointFiles(DetectionCheckpointer):
     """Detectron2's checkpointer as far as files are concerned: how they are written, chosen and removed."""
+
+    trust = False  # whether code in files is run
+    last_good = ""  # the newest file that this process has written or resumed from
 
     def save(self, name, **kwargs):
         """Write ``name``.pth below the output folder, whole or not at all.
 
         Raises:
             CheckpointError: where the disk refuses it.
+            NonFiniteState: where it would not be finite; nothing is written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        self.check_finite(data)
         file = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", file)
         write_atomically(file, lambda f: torch.save(data, f))
         self.tag_last_checkpoint(os.path.basename(file))
+        self.last_good = file
+
+    def check_finite(self, data=None):
+        """Refuse weights, and what an optimizer has gathered, that are not finite. Cheap beside a save.
+
+        Args:
+            data (dict): a checkpoint's content; by default that of now.
+
+        Raises:
+            NonFiniteState: names the first tensor.
+        """
+        if data is None:
+            data = {"model": self.model.state_dict()}
+            data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        trainer = data.get("trainer")
+        inner = trainer.get("_trainer") if isinstance(trainer, dict) else None
+        name = first_nonfinite(data["model"].items())
+        name = name or first_nonfinite(nested_tensors((inner or {}).get("optimizer", {}), "optimizer"))
+        if name:
+            raise NonFiniteState(name)
 
     def tag_last_checkpoint(self, last_filename_basename):
         write_atomically(os.path.join(self.save_dir, LAST), lambda f: f.write(last_filename_basename.encode()))
@@ -111,26 +150,39 @@ class CheckpointFiles(DetectionCheckpointer):
         found = comm.all_gather(self._choose() if resume and comm.is_main_process() else "")[0]
         if isinstance(found, CheckpointError):
             raise found
+        self.last_good = found
         return self.load(found) if found else self.load(path, checkpointables=[])
 
     def _choose(self):
         """The file to resume from, "" where there is none, or the error where all are damaged."""
         tagged, damaged = self._tagged(), []
         for file in [os.path.join(self.save_dir, tagged)] * bool(tagged) + self._older_than(tagged):
-            problem = damage(file)
+            problem = damage(file) or self._content_problem(file)
             if not problem:
                 if damaged:
                     self.logger.warning("Resuming from %s instead.", file)
                 return file
             self.logger.warning("Checkpoint %s is damaged (%s) and is skipped.", file, problem)
-            damaged.append(file)
+            damaged.append((file, problem))
         if not damaged:
             return ""
+        file, problem = damaged[0]
+        which = f"{file} and {len(damaged) - 1} older are" if damaged[1:] else f"{file} is"
         return CheckpointError(
-            f"no checkpoint in {self.save_dir} can be resumed from: {damaged[0]}"
-            f"{f' and {len(damaged) - 1} older' if damaged[1:] else ''} are damaged. Put a whole one there and its "
-            f"name into {LAST}, or start again without --resume."
+            f"no checkpoint in {self.save_dir} can be resumed from: {which} damaged ({problem}). Put a "
+            f"whole one there and its name into {LAST}, or start again without --resume."
         )
+
+    def _content_problem(self, file):
+        """What keeps a whole file from being resumed from, whatever the config is; "" where nothing does."""
+        try:
+            content = with_tensors(read_torch(file, self.trust, mmap=True), file)
+        except CheckpointError as e:
+            return str(e)
+        missing = [key for key in self.checkpointables if key not in content]
+        if missing:
+            return f"it holds weights alone, without the state of a training ({missing[0]}); MODEL.WEIGHTS takes it"
+        return state_problem(content)
 
     def _tagged(self):
         """The name in ``last_checkpoint``; "" where there is none."""
@@ -153,17 +205,21 @@ class CheckpointFiles(DetectionCheckpointer):
         number = NUMBERED.fullmatch(name)
         files = [(step, path) for step, path in self.numbered() if not number or step < int(number[1])]
         final = os.path.join(self.save_dir, "model_final.pth")
-        if name != "model_final.pth" and not damage(final):
-            step = torch.load(final, map_location="cpu", weights_only=True, mmap=True).get("iteration")
-            if isinstance(step, int) and (not number or step < int(number[1])):
-                files.append((step, final))
+        if name != "model_final.pth" and os.path.lexists(final) and not damage(final):
+            with contextlib.suppress(CheckpointError):  # a file that tells no step has no place among the others
+                step = read_torch(final, self.trust, mmap=True).get("iteration")
+                if isinstance(step, int) and (not number or step < int(number[1])):
+                    files.append((step, final))
         return [path for _, path in sorted(files, reverse=True)]
 
     def remove_leftovers(self):
         """Remove what a killed process had begun to write. Not while another run writes to the folder."""
+        names = []
         with contextlib.suppress(OSError):
-            for name in os.listdir(self.save_dir):
-                if name == f"{LAST}.tmp" or (name.startswith("model_") and name.endswith(".pth.tmp")):
+            names = os.listdir(self.save_dir)
+        for name in names:
+            if name == f"{LAST}.tmp" or (name.startswith("model_") and name.endswith(".pth.tmp")):
+                with contextlib.suppress(OSError):
                     os.remove(os.path.join(self.save_dir, name))
                     self.logger.info("Removed %s, which a process that was killed had left.", name)
 

@@ -13,7 +13,8 @@ from ..config_detectron2 import flat_keys, value_of
 from ..modeling import MIC
 from ..modeling.panoptic import BoxPanopticFPN
 from ..modeling.torchvision_backbone import TorchvisionStages
-from .weights_files import CheckpointError, write_weights
+from ..outputs import Outputs
+from .weights_files import write_weights
 from .weights_match import resnet_names
 
 # torchvision's name -> keys of Detectron2's ResNet
@@ -87,7 +88,7 @@ def plain_weights(detector):
     return {**state, **{f"backbone.bottom_up.{k}": v for k, v in resnet_names(body).items()}}
 
 
-def export(cfg, model, part, file, class_names=()):
+def export(cfg, model, part, file, class_names=(), inputs=(), overwrite=False):
     """Write one detector's weights, and a config beside them for each model that plain Detectron2 needs.
 
     Every config is built again, and must answer as the detector does before anything is written.
@@ -98,27 +99,30 @@ def export(cfg, model, part, file, class_names=()):
         part (str): "teacher" or "student".
         file (str): path that ends with .pth or .safetensors.
         class_names (sequence of str): told in the config's head.
+        inputs (sequence of path), overwrite (bool): see :class:`~mic_det.outputs.Outputs`.
 
     Returns:
         list[str]: the configs' paths.
 
     Raises:
         ConfigError: where plain Detectron2 cannot build the model.
-        CheckpointError: where files cannot be written.
+        CheckpointError, DataError: where files cannot be written, or are in the way.
     """
     detector = single_detector(model, part).eval()
     state = plain_weights(detector)
     configs = plain_configs(cfg, detector)
+    weights = os.path.basename(file)
+    names = [re.sub(r"\.\w+$", f"{suffix}.yaml", weights) for suffix, _ in configs]
+    outputs = Outputs(os.path.dirname(file) or ".", "export", inputs, overwrite)
+    outputs.check([weights, *names])
     for _, plain in configs:
         _check_same(plain, detector, state)
-    write_weights(state, file)
-    written = []
-    for suffix, plain in configs:
+    with outputs.writing(weights) as temporary:
+        write_weights(state, str(temporary))
+    for name, (_, plain) in zip(names, configs):
         plain.MODEL.WEIGHTS = file if file.endswith(".pth") else ""
-        path = re.sub(r"\.\w+$", f"{suffix}.yaml", file)
-        _write_text(path, _head(file, class_names) + plain.dump())
-        written.append(path)
-    return written
+        outputs.write_text(name, _head(file, class_names) + plain.dump())
+    return [os.path.join(os.path.dirname(file), name) for name in names]
 
 
 def _head(file, class_names):
@@ -156,11 +160,3 @@ def _check_same(plain, detector, state):
         same &= torch.allclose(expected["sem_seg"], found["sem_seg"], atol=1e-3)
     if not same:
         raise ConfigError("plain Detectron2's model answers otherwise than this one: it cannot be exported.")
-
-
-def _write_text(path, text):
-    try:
-        with open(path, "w", encoding="utf-8") as f:
-            f.write(text)
-    except OSError as e:
-        raise CheckpointError(f"cannot write {path} ({e.strerror}).") from e

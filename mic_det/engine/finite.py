@@ -13,13 +13,15 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import MICError
+from .checkpoint_files import NonFiniteState
 from .plain_data import plain
 
 logger = logging.getLogger(__name__)
 FORWARD = "forward pass"  # stands for the losses of a pass that raised
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(MICError, FloatingPointError):
     """A loss or gradient that is not finite; the message names it, the iteration, the images, and what to do."""
 
 
@@ -209,7 +211,8 @@ def save_state_before(trainer):
         str: a sentence that says where it is, or why there is none.
     """
     if trainer.iter <= trainer.start_iter:
-        return "No step of this run was finished before."
+        before = comm.all_gather(trainer.checkpointer.last_good)[0]
+        return f"The state before it is in {before}." if before else "No step of this run was finished before."
     trainer.iter -= 1  # what a checkpoint tells is its last finished iteration
     try:
         trainer.saver.state.collect()
@@ -222,15 +225,21 @@ def save_state_before(trainer):
 def _save_state(trainer):
     checkpointer, name = trainer.checkpointer, f"model_{trainer.iter:07d}"
     file = os.path.join(checkpointer.save_dir, f"{name}.pth")
-    if not os.path.isfile(file):
-        state = checkpointer.model.state_dict().values()
-        if not all(bool(v.isfinite().all()) for v in state if v.is_floating_point()):
-            return "The weights are not finite either: go on from an earlier checkpoint."
+    if checkpointer.last_good != file:  # one that lies there may be another run's
         try:
             checkpointer.save(name, iteration=trainer.iter)
+        except NonFiniteState as e:
+            return f"The state before it is not finite either: {e}. {resume_from(checkpointer)}"
         except (OSError, RuntimeError) as e:  # a full disk must not hide what went wrong
             return f"The state before it could not be saved ({' '.join(str(e).split())[:100]})."
     return f"The state before it is in {file}."
+
+
+def resume_from(checkpointer):
+    """What to do where the state of now is lost, as a sentence."""
+    if checkpointer.last_good:
+        return f"--resume goes on from {checkpointer.last_good}."
+    return "This run has saved no checkpoint yet: start it again."
 
 
 def _describe(iteration, reports, most=8):

@@ -27,10 +27,12 @@ from .checkpoint import CheckpointError
 from .finite import NonFiniteError
 from .processes import for_processes
 from .setup import load_config
-from .signals import SIGNALS
+from .signals import SIGNALS, TrainingStopped
 
 # What a user can put right; the message says how. Anything else is shown with its traceback.
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError)
+# of a file or folder that is named, and that the user may not write, or that is of another kind
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 # seconds in which the other processes may end by themselves, and after SIGTERM, once one has failed
 GRACE = 20.0
@@ -85,6 +87,8 @@ def advice(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}: make room, then go on with --resume. Checkpoints are as they were."
+    if isinstance(error, OSError) and error.filename and error.errno in NO_ACCESS:
+        return f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions."
     return ""
 
 
@@ -131,6 +135,8 @@ def _child(index, main, args, places, url, use_gpu, errors):
         name = f"process {place.rank} of {place.world_size} failed with {type(e).__name__}"
         errors.put((False, f"{traceback.format_exc()[-4000:]}error: {name}: {' '.join(str(e).split())[:300]}"))
         _leave()
+    except TrainingStopped as e:  # all is saved, or cannot be
+        _leave(e.code)
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT)
     dist.destroy_process_group()
@@ -162,15 +168,19 @@ def _wait(processes):
             multiprocessing.connection.wait([p.sentinel for p in running], timeout=1.0)
             code = code or next((p.exitcode for p in processes if p.exitcode), 0)
             if code and deadline is None:
-                deadline = time.monotonic() + GRACE
+                if received:  # the others lost a partner for good, and were asked to end before
+                    steps = ["kill"]
+                deadline = time.monotonic() + (GRACE / 2 if received else GRACE)
             if deadline is not None and time.monotonic() > deadline and steps:
                 _end(processes, steps.pop(0))
                 deadline = time.monotonic() + GRACE
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    code = code or next((p.exitcode for p in processes if p.exitcode), 0)
-    return 128 + received[0] if received and code in [128 + n for n in SIGNALS] else code
+    codes = [p.exitcode for p in processes]
+    code = code or next((c for c in codes if c), 0)
+    # where one stopped in the middle of a step, the others may have failed for want of it
+    return 128 + received[0] if received and any(128 + n in codes for n in SIGNALS) else code
 
 
 def _end(processes, how):
@@ -184,6 +194,8 @@ def _report(errors, code):
 
     Where one process fails, the others usually lose their connection to it and fail too.
     """
+    if code in [128 + n for n in SIGNALS]:
+        sys.exit(code)
     found = []
     while not errors.empty():
         found.append(errors.get())

@@ -8,10 +8,11 @@ from typing import Optional
 import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
-from PIL import Image
 
-from ..data.catalog import IMAGE_SUFFIXES, DataError
-from ..data.pixels import check_image_pixels
+from ..data.catalog import DataError
+from ..data.files import IMAGE_SUFFIXES, list_files
+from ..data.pixels import check_image
+from ..ordinary_files import is_ordinary
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
@@ -53,11 +54,11 @@ def find_sources(inputs):
     for text in inputs:
         path = Path(os.path.expanduser(text))
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if _is_media(p) and p.is_file())
+            files = list_files(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
             if not files:
                 raise DataError(f"--input {path}: the folder has no images and no videos.")
             sources += [_source(p, p.relative_to(path).as_posix()) for p in files]
-        elif not path.is_file():
+        elif not path.exists():
             raise DataError(f"--input {path}: there is no such file or folder.")
         elif not _is_media(path):
             known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
@@ -72,7 +73,7 @@ def _is_media(path):
 
 
 def _source(path, name):
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if path.suffix.lower() not in VIDEO_SUFFIXES or not is_ordinary(path):
         return Source(path, name)
     video = cv2.VideoCapture(str(path))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
@@ -102,10 +103,9 @@ def read_frames(source):
         yield from _read_video(source)
         return
     try:
-        check_image_pixels(source.path)
+        check_image(source.path)
         yield Frame(source, np.ascontiguousarray(read_image(str(source.path), "RGB")))
-    # PIL raises all of these for broken files; its warning of decompression bombs is an error from twice the size
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+    except Exception as e:  # PIL's decoders raise errors of all kinds for broken files
         yield Frame(source, None, error=" ".join(str(e).split()) or type(e).__name__)
 
 
@@ -133,6 +133,7 @@ class VideoOut:
     """An .mp4 of RGB frames, as large as the first one and as fast as the video it was made from."""
 
     def __init__(self, path, like):
+        """``path`` is written to when the first frame comes."""
         video = cv2.VideoCapture(str(like))
         self.rate = video.get(cv2.CAP_PROP_FPS)
         video.release()

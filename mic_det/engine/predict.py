@@ -3,12 +3,12 @@
 import logging
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 
 from ..config import ConfigError, needs_boxes, student_architecture
-from ..data.catalog import DataError
+from ..data.classes import categories, positions
+from ..data.pixels import Resize
 from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
@@ -20,12 +20,18 @@ def load_model(cfg, weights=None, trust_checkpoint=False):
         ConfigError: where no weights are named.
         CheckpointError: where the file cannot be used, or fills only a part of the model.
     """
+    return _load(cfg, weights, trust_checkpoint)[0]
+
+
+def _load(cfg, weights, trust_checkpoint):
+    """The model, and the names of its classes where the checkpoint tells them."""
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
     model = MICTrainer.build_model(cfg).eval()
-    MICCheckpointer.from_config(cfg, model, complete=True, trust=trust_checkpoint).load(weights)
-    return model
+    checkpointer = MICCheckpointer.from_config(cfg, model, complete=True, trust=trust_checkpoint)
+    checkpointer.load(weights)
+    return model, checkpointer.named_classes
 
 
 class Predictor:
@@ -50,8 +56,9 @@ class Predictor:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
+        self.size_rule = Resize.from_config(cfg, is_train=False)
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
-        self.model = load_model(cfg, trust_checkpoint=trust_checkpoint)
+        self.model, self.named_classes = _load(cfg, None, trust_checkpoint)
 
     @torch.no_grad()
     def __call__(self, rgb):
@@ -62,8 +69,12 @@ class Predictor:
         Returns:
             Instances: ``pred_boxes`` (XYXY pixels of ``rgb``), ``scores`` and ``pred_classes``, on the CPU,
             sorted by descending score.
+
+        Raises:
+            ImageError: where a side of the image would be resized to 0.
         """
         height, width = rgb.shape[:2]
+        self.size_rule.check(width, height)
         data = T.AugInput(rgb if self.input_format == "RGB" else rgb[:, :, ::-1].copy())
         self.resize(data)
         image = torch.as_tensor(data.image.transpose(2, 0, 1).copy())
@@ -72,25 +83,27 @@ class Predictor:
         return found[found.scores.argsort(descending=True, stable=True)]
 
 
-def class_list(cfg):
+def class_list(cfg, names=None):
     """Ids (as in the annotation files) and names of the classes, from the first set that can tell.
 
-    The data need not be there: without any, classes are called by their number, counted from 1.
+    The model is trained on ``DATASETS.TRAIN``, whose order of classes is that of its outputs. ``DATASETS.TEST`` is
+    asked where that is not here. Without any data, classes are called by their number, counted from 1.
+
+    Args:
+        names (list[str]): of the model's classes, where its checkpoint tells them.
 
     Returns:
         list[(int, str)]: one for each of ``MODEL.ROI_HEADS.NUM_CLASSES``.
     """
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        try:
-            if not MetadataCatalog.get(name).get("thing_classes") and name in DatasetCatalog.list():
-                DatasetCatalog.get(name)  # the names are known once it has been read
-        except (DataError, OSError):
-            continue
-        names = MetadataCatalog.get(name).get("thing_classes") or ()
-        if len(names) == count:
-            ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
-            ids = {v: k for k, v in ids.items()}
-            return [(int(ids.get(i, i + 1)), str(n)) for i, n in enumerate(names)]
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        known = categories(name)
+        if names is None and len(known) == count:
+            return known
+        places = positions([n for _, n in known], names or ())
+        if names and {*range(count)} <= {*places}:
+            return [(known[places.index(i)][0], n) for i, n in enumerate(names)]
+    if names is not None:
+        return [(i + 1, n) for i, n in enumerate(names)]
     logging.getLogger(__name__).warning("No set of DATASETS can be read to name the classes: numbers are used.")
     return [(i + 1, f"class {i + 1}") for i in range(count)]

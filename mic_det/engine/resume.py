@@ -1,5 +1,6 @@
 """Everything else that a run needs to go on as if it had never been stopped, and when it is saved."""
 
+import contextlib
 import logging
 import signal
 
@@ -7,17 +8,17 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 
-from ..config_detectron2 import flat_keys, value_of
 from ..random_state import get_random_state, set_random_state
-from .signals import TrainingStopped
+from .checkpoint_files import NonFiniteState
+from .finite import NonFiniteError, resume_from
+from .run_settings import changed_settings, data_settings, moved_classes, run_settings
+from .signals import TrainingStopped, interruptible
+from .weights_files import CheckpointError
 
-# Settings that do not change what is learned from which batch, or are told apart by other means
-FREE = (
-    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.DECLARED", "DATASETS.TEST", "GLOBAL",
-    "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.MIC.EVALUATE",
-    "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.CHECKPOINT_KEEP", "SOLVER.CHECKPOINT_PERIOD", "TEST", "VERSION",
-    "VIS_PERIOD",
-)  # fmt: skip
+ADVICE = (
+    "For the same steps, put these back as they were and resume again. To train with the new ones from the start, "
+    "give MODEL.WEIGHTS the checkpoint and use another OUTPUT_DIR, without --resume"
+)
 
 
 class ExactState(HookBase):
@@ -33,6 +34,7 @@ class ExactState(HookBase):
         self._random = None  # (step, the states of all processes), of the last collect()
         self._before = None  # (step, random state, data state) at the start of the step in progress
         self._resumed = None
+        self._data = None  # fingerprints of the data, of the main process
 
     def before_step(self):
         self._before = self.trainer.iter, get_random_state(), self.trainer.data_loader.state_dict()
@@ -51,60 +53,58 @@ class ExactState(HookBase):
         random, data = self._states()
         if self._random is None or self._random[0] != self.trainer.iter or comm.get_world_size() == 1:
             self._random = self.trainer.iter, [random]
-        settings = run_settings(self.cfg, self.trainer.data_loader)
-        return {"random": self._random[1], "data": data, "settings": settings}
+        return {"random": self._random[1], "data": data, "settings": self._settings()}
+
+    def _settings(self):
+        loader = self.trainer.data_loader
+        if self._data is None:
+            self._data = data_settings(self.cfg, loader) if comm.is_main_process() else {}
+        return {**run_settings(self.cfg, loader), **self._data}
 
     def load_state_dict(self, state_dict):
+        """
+        Raises:
+            CheckpointError: where the classes have another order.
+        """
+        moved = moved_classes(state_dict["settings"], run_settings(self.cfg, self.trainer.data_loader))
+        if moved:
+            raise CheckpointError(f"The run in {self.cfg.OUTPUT_DIR} cannot be resumed: {moved}")
         self._resumed = state_dict
 
     def before_train(self):
+        self._settings()  # of the data that the training begins with
         if not self.trainer.start_iter:
             return
         logger, state, self._resumed = logging.getLogger(__name__), self._resumed, None
         if state is None:
             logger.warning("The checkpoint does not tell how far the data were used: they begin anew, reshuffled.")
             return
-        changes = changed_settings(state["settings"], run_settings(self.cfg, self.trainer.data_loader))
+        changes = changed_settings(state["settings"], self._settings())
+        changes += _restarts("weights", self.trainer.checkpointer.restarted)
+        changes += _restarts("momentum", self.trainer._trainer.restarted)
         if len(state["random"]) < comm.get_world_size() and not changes:
             changes = ["random numbers of the other processes: not in the checkpoint"]
         if any(isinstance(h, PreciseBN) for h in self.trainer._hooks):
             changes.append("TEST.PRECISE_BN.ENABLED: the batches that it measures begin anew")
         if changes:
-            logger.warning("The run goes on, but not exactly as it would have without the stop: %s", "; ".join(changes))
+            logger.warning("The run goes on, but not exactly as it would have without the stop: %s. %s.",
+                           "; ".join(changes), ADVICE)  # fmt: skip
         self.trainer.data_loader.load_state_dict(state["data"])
         if comm.get_rank() < len(state["random"]):
             set_random_state(state["random"][comm.get_rank()])
 
 
-def run_settings(cfg, loader):
-    """What a run's steps depend on, as a flat dict of texts: config keys, sizes of the sets, number of processes."""
-    keys = [k for k in flat_keys(cfg) if not any(k == x or k.startswith(x + ".") for x in FREE)]
-    settings = {k: _text(value_of(cfg, k)) for k in keys}
-    a = cfg.MODEL.MIC.ALIGNMENT
-    if "Cosine" not in cfg.SOLVER.LR_SCHEDULER_NAME and (a.SCHEDULE == "constant" or a.RAMP_STEPS):
-        del settings["SOLVER.MAX_ITER"]  # a run may be made longer
-    sizes = {d["name"]: len(d["dicts"]) for d in loader.domains}
-    settings["images of DATASETS.TRAIN"] = str(sizes["source"])
-    settings["images of DATASETS.TARGET"] = str(sizes.get("target", 0))
-    settings["number of processes"] = str(comm.get_world_size())
-    return settings
-
-
-def changed_settings(before, now):
-    """``KEY: was X, is Y`` for each setting that differs, or that only one of the two has."""
-    return [
-        f"{k}: was {before.get(k, 'not there')}, is {now.get(k, 'not there')}"
-        for k in sorted({**before, **now})
-        if before.get(k) != now.get(k)
-    ]
-
-
-def _text(value):
-    return str(list(value) if isinstance(value, tuple) else value)  # tuples and lists mean the same
+def _restarts(what, names):
+    """A text about tensors that the checkpoint does not have in this shape; [] where there are none."""
+    if not names:
+        return []
+    return [f"{what} that start anew: {', '.join(names[:3])}" + f" and {len(names) - 3} more" * (len(names) > 3)]
 
 
 class RunCheckpoints(HookBase):
     """Saves every so many steps, at the end, and when a signal stops the training.
+
+    The signals are handled from the begin of a training on; the trainer gives them back.
 
     Files are called as by Detectron2's PeriodicCheckpointer: ``model_STEP.pth`` (counted from 0) and
     ``model_final.pth``. All processes need this hook; the first one writes.
@@ -120,11 +120,12 @@ class RunCheckpoints(HookBase):
             keep (int): numbered checkpoints that stay; 0 = all.
         """
         self.checkpointer, self.state, self.stop = checkpointer, state, stop
-        self.period, self.keep = period, keep
+        self.period, self.keep, self._saved = period, keep, -1
 
     def before_train(self):
         if comm.is_main_process():
             self.checkpointer.remove_leftovers()
+        self._saved = self.trainer.start_iter - 1  # the step of the last checkpoint
         self.stop.install()
 
     def after_step(self):
@@ -136,16 +137,54 @@ class RunCheckpoints(HookBase):
             return
         self.state.collect()
         if due or not at_end:
-            self.checkpointer.save(f"model_{step:07d}", iteration=step)
+            self._save(f"model_{step:07d}", step)
         if at_end:
-            self.checkpointer.save("model_final", iteration=step)
+            self._save("model_final", step)
+        self._saved = step
         if comm.is_main_process():
             self.checkpointer.remove_old(self.keep, step)
         if signum:
             comm.synchronize()  # nobody leaves before all is saved
-            name = signal.Signals(signum).name
-            logging.getLogger(__name__).info("Stopped by %s after step %d. --resume goes on from there.", name, step)
+            _log_stop(signum, f"after step {step}. --resume goes on from there")
             raise TrainingStopped(signum)
 
-    def after_train(self):
-        self.stop.remove()
+    def _save(self, name, step):
+        """
+        Raises:
+            NonFiniteError: on all processes, where the step has made weights or momentum infinite or NaN.
+        """
+        problem = ""
+        try:
+            self.checkpointer.save(name, iteration=step)
+        except NonFiniteState as e:
+            problem = (
+                f"iteration {step}: its losses and gradients are finite, but the update is not: {e}. Nothing of it is "
+                f"saved. {resume_from(self.checkpointer)} Lower SOLVER.BASE_LR, or use SOLVER.CLIP_GRADIENTS."
+            )
+        problem = comm.all_gather(problem)[0]
+        if problem:
+            raise NonFiniteError(problem)
+
+    @contextlib.contextmanager
+    def stoppable(self):
+        """For an evaluation: a signal ends it at once, and a resumed run repeats it. All processes must enter."""
+        self.state.collect()  # now: a process that a signal takes out of it cannot ask the others any more
+        random = get_random_state()
+        try:
+            with interruptible():
+                yield
+        except TrainingStopped as e:
+            set_random_state(random)
+            step = self.trainer.iter
+            if step < self.trainer.max_iter and step != self._saved:
+                try:
+                    self.checkpointer.save(f"model_{step:07d}", iteration=step)
+                except NonFiniteState as problem:
+                    logging.getLogger(__name__).warning("Nothing is saved of step %d: %s.", step, problem)
+            done = min(step, self.trainer.max_iter - 1)
+            _log_stop(e.signum, f"in the evaluation after step {done}. --resume repeats it")
+            raise
+
+
+def _log_stop(signum, what):
+    logging.getLogger(__name__).info("Stopped by %s %s.", signal.Signals(signum).name, what)

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..errors import MICError
+from ..printable import printable
+
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout: its programs lie beside the package
 
 
-class RunError(RuntimeError):
+class RunError(MICError, RuntimeError):
     """A program that ended with an error; the message tells where to read about it."""
 
 
@@ -26,14 +29,14 @@ def run_program(program, *args, log=None, threads=None):
         RunError: where it fails.
     """
     command = [os.path.relpath(ROOT / program), *map(str, args)]
-    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    env = dict(os.environ)
     # waiting threads that spin would take the cores from whatever else runs on a shared machine
     env.setdefault("OMP_WAIT_POLICY", "passive")
     if threads:
         env["OMP_NUM_THREADS"] = str(threads)
     line = f"$ python {shlex.join(command)}"
     if log is None:
-        print(f"\n{line}", flush=True)
+        print(f"\n{printable(line)}", flush=True)
         done = subprocess.run([sys.executable, *command], env=env)
     else:
         Path(log).parent.mkdir(parents=True, exist_ok=True)

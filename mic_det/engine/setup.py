@@ -5,6 +5,7 @@ import difflib
 import logging
 import os
 import re
+from pathlib import Path
 
 from detectron2.config import get_cfg
 from detectron2.engine import default_setup
@@ -15,10 +16,15 @@ from ..config import ConfigError, add_mic_config
 from ..config_checks import validate_mic_config
 from ..config_detectron2 import check_detectron2_keys, flat_keys
 from ..config_files import check_config_file
-from ..data.catalog import register_declared_datasets
+from ..data.catalog import register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
+from ..ordinary_files import absence
+from ..programs import keep_logs_printable
 from .hardware import describe_hardware
+from .output import check_output
 from .processes import for_processes
+from .run_folder import has_training, prepare_run_folder
+from .run_lock import run_lock
 from .weights_files import TRUST
 
 
@@ -104,19 +110,59 @@ def setup(args):
     """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made ({e.strerror}): name another folder.") from e
+    writable = check_output(cfg, training=not args.eval_only)
+    if writable:
+        _check_output_dir(cfg)
     if not args.eval_only:
+        run_lock(cfg.OUTPUT_DIR)  # before anything in there is changed
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
+    moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, args.resume)
+    log_folder = _log_folder(cfg, args.eval_only) if writable else None
+    default_setup(_with_output_dir(cfg, log_folder), args)
+    setup_logger(log_folder, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
+    keep_logs_printable()
+    if moved:
+        logging.getLogger(__name__).warning("%s had files of an earlier run: they are in %s.", cfg.OUTPUT_DIR, moved)
     if comm.is_main_process():
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
+    return cfg
+
+
+def _check_output_dir(cfg):
+    """Nothing in OUTPUT_DIR may make a run wait for ever, and none of its pictures may become images of a set."""
+    try:
+        with os.scandir(cfg.OUTPUT_DIR) as entries:
+            paths = [entry.path for entry in entries if not entry.is_dir()]
+    except OSError as e:
+        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be read ({e.strerror}): name another folder.") from e
+    for path in paths:
+        if "not an ordinary file" in absence(path):
+            raise ConfigError(f"OUTPUT_DIR: {path} {absence(path)}: remove it, or name another folder.")
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST) if cfg.VIS_PERIOD else ():
+        entry = cfg.DATASETS.DECLARED.get(name, {})
+        if entry and not entry.get("JSON"):
+            images, output = (Path(os.path.realpath(x)) for x in (resolve_path(entry.IMAGES), cfg.OUTPUT_DIR))
+            if images in (output, *output.parents):
+                raise ConfigError(
+                    f"OUTPUT_DIR {cfg.OUTPUT_DIR} is in the image folder of {name}, to which its pictures (VIS_PERIOD) "
+                    "would be added: name a folder outside."
+                )
+
+
+def _log_folder(cfg, eval_only):
+    """Where log.txt and config.yaml go: those of a training stay its own where its folder is evaluated in."""
+    return os.path.join(cfg.OUTPUT_DIR, "inference") if eval_only and has_training(cfg.OUTPUT_DIR) else cfg.OUTPUT_DIR
+
+
+def _with_output_dir(cfg, folder):
+    if folder == cfg.OUTPUT_DIR:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = folder
     return cfg
 
 

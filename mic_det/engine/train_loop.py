@@ -9,7 +9,9 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.sections import section
-from .finite import FiniteCheck, ForwardGuard, guarded_total
+from .finite import FiniteCheck, ForwardGuard, guarded_total, unwrapped
+from .resumed_state import fitting_optimizer_state, parameter_names
+from .signals import PATIENCE, interruptible
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -48,8 +50,10 @@ class AccumulatingTrainer(SimpleTrainer):
         self.accumulate_steps = accumulate_steps
         self.amp_dtype = amp_dtype
         self.sequential_backward = sequential_backward
+        self.usual_wait = None  # seconds
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype is torch.float16)
+        self.restarted = []  # parameters whose momentum was not in the checkpoint that the run was resumed from
 
     def run_step(self):
         """See :meth:`SimpleTrainer.run_step`; logs the mean of each loss over the micro-batches.
@@ -62,9 +66,9 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals, seen = 0.0, {}, []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
-            with section("data wait"):
+            with section("data wait"), interruptible(max(PATIENCE, 2 * (self.usual_wait or 0))):
                 data = next(self._data_loader_iter)
-            data_time += time.perf_counter() - start
+            data_time += self._waited(time.perf_counter() - start)
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):
                 losses = self._backward(data)
             seen.append((data, losses))
@@ -82,6 +86,12 @@ class AccumulatingTrainer(SimpleTrainer):
         with section("optimizer"):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
+
+    def _waited(self, seconds):
+        """Note a wait for data: where they usually take long, a signal must not end a step that would end in order."""
+        first = self.usual_wait is None  # workers are started in it
+        self.usual_wait = 0.0 if first else max(seconds, 0.9 * self.usual_wait)
+        return seconds
 
     def _backward(self, data):
         """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""
@@ -122,12 +132,20 @@ class AccumulatingTrainer(SimpleTrainer):
             torch._foreach_div_(gradients, comm.get_world_size())
 
     def state_dict(self):
+        names = parameter_names(unwrapped(self.model), self.optimizer)
         scaler, finite = self.grad_scaler.state_dict(), self.finite.state_dict()
-        return {**super().state_dict(), "grad_scaler": scaler, "finite": finite}
+        return {**super().state_dict(), "optimizer_names": names, "grad_scaler": scaler, "finite": finite}
 
     def load_state_dict(self, state_dict):
-        super().load_state_dict(state_dict)
-        if state_dict.get("grad_scaler"):  # empty where the run was not in float16 so far
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        """Of the optimizer's state, what fits the parameters by name and shape; ``restarted`` names the others."""
+        names = parameter_names(unwrapped(self.model), self.optimizer)
+        optimizer, self.restarted = fitting_optimizer_state(
+            state_dict["optimizer"], state_dict.get("optimizer_names"), self.optimizer, names
+        )
+        super().load_state_dict({**state_dict, "optimizer": optimizer})
+        scaler = state_dict.get("grad_scaler")
+        if scaler and self.grad_scaler.is_enabled():  # empty where the run was not in float16 so far
+            taken = {k: scaler[k] for k in ("scale", "_growth_tracker")}
+            self.grad_scaler.load_state_dict({**self.grad_scaler.state_dict(), **taken})
         if "finite" in state_dict:  # not in checkpoints of earlier versions
             self.finite.load_state_dict(state_dict["finite"])

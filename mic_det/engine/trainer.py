@@ -1,21 +1,22 @@
 """Detectron2's DefaultTrainer, given two domains, safe checkpoints and COCO evaluation."""
 
+import logging
 import os
 import traceback
 import weakref
 
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
-from ..data.loader import build_mic_train_loader, leave_signals_to_the_trainer
-from ..data.mapper import DomainMapper
+from ..data.loader import build_mic_train_loader, build_test_loader
+from ..errors import MICError
 from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
 from ..evaluation.pseudo_labels import evaluate_pseudo_labels
@@ -25,11 +26,13 @@ from ..modeling.segmentation import zero_without_labels
 from .checkpoint import MICCheckpointer
 from .clipping import build_with_clipping
 from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
+from .finite_state import first_nonfinite
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
 from .optimizer import build_fused_optimizer
+from .output import with_output
 from .processes import for_processes
 from .resume import ExactState, RunCheckpoints
-from .signals import StopRequest
+from .signals import StopRequest, TrainingStopped
 from .train_loop import AccumulatingTrainer
 from .watch import PseudoLabelWatch
 from .writers import RunWriter
@@ -76,12 +79,48 @@ class MICTrainer(DefaultTrainer):
         if isinstance(model, MIC) and self.cfg.MODEL.WEIGHTS and not resumed:
             model.restart(self.cfg.MODEL.MIC.WEIGHTS_FROM)
 
+    def load_state_dict(self, state_dict):
+        """As Detectron2's. The learning rate is the config's for the step that comes next."""
+        if not isinstance(self.scheduler, LRMultiplier):  # one of a subclass, with a state of its own
+            super().load_state_dict(state_dict)
+            return
+        hooks = {k: v for k, v in state_dict.get("hooks", {}).items() if k != "LRScheduler"}
+        super().load_state_dict({**state_dict, "hooks": hooks})
+        self.scheduler.last_epoch = self.iter + 1
+        if self.scheduler.last_epoch >= self.max_iter:  # no step is to come
+            return
+        rates = self.scheduler.get_lr()
+        self.scheduler._last_lr = list(rates)
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
+
     def run_step(self):
-        """See Detectron2; where the numbers of a step are not finite, the state before it is saved."""
+        """See Detectron2; where the numbers of a step are not finite, the state before it is saved.
+
+        So it is where a signal comes while the step waits for data, which may never come.
+        """
         try:
             super().run_step()
         except NonFiniteError as e:
             raise NonFiniteError(f"{e} {save_state_before(self)}") from None
+        except TrainingStopped:
+            # the others of several processes wait for this one's gradients, and cannot take part
+            where = "" if comm.get_world_size() > 1 else save_state_before(self)
+            logging.getLogger(__name__).warning("Stopped while waiting for images. %s", where)
+            raise
+        except RuntimeError as e:
+            # of several processes that were told to stop, one was waiting for images and left in the middle of the step
+            if isinstance(e, MICError) or comm.get_world_size() == 1 or not self.saver.stop.signum:
+                raise
+            logging.getLogger(__name__).warning("Another process stopped within this step: nothing of it is saved.")
+            raise TrainingStopped(self.saver.stop.signum) from e
+
+    def train(self):
+        """See Detectron2; SIGTERM and Ctrl-C are handled until the last evaluation has ended."""
+        try:
+            return super().train()
+        finally:
+            self.saver.stop.remove()
 
     def build_hooks(self):
         """Detectron2's, with checkpoints and writers that a run can be resumed from exactly.
@@ -92,7 +131,8 @@ class MICTrainer(DefaultTrainer):
         cfg, model, is_main = self.cfg, self.checkpointer.model, comm.is_main_process()
 
         def evaluate():
-            self._last_eval_results = self.test(self.cfg, self.model)
+            with self.saver.stoppable():
+                self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
         hooks = [h for h in super().build_hooks() if not isinstance(h, (PeriodicCheckpointer, PeriodicWriter))]
@@ -123,9 +163,7 @@ class MICTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=DomainMapper(cfg, False))
-        loader.worker_init_fn = leave_signals_to_the_trainer
-        return loader
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
@@ -146,7 +184,10 @@ class MICTrainer(DefaultTrainer):
         random numbers that it would have without the evaluation.
         """
         mic = unwrapped(model)
-        with undisturbed(mic):
+        with undisturbed(mic), with_output(cfg) as cfg:
+            broken = first_nonfinite(mic.state_dict().items())
+            if broken:
+                raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")
             results = super().test(cfg, model, evaluators)
             if not isinstance(mic, MIC):
                 return results

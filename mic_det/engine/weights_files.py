@@ -8,19 +8,23 @@ import re
 import numpy as np
 import torch
 
+from ..errors import MICError
+from .weights_bounds import TooMuch, check_claims
+
 TRUST = "--trust-checkpoint"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(MICError, RuntimeError):
     """Weights that cannot be used; the message names the file and says what to do."""
 
 
-def read_torch(file, trust=False):
+def read_torch(file, trust=False, mmap=False):
     """What ``torch.save`` wrote, on the CPU.
 
     Args:
         file (str): its path.
         trust (bool): admit any Python object, whose code is then run.
+        mmap (bool): leave tensors in the file until they are looked at.
 
     Returns:
         dict
@@ -28,12 +32,14 @@ def read_torch(file, trust=False):
     Raises:
         CheckpointError: where the file is damaged, names anything but tensors and plain containers, or is no dict.
     """
+    _check_regular(file)
+    if not trust:
+        # where the scanner stumbles over a damaged file, so does the reader, which names what is wrong
+        _check_claims(file)
     try:
-        data = torch.load(file, map_location="cpu", weights_only=not trust)
+        data = torch.load(file, map_location="cpu", weights_only=not trust, mmap=mmap or None)
     # not listed one by one: in a damaged file, the reader stumbles over anything
     except Exception as e:
-        if isinstance(e, IsADirectoryError):
-            raise CheckpointError(f"{file} is a folder. Name a file in it.") from e
         # of torch's long message only what it stumbled over
         named = re.search(r"(?:GLOBAL|class) '?([\w.]+)", str(e))
         if trust or not named:
@@ -44,8 +50,11 @@ def read_torch(file, trust=False):
 
 def read_pickle(file, trust=False):
     """A ``.pkl`` of Detectron2's zoo, or of Caffe2, as Detectron2 reads them; arguments and errors as above."""
+    _check_regular(file)
     if trust:
         _warn(file)
+    else:
+        _check_claims(file, pickles=1)
     try:
         with open(file, "rb") as f:
             data = pickle.load(f, encoding="latin1") if trust else _PlainUnpickler(f, encoding="latin1").load()
@@ -67,6 +76,7 @@ def read_safetensors(file):
     Raises:
         CheckpointError: where it is damaged.
     """
+    _check_regular(file)
     try:
         from safetensors.torch import load_file
 
@@ -125,10 +135,49 @@ def with_tensors(checkpoint, file):
             raise CheckpointError(
                 f"{file} holds no model's weights: its entry {str(name)!r} is {type(value).__name__}, not a tensor."
             )
+        if problem := _no_dense_tensor(value):
+            raise CheckpointError(
+                f"{file}: its entry {str(name)!r} is {problem}. Only dense tensors of real numbers can be loaded: "
+                "convert it (such as .to_dense() or .dequantize()), and save it again."
+            )
         state[str(name)] = value
     if not state:
         raise CheckpointError(f"{file} holds no weights at all.")
     return {**rest, "model": state}
+
+
+def _no_dense_tensor(tensor):
+    """What keeps a tensor from being copied into a model; "" where nothing does."""
+    kinds = {
+        "quantised": tensor.is_quantized,
+        "nested": tensor.is_nested,
+        "sparse": tensor.layout != torch.strided,
+        "meta (without values)": tensor.device.type == "meta",
+        "complex": tensor.is_complex(),
+    }
+    return next((f"a {kind} tensor" for kind, found in kinds.items() if found), "")
+
+
+def _check_regular(file):
+    """Nothing waits for a pipe or a device; a missing file is left to the reader's error."""
+    if os.path.isdir(file):
+        raise CheckpointError(f"{file} is a folder. Name a file in it.")
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise CheckpointError(f"{file} is no ordinary file (a pipe, a device or a socket). Name a file.")
+
+
+def _check_claims(file, pickles=5):
+    """Sizes are looked at before anything is expanded; see :func:`check_claims`."""
+    try:
+        check_claims(file, pickles)
+    except TooMuch as e:
+        raise CheckpointError(
+            f"{file} is refused: {e}. Weights are dense tensors in an archive that is not compressed; a file that "
+            "claims more than it has could fill the memory. Save it again with torch.save from a state dict."
+        ) from None
+    except Exception as e:  # a damaged file makes the scanner stumble in many ways
+        if pickles == 1 and os.path.isfile(file):  # C's unpickler might still take what the scanner does not
+            raise CheckpointError(f"{file} is not a readable pickle file ({_reason(e)}). {_what_else(file)}") from e
 
 
 def _dict(data, file):
@@ -183,12 +232,44 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) == ("_codecs", "encode"):  # how Python 2's bytes are written
             return _encode
+        if (module, name) == ("builtins", "bytes") or (module, name) == ("__builtin__", "bytes"):
+            return _no_bytes
         if (module, name) not in self.ALLOWED:
             raise _Refused(f"{module}.{name}")
-        if module.startswith(("numpy.core", "numpy._core")):
-            core = getattr(np, "_core", None) or np.core
-            return getattr(core.multiarray, name)
-        return super().find_class(module, name)
+        if name == "_reconstruct":
+            return _empty_array
+        if name == "scalar":
+            return _array_scalar
+        # called with a shape, the class itself would take memory by a number alone
+        return _NoCall if name == "ndarray" else super().find_class(module, name)
+
+
+class _NoCall:
+    """Stands for ``numpy.ndarray``, which pickles name but never call."""
+
+    def __init__(self, *args):
+        raise _Refused("numpy.ndarray with a shape of its own")
+
+
+def _empty_array(cls, shape, dtype):
+    """NumPy's ``_reconstruct``: an array without elements, whose shape and bytes come afterwards."""
+    if cls is not _NoCall or tuple(shape) != (0,):
+        raise _Refused(f"numpy.ndarray of shape {shape}")
+    return np.ndarray.__new__(np.ndarray, (0,), dtype)
+
+
+def _array_scalar(dtype, content=b""):
+    """NumPy's ``scalar``, whose size is that of its bytes."""
+    if not isinstance(content, bytes) or len(content) != dtype.itemsize:
+        raise _Refused(f"numpy scalar of {dtype.itemsize} bytes")
+    return np.frombuffer(content, dtype)[0]
+
+
+def _no_bytes(*args):
+    """Protocol 2's empty bytes; with a number, as many would be made."""
+    if args:
+        raise _Refused("bytes of a number")
+    return b""
 
 
 def _encode(text, encoding="latin1"):

@@ -6,9 +6,10 @@ import json
 import os
 
 from detectron2.engine.hooks import PeriodicWriter
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter, get_event_storage
 
 from .checkpoint_files import CheckpointError, write_atomically
+from .event_files import rewind_events
 
 WINDOW = 20  # steps over which Detectron2's writers take the median
 
@@ -55,13 +56,13 @@ class MetricsFile(JSONWriter):
         if new != content:
             self._file_handle.close()
             write_atomically(self.path, lambda f: f.write(new))
-            self._file_handle = open(self.path, "a")  # noqa: SIM115 - JSONWriter's, which closes it
+            self._file_handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - JSONWriter's, which closes it
         self._last_write = max(map(_step, kept.splitlines()), default=-1)
         return self._last_write
 
 
 def _step(line, default=-1):
-    with contextlib.suppress(ValueError, TypeError, KeyError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return int(json.loads(line)["iteration"])
     return default
 
@@ -69,9 +70,23 @@ def _step(line, default=-1):
 class Events(TensorboardXWriter):
     """Detectron2's TensorBoard events; those of steps that are done again give way to the new ones."""
 
-    def rewind(self, last_step):
-        self._writer_args["purge_step"] = last_step + 1
+    def rewind(self, last_step, start, keep_results=False):
+        """See :func:`rewind_events`."""
+        folder = self._writer_args["log_dir"]
+        self._writer_args["purge_step"] = rewind_events(folder, last_step, start, keep_results)
         self._last_write = last_step
+
+    def write_pictures(self):
+        """Write pictures and histograms of steps whose scalars are not written yet: a checkpoint does not hold them."""
+        storage = get_event_storage()
+        for name, image, step in storage._vis_data:
+            self._writer.add_image(name, image, step)
+        for histogram in storage._histograms:
+            self._writer.add_histogram_raw(**histogram)
+        if storage._vis_data or storage._histograms:
+            self._writer.flush()
+        storage.clear_images()
+        storage.clear_histograms()
 
 
 class RunWriter(PeriodicWriter):
@@ -96,6 +111,8 @@ class RunWriter(PeriodicWriter):
         storage = getattr(self.trainer, "storage", None)  # there is none before a training
         if storage is None or not self.writes:
             return {}
+        with contextlib.suppress(AssertionError):  # outside a training
+            self.events.write_pictures()
         done = self.trainer.iter
         least = done - max(WINDOW, self._period)  # what is older has been written
         values = {}
@@ -120,4 +137,5 @@ class RunWriter(PeriodicWriter):
             for value, step in values:
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=smoothed, cur_iter=step)
         longer = state.get("max_iter") == start < self.trainer.max_iter
-        self.events.rewind(self.metrics.rewind(start, state.get("metrics_size"), keep_results=longer))
+        last = self.metrics.rewind(start, state.get("metrics_size"), keep_results=longer)
+        self.events.rewind(last, start, keep_results=longer)

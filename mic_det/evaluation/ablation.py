@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 
 from ..config import ConfigError
+from ..config_files import compose_bounded
 from ..data.catalog import DataError
+from ..ordinary_files import read_text
 from ..visualization.report import final_results
 from ..visualization.run_files import read_run
 
@@ -42,10 +44,10 @@ def read_plan(path):
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = compose_bounded(read_text(path))[1]
     except OSError as e:
         raise ConfigError(f"cannot read the plan {path} ({e.strerror}).") from e
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise ConfigError(f"{path} is not YAML ({' '.join(str(e).split())}).") from e
     if not isinstance(content, dict) or set(content) - KEYS:
         wrong = sorted(set(content) - KEYS)[0] if isinstance(content, dict) else type(content).__name__

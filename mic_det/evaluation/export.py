@@ -1,11 +1,11 @@
 """Predictions as files that other programs read: COCO JSON and CSV."""
 
 import csv
+import io
 import json
-from pathlib import Path
+import time
 
-from ..data.catalog import DataError
-
+FILES = {"coco": ("predictions.json", "coco_instances_results.json"), "csv": ("predictions.csv",)}
 CSV_COLUMNS = (
     "image_id", "file", "frame", "image_width", "image_height", "category_id", "class", "score",
     "x_min", "y_min", "x_max", "y_max",
@@ -13,7 +13,7 @@ CSV_COLUMNS = (
 
 
 class Predictions:
-    """Collects the boxes of many images, then writes them.
+    """Collects the boxes of many images, and makes files of them.
 
     An image keeps its id in all files. A video's frame is an image of its own, named ``VIDEO#FRAME``.
     """
@@ -53,39 +53,71 @@ class Predictions:
                 }
             )
 
-    def write_coco(self, folder):
-        """Write ``predictions.json``, a whole COCO file, and ``coco_instances_results.json``, the bare list.
+    def coco(self):
+        """``predictions.json``, a whole COCO file, and ``coco_instances_results.json``, the bare list, as texts.
 
         ``COCO("predictions.json")`` reads the first; ``loadRes`` of it takes the second.
         """
         categories = [{"id": i, "name": name} for i, name in self.classes]
         whole = {"images": self.images, "annotations": self.annotations, "categories": categories}
         results = [{k: a[k] for k in ("image_id", "category_id", "bbox", "score")} for a in self.annotations]
-        paths = Path(folder) / "predictions.json", Path(folder) / "coco_instances_results.json"
-        for path, content in zip(paths, (whole, results)):
-            with _open(path) as f:
-                json.dump(content, f, ensure_ascii=False)
-        return paths
+        return {name: _json(x) for name, x in zip(FILES["coco"], (whole, results))}
 
-    def write_csv(self, folder):
-        """Write ``predictions.csv``: one line a box, XYXY pixels; images without a box have none."""
-        path = Path(folder) / "predictions.csv"
-        images, names = {x["id"]: x for x in self.images}, dict(self.classes)
-        with _open(path) as f:
-            writer = csv.writer(f)
-            writer.writerow(CSV_COLUMNS)
-            for a in self.annotations:
-                image, (x, y, w, h) = images[a["image_id"]], a["bbox"]
-                file, frame = image.get("video", image["file_name"]), image.get("frame_index", "")
-                row = [image["id"], file, frame, image["width"], image["height"], a["category_id"]]
-                row += [names[a["category_id"]], a["score"], x, y, round(x + w, 3), round(y + h, 3)]
-                writer.writerow(row)
-        return (path,)
+    def csv(self):
+        """``predictions.csv`` as a text: one line a box, XYXY pixels; images without a box have none."""
+        images, names, text = {x["id"]: x for x in self.images}, dict(self.classes), io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(CSV_COLUMNS)
+        for a in self.annotations:
+            image, (x, y, w, h) = images[a["image_id"]], a["bbox"]
+            file, frame = image.get("video", image["file_name"]), image.get("frame_index", "")
+            row = [image["id"], file, frame, image["width"], image["height"], a["category_id"]]
+            row += [names[a["category_id"]], a["score"], x, y, round(x + w, 3), round(y + h, 3)]
+            writer.writerow([v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in row])
+        return {FILES["csv"][0]: text.getvalue()}
 
 
-def _open(path):
+class PredictionFiles:
+    """Writes predictions while they grow: whatever ends the program, files tell of all but the last seconds.
+
+    Each time the files are written whole, and take the place of the earlier ones at once.
+    """
+
+    PERIOD = 5.0  # seconds between two times, and at least
+    SHARE = 20  # so many times as long as writing takes, so that it costs 5 % of the time at most
+
+    def __init__(self, predictions, outputs, formats):
+        """
+        Args:
+            predictions (Predictions), outputs (Outputs): what, and where to.
+            formats (sequence of str): of "coco", "csv"; others are left alone.
+        """
+        self.predictions, self.outputs = predictions, outputs
+        self.makers = [{"coco": predictions.coco, "csv": predictions.csv}[f] for f in formats if f in FILES]
+        self.cost, self.last = 0.0, time.monotonic()
+
+    def update(self):
+        """Write where it is time to."""
+        if time.monotonic() - self.last > max(self.PERIOD, self.SHARE * self.cost):
+            self.write()
+
+    def write(self):
+        """
+        Raises:
+            DataError: where a file cannot be written.
+        """
+        start = time.monotonic()
+        for maker in self.makers:
+            for name, text in maker().items():
+                self.outputs.write_text(name, text)
+        self.last = time.monotonic()
+        self.cost = self.last - start
+
+
+def _json(content):
+    text = json.dumps(content, ensure_ascii=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "w", encoding="utf-8", newline="")
-    except OSError as e:
-        raise DataError(f"cannot write {path} ({e.strerror}): check --output.") from e
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file's name that is no text; as an escape it comes back as it was
+        text = json.dumps(content)
+    return text

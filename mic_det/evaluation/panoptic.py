@@ -7,8 +7,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from PIL import Image
 from pycocotools import mask as coco_mask
+
+from ..ordinary_files import open_picture
 
 
 class PanopticQuality(DatasetEvaluator):
@@ -25,12 +26,12 @@ class PanopticQuality(DatasetEvaluator):
     """
 
     def __init__(self, dataset_name, min_score=0.5, min_visible=0.5, min_stuff=64):
-        meta = MetadataCatalog.get(dataset_name)
+        self.truth = {d["file_name"]: d for d in DatasetCatalog.get(dataset_name)}
+        meta = MetadataCatalog.get(dataset_name)  # loading the set has named its classes
         self.names = list(meta.stuff_classes)
         # of each class of boxes, its class of pixels
         self.of_thing = [self.names.index(c) for c in meta.thing_classes]
         self.ignored = meta.ignore_label
-        self.truth = {d["file_name"]: d for d in DatasetCatalog.get(dataset_name)}
         self.limits = dict(min_score=min_score, min_visible=min_visible, min_stuff=min_stuff)
 
     def reset(self):
@@ -48,7 +49,7 @@ class PanopticQuality(DatasetEvaluator):
             self.counts += match(segments, truth, len(self.names))
 
     def _true_segments(self, d):
-        with Image.open(d["sem_seg_file_name"]) as opened:
+        with open_picture(d["sem_seg_file_name"]) as opened:
             labels = np.array(opened).astype(np.int64)
         segments = [(c, labels == c) for c in range(len(self.names)) if c not in self.of_thing and (labels == c).any()]
         for a in d["annotations"]:

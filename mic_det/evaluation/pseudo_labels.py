@@ -5,14 +5,14 @@ import os
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.mapper import DomainMapper
+from ..data.loader import build_test_loader
 from .coco import DetectionEvaluator
 from .sem_seg import LabelMapEvaluator
 
@@ -31,9 +31,7 @@ def evaluate_pseudo_labels(cfg, model):
     dicts = DatasetCatalog.get(name)
     if most and len(dicts) > most:
         dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, most).astype(int)]
-    loader = build_detection_test_loader(
-        dicts, mapper=DomainMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
-    )  # fmt: skip
+    loader = build_test_loader(cfg, dicts)
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", f"{name}_pseudo_labels")
     model.update_teacher()
     evaluator = PseudoLabelEvaluator(name, dicts, model, folder)

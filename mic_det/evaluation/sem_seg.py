@@ -2,9 +2,9 @@
 
 import numpy as np
 from detectron2.evaluation import SemSegEvaluator
-from PIL import Image
 
 from ..data.catalog import DataError
+from ..ordinary_files import open_picture
 
 
 class LabelMapEvaluator(SemSegEvaluator):
@@ -24,7 +24,7 @@ class LabelMapEvaluator(SemSegEvaluator):
             DataError: where it cannot be read or has labels beyond the classes; names it.
         """
         try:
-            with Image.open(file) as opened:
+            with open_picture(file) as opened:
                 labels = np.array(opened).astype(dtype)
         except (OSError, SyntaxError) as e:
             raise DataError(f"label map {file} cannot be read ({e}). Replace it.") from e

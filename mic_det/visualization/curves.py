@@ -2,10 +2,14 @@
 
 import base64
 import io
+import warnings
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from .labels import in_default_font, literal
 
 # Distinct on white, also for most colour-blind readers, in this order
 LINE_COLORS = (
@@ -37,9 +41,9 @@ def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, 
     axes = figure.add_subplot()
     for i, (label, (steps, values)) in enumerate(curves.items()):
         style = {"linestyle": "--" if label in dashed else "-", "color": LINE_COLORS[i % len(LINE_COLORS)]}
-        marker = "o" if len(steps) < 12 else ""
-        axes.plot(steps, running_mean(values, smooth), label=label, linewidth=1.6, marker=marker, markersize=4, **style)
-    axes.set_title(title, fontsize=11, loc="left")
+        style.update(linewidth=1.6, marker="o" if len(steps) < 12 else "", markersize=4)
+        axes.plot(steps, running_mean(values, smooth), label=literal(label), **style)
+    axes.set_title(literal(title), fontsize=11, loc="left")
     axes.set_xlabel(xlabel, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
     if ylim:
@@ -65,10 +69,10 @@ def bar_chart(title, groups, series, *, ylabel="", size=(7.2, 3.4)):
     width = 0.8 / max(1, len(series))
     for i, (label, values) in enumerate(series.items()):
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
-        axes.bar(at, values, width * 0.92, label=label, color=LINE_COLORS[i % len(LINE_COLORS)])
+        axes.bar(at, values, width * 0.92, label=literal(label), color=LINE_COLORS[i % len(LINE_COLORS)])
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 6 else {}
-    axes.set_xticks(range(len(groups)), groups, fontsize=8.5 if len(groups) <= 12 else 7, **slanted)
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xticks(range(len(groups)), list(map(literal, groups)), fontsize=8.5 if len(groups) <= 12 else 7, **slanted)
+    axes.set_title(literal(title), fontsize=11, loc="left")
     axes.set_ylabel(ylabel, fontsize=9)
     axes.set_ylim(bottom=0)
     _finish(figure, axes, len(series))
@@ -94,8 +98,15 @@ def running_mean(values, window):
 
 
 def svg_uri(figure):
-    """A figure as a ``data:`` URI; text becomes outlines, so no font is needed."""
+    """A figure as a ``data:`` URI; text becomes outlines, so no font is needed.
+
+    Text with characters that Matplotlib's font lacks stays text: the reader's browser has a font for it.
+    """
     out = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "mic_det"}):
+    drawable = all(in_default_font(text.get_text()) for text in figure.findobj(Text))
+    fonts = {"svg.fonttype": "path" if drawable else "none", "svg.hashsalt": "mic_det"}
+    with matplotlib.rc_context(fonts), warnings.catch_warnings():
+        if not drawable:
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")

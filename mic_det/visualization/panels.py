@@ -8,6 +8,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from ..modeling.inputs import preprocess
 from ..modeling.pseudo_labels import rejection_reasons
+from .labels import columns, in_default_font, literal, put_label, shown_name
 from .sem_seg import sem_seg_panels
 
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
@@ -19,6 +20,7 @@ COLORS = np.array(
 
 SHEET_COLUMNS = 6  # of a contact sheet: what is drawn of boxes; pictures of pixels come below them
 MIN_WIDTH = 800  # pixels; narrower pictures are enlarged, so that labels are legible
+MAX_HEIGHT = 4000  # pixels; up to which narrow pictures are enlarged
 
 
 def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None):
@@ -31,9 +33,9 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
         reasons (sequence of str): why a box is rejected, "" for the others; None = none is.
 
     Returns:
-        ndarray: (H', W', 3) RGB uint8, at least 800 pixels wide so that labels are legible.
+        ndarray: (H', W', 3) RGB uint8, at least 800 pixels wide so that labels are legible, unless it is very tall.
     """
-    scale = max(1.0, MIN_WIDTH / image.shape[1])
+    scale = max(1.0, min(MIN_WIDTH / image.shape[1], MAX_HEIGHT / image.shape[0]))
     if scale > 1:
         size = round(image.shape[1] * scale), round(image.shape[0] * scale)
         # the pixels of a very small image stay what they are
@@ -43,7 +45,7 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
     visualizer = Visualizer(np.ascontiguousarray(image))
     # text grows with the picture: one of 2048 pixels is looked at from further away than one of 800
     text_height = max(14, image.shape[1] / 80)
-    placed = []
+    placed, later = [], []
     # rejected boxes lie below the others, large ones below small ones
     order = sorted(range(len(boxes)), key=lambda i: (not reasons[i], -_area(boxes[i])))
     for i in order:
@@ -51,14 +53,21 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
         style, alpha = ("--", 0.8) if reasons[i] else ("-", 0.9)
         visualizer.draw_box(boxes[i], alpha=alpha, edge_color=color, line_style=style)
     for i in reversed(order):  # the best places are for the boxes that count
-        name = class_names[classes[i]] if classes[i] < len(class_names) else str(classes[i])
+        name = str(class_names[classes[i]]) if classes[i] < len(class_names) else str(classes[i])
+        name = shown_name(name, int(classes[i]))
         label = name if scores is None else f"{name} {scores[i]:.2f}"
         label = f"{label}: {reasons[i]}" if reasons[i] else label
         place = _label_place(label, boxes[i], text_height, image.shape, placed)
         color = COLORS[classes[i] % len(COLORS)]
+        if not in_default_font(label):
+            later.append((label, place, text_height, color))
+            continue
         points = text_height * 72 / visualizer.output.dpi
-        visualizer.draw_text(label, place, font_size=points, color=color, horizontal_alignment="left")
-    return visualizer.output.get_image()
+        visualizer.draw_text(literal(label), place, font_size=points, color=color, horizontal_alignment="left")
+    drawn = visualizer.output.get_image()
+    for label in later:
+        put_label(drawn, *label)
+    return drawn
 
 
 def _area(box):
@@ -67,7 +76,7 @@ def _area(box):
 
 def _label_place(label, box, text_height, shape, placed):
     """Upper left corner of a label (pixels): above its box, or where else no label is; noted in ``placed``."""
-    width, height = 0.62 * text_height * len(label), 1.35 * text_height
+    width, height = 0.62 * text_height * columns(label), 1.35 * text_height
     x0, y0, x1, y1 = box
     choices = [(x0, y0 - height), (x0, y1 + 3), (x0 + 3, y0 + 3), (x1 - width, y0 - height), (x1 - width, y1 + 3)]
     # in a crowd, labels are stacked above and below their boxes
@@ -183,7 +192,8 @@ def contact_sheet(rows, columns=None):
     """Join rows of captioned panels into one picture.
 
     Args:
-        rows (list[list[(str, ndarray)]]): panels of one size (H, W, 3), RGB uint8.
+        rows (list[list[(str, ndarray)]]): panels (H, W, 3), RGB uint8; all get the room of the first one, in which
+            those of another size keep their shape.
         columns (int): longer rows are continued in the next line; None = never.
 
     Returns:
@@ -194,10 +204,22 @@ def contact_sheet(rows, columns=None):
     columns = max(map(len, rows))
     strips = []
     for row in rows:
-        cells = [np.concatenate([_caption(text, width), cv2.resize(image, (width, height))]) for text, image in row]
+        cells = [np.concatenate([_caption(text, width), _fitted(image, width, height)]) for text, image in row]
         cells += [np.full_like(cells[0], 255)] * (columns - len(cells))
         strips.append(np.concatenate(cells, axis=1))
     return np.concatenate(strips)
+
+
+def _fitted(image, width, height):
+    """The picture as large as it can be in a white cell, with its own ratio of width to height, in the middle."""
+    scale = min(width / image.shape[1], height / image.shape[0])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    if size != (image.shape[1], image.shape[0]):
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    cell = np.full((height, width, 3), 255, np.uint8)
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    cell[top : top + size[1], left : left + size[0]] = image
+    return cell
 
 
 def _caption(text, width):

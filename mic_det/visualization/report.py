@@ -7,6 +7,7 @@ from html import escape
 import cv2
 import numpy as np
 
+from ..ordinary_files import is_ordinary
 from .curves import bar_chart, line_chart, svg_uri
 from .run_files import list_pictures
 
@@ -244,7 +245,7 @@ def _gallery(files, most, width=1600):
     chosen = files if len(files) <= most else [files[i] for i in np.linspace(0, len(files) - 1, most).astype(int)]
     html = f'<p class="hint">{len(chosen)} of {len(files)} pictures.</p>' if len(chosen) < len(files) else ""
     for file in chosen:
-        image = cv2.imread(str(file))
+        image = cv2.imread(str(file)) if is_ordinary(file) else None
         if image is None:
             html += f'<p class="note">{escape(file.name)} cannot be read.</p>'
             continue

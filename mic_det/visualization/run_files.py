@@ -10,11 +10,15 @@ from pathlib import Path
 
 import yaml
 
+from ..config_files import compose_bounded
 from ..data.catalog import DataError
+from ..data.files import glob_files
+from ..ordinary_files import NotOrdinary, read_text
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
 EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}
 RESULT = re.compile(rf"(?:(student)/)?(?:(.+?)/)?({'|'.join(EVALUATED)})/(.+)")
+FILES_OF_A_RUN = ("metrics.json", "config.yaml", "log.txt")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 ANSI = re.compile(r"\x1b?\[(?:\d{1,3};?)+m")  # colours that Detectron2 writes into log.txt
 
@@ -112,28 +116,34 @@ def distinct_names(runs):
 def _read_metrics(run):
     path = run.folder / "metrics.json"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path, errors="replace").splitlines()
     except FileNotFoundError:
         if not run.config:
             raise DataError(f"there is no {path}: is {run.folder} the OUTPUT_DIR of a training?") from None
         lines = []
     except OSError as e:
-        raise DataError(f"cannot read {path} ({e.strerror}).") from e
-    damaged = []
+        raise DataError(f"cannot read {path} ({e.strerror or e}).") from e
+    damaged, last, again = [], -1, False
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
             step = int(values.pop("iteration"))
-        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             if line.strip():
                 damaged.append(number)
             continue
+        if step < last:  # a run never goes back: from here on it is another one, or an earlier life of this one ended
+            again = True
+            run.metrics = {s: v for s, v in run.metrics.items() if s < step}
+        last = step
         run.metrics.setdefault(step, {}).update(values)  # where rows repeat a step, the later counts
     if not run.metrics and not run.config:
         raise DataError(f"{path} has no line that can be read: is {run.folder} the OUTPUT_DIR of a training?")
     if not run.metrics:
         run.notes.append("there are no metrics: the run ended before its first 20 steps")
     run.metrics = dict(sorted(run.metrics.items()))
+    if again:
+        run.notes.append("metrics.json has steps twice, of two runs or of one that was resumed: the later rows count")
     if damaged and damaged[-1] == len(lines):
         run.notes.append("the last line of metrics.json is cut off: the run was killed while it wrote")
         damaged.pop()
@@ -146,19 +156,20 @@ def _read_metrics(run):
 
 def _read_config(run):
     try:
-        run.config_text = (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
-        run.config = yaml.safe_load(run.config_text)
-    except (OSError, yaml.YAMLError) as e:
-        run.notes.append(f"config.yaml cannot be read ({type(e).__name__})")
+        run.config_text = read_text(run.folder / "config.yaml", errors="replace")
+        run.config = compose_bounded(run.config_text)[1]
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as e:
+        run.notes.append(f"config.yaml cannot be read ({e if isinstance(e, NotOrdinary) else type(e).__name__})")
     if not isinstance(run.config, dict):
         run.config = {}
 
 
 def _read_log(run):
     try:
-        text = ANSI.sub("", (run.folder / "log.txt").read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        run.notes.append("there is no log.txt: command and environment are not known")
+        text = ANSI.sub("", read_text(run.folder / "log.txt", errors="replace"))
+    except OSError as e:
+        why = e if isinstance(e, NotOrdinary) else "there is no log.txt"
+        run.notes.append(f"{why}: command and environment are not known")
         text = ""
     commands = [_command(x) for x in re.findall(r"Command line arguments: (Namespace\(.*\))", text)]
     run.commands = list(dict.fromkeys(commands))  # a resumed run has several
@@ -215,5 +226,5 @@ def _check_end(run):
 def list_pictures(folder):
     """Picture files of a folder, in the order of the numbers in their names."""
     folder = Path(folder)
-    files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
+    files = [p for p in glob_files(folder, "*") if p.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
     return sorted(files, key=lambda p: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", p.name)])

@@ -162,7 +162,7 @@ def test_the_program_writes_the_same_bytes_twice_in_parallel_and_alone(data, tmp
         run_tool_here(
             "../datasets/prepare_cityscapes.py", "--root", data, "--split", "val", *options, monkeypatch=monkeypatch
         )
-    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    names = sorted(p.name for p in (tmp_path / "a").glob("*.json"))
     assert names == ["instances_foggy_0.02_val.json", "instances_foggy_all_val.json", "instances_val.json"]
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
     assert "val: 4 images (1 without a box), 6 boxes (person 1" in capsys.readouterr().out

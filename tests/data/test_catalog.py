@@ -154,4 +154,5 @@ def test_evaluation_alone_needs_no_training_sets(labelled):
         DATASETS__TARGET=["t_never_declared"],
         DATASETS__TEST=["t_val"],
     )
-    assert len(check_datasets(cfg, training=False)) == 1
+    line, note = check_datasets(cfg, training=False)
+    assert line.startswith("TEST   t_val: 2 images") and "classes of the model" in note and "t_val" in note

@@ -55,7 +55,7 @@ def batches(cfg, count, seed=1):
 
 
 def test_target_images_lose_every_label_that_their_set_has(data, tmp_path):
-    cfg = two_domain_cfg(data, tmp_path)
+    cfg = two_domain_cfg(data, tmp_path, DATASETS__TEST=["target_train"])  # else they are not even read
     mapper = DomainMapper(cfg, True, "target")
     for labelled in DatasetCatalog.get("target_train"):
         assert labelled["annotations"], "the set is labelled, or this test proves nothing"

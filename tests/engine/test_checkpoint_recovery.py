@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import resource
+import zipfile
 
 import pytest
 import torch
@@ -87,6 +88,32 @@ def test_a_lost_or_wrong_mark_of_the_last_one(folder, content):
 def test_an_older_one_can_be_asked_for(folder):
     (folder / "last_checkpoint").write_text("model_0000009.pth\n")
     assert resumed(folder) == 9
+
+
+def a_zip_of_something_else(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "x")
+
+
+ODD_FILES = {
+    "a zip of something else": a_zip_of_something_else,
+    "a list": lambda path: torch.save([1, 2], path),
+    "an object": lambda path: torch.save({"model": nn.Linear(2, 2)}, path),
+    "weights alone": lambda path: torch.save({"model": {"a": torch.zeros(2)}}, path),
+    "a folder": os.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to nothing": lambda path: os.symlink("gone", path),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize("name", ["model_final.pth", "model_0000025.pth", "model_0000029.pth"])
+def test_an_odd_file_beside_whole_ones_never_blocks(folder, kind, name):
+    """Whether it is the last one, one between, or the end of another run."""
+    (folder / "last_checkpoint").write_text(name if name == "model_0000029.pth" else "model_0000039.pth")
+    (folder / name).unlink(missing_ok=True)
+    ODD_FILES[kind](folder / name)
+    assert resumed(folder) == (19 if name == "model_0000029.pth" else 29)
 
 
 def test_nothing_to_resume_from_is_a_new_start(tmp_path):

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from helpers_data import forget_registered_sets, load, tiny_config, write_coco, write_two_domains
+from mic_det import add_mic_config
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError, register_declared_datasets
 from mic_det.data.mapper import DomainMapper
@@ -23,8 +24,10 @@ from mic_det.modeling.tasks import RCNNTask
 
 def register_declared(entries):
     """Declare sets as a config does, which names the label that is ignored too."""
-    sem_seg = {"SEM_SEG_HEAD": {"IGNORE_VALUE": 255}}
-    register_declared_datasets(CfgNode({"DATASETS": {"DECLARED": entries}, "MODEL": sem_seg}))
+    cfg = get_cfg()
+    add_mic_config(cfg)
+    cfg.DATASETS.DECLARED, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = CfgNode(entries), 255
+    register_declared_datasets(cfg)
 
 
 def boxes(rows, size=(40, 60)):

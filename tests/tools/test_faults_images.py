@@ -1,6 +1,7 @@
 """Damaged images and label maps, through the real programs: each ends with one line that names the file."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -160,3 +161,23 @@ def test_prediction_skips_and_names_what_it_cannot_read_and_reads_the_rest(scene
     assert all(f"inputs/{name}.png: " in text for name in unreadable)
     pictures = [p.name for p in (scene.root / "found/pictures").iterdir()]
     assert sorted(pictures) == sorted(f"{name}.png.jpg" for name in ODD)
+
+
+def test_prediction_skips_whatever_cannot_be_used(scene, monkeypatch):
+    """A strip that is resized to a side of 0, a bomb, a pipe, a missing link: each is named, the rest is predicted."""
+    save_new_detector(scene)
+    inputs = scene.root / "inputs"
+    inputs.mkdir()
+    (inputs / "strip.png").write_bytes(picture("RGB", (3000, 4)))
+    (inputs / "bomb.png").write_bytes(picture("RGB", (1500, 20)))
+    (inputs / "gone.png").symlink_to(inputs / "nowhere")
+    os.mkfifo(inputs / "pipe.png")
+    (inputs / "sound.png").write_bytes(picture("RGB"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14_000)
+    args = ["--config-file", scene.config(INPUT__MIN_SIZE_TEST=64, INPUT__MAX_SIZE_TEST=96), "--input", inputs]
+    args += ["--output", scene.root / "found", "--format", "pictures,csv", "MODEL.WEIGHTS", scene.root / "good.pth"]
+    code, text = run_program("tools/predict.py", *args)
+    assert code == 0 and "1 images" in text and "4 skipped" in text and "Traceback" not in text, text[-3000:]
+    assert "strip.png: is 3000 x 4 pixels" in text and "96 x 0" in text
+    assert "pipe.png: is not an ordinary file" in text and "gone.png: is missing" in text and "bomb.png: " in text
+    assert [p.name for p in (scene.root / "found/pictures").iterdir()] == ["sound.png.jpg"]

@@ -17,6 +17,7 @@ from helpers_data import (
     TOOLS,
     WIDTH,
     declared,
+    finish,
     forget_registered_sets,
     load,
     refusal_here,
@@ -117,8 +118,7 @@ def refusal_of_children(process):
 
 
 def test_two_processes_evaluate_as_one(started, folder):
-    out, err = started[0].communicate(timeout=600)
-    assert started[0].returncode == 0, f"{out[-3000:]}\n{err[-3000:]}"
+    finish(started[0], timeout=600)
     run = folder / "torchrun"
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     found = {k: v for line in lines for k, v in line.items()}

@@ -9,6 +9,7 @@ import torch
 
 from helpers_data import (
     CLASSES,
+    finish,
     refusal,
     refusal_here,
     start_tool,
@@ -37,13 +38,6 @@ def start(folder, name, *args, **keys):
     """Start a training by config alone."""
     config = write_config(folder / f"{name}.yaml", tiny_config(folder, folder / name, **keys))
     return start_tool("train_net.py", "--config-file", config, *args, cwd=folder)
-
-
-def finish(process):
-    """Everything that a successful run printed."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, f"{out[-3000:]}\n{err[-3000:]}"
-    return out
 
 
 def metrics(run):

@@ -5,6 +5,8 @@ import json
 import math
 from pathlib import Path
 
+from ...errors import MICError
+from ...ordinary_files import read_text
 from ..cityscapes import write_json
 
 MINICITY_VERSION = 3  # raise it whenever a scene of the same seed would look, or be labelled, differently
@@ -13,7 +15,7 @@ FOLDERS = ("leftImg8bit", "leftImg8bit_foggy", "gtFine", "disparity", "camera")
 MIN_SIZE = (32, 16)  # pixels; nothing can be told apart in smaller pictures
 
 
-class MinicityError(RuntimeError):
+class MinicityError(MICError, RuntimeError):
     """The city cannot be made as asked; the message says what to do."""
 
 
@@ -57,6 +59,8 @@ def claim(root, recipe, overwrite):
                 _check_same(note, recipe)
         elif any(any((root / folder).glob("*")) for folder in FOLDERS):
             raise MinicityError(f"{root} holds images but no minicity.json: choose another folder.")
+        elif other := next(_coco_files(root), None):
+            raise MinicityError(f"{other} is there, but no minicity.json beside: choose another folder.")
         write_json(recipe, note)
     except OSError as e:
         raise MinicityError(f"cannot write to {root} ({e}): choose another folder.") from e
@@ -64,7 +68,7 @@ def claim(root, recipe, overwrite):
 
 def _check_same(note, recipe):
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = json.loads(read_text(note))
     except ValueError as e:
         raise MinicityError(f"{note} cannot be read ({e}): choose another folder or pass --overwrite.") from e
     if found != recipe:
@@ -84,9 +88,14 @@ def _remove_city(root):
                     file.unlink()
                 with contextlib.suppress(OSError):  # absent, or there are other files in it
                     place.rmdir()
+    for file in list(_coco_files(root)):
+        file.unlink()
+
+
+def _coco_files(root):
+    for split in CITIES:
         for pattern in (f"instances_{split}.json", f"instances_foggy_*_{split}.json"):
-            for file in (root / "annotations").glob(pattern):
-                file.unlink()
+            yield from (root / "annotations").glob(pattern)
 
 
 def stem(split, k):
