@@ -19,7 +19,7 @@ from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
 from mic_det.engine.predict import Predictor, class_list
-from mic_det.engine.setup import add_trust_argument, load_config, split_opts
+from mic_det.engine.setup import add_model_arguments, config_of, split_opts
 from mic_det.evaluation.export import Predictions
 from mic_det.visualization.panels import draw_boxes
 
@@ -35,7 +35,7 @@ def parse_args():
     parser.add_argument(
         "--format", default="pictures", help=f"one or more of {', '.join(FORMATS)}, joined by commas (%(default)s)"
     )
-    add_trust_argument(parser)
+    add_model_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
     args.input, args.opts = split_opts(args.input, args.opts)
@@ -49,7 +49,7 @@ def parse_args():
 
 
 def main(args):
-    cfg = load_config(args.config_file, args.opts)
+    cfg = config_of(args)
     sources = find_sources(args.input)
     predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
     classes = class_list(cfg)

@@ -16,7 +16,7 @@ happened. Ctrl-C once more stops at once. Exit codes: 0 finished, 1 an error, 13
 from mic_det.config import ConfigError
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
-from mic_det.engine.setup import add_trust_argument, setup
+from mic_det.engine.setup import add_model_arguments, setup
 from mic_det.engine.trainer import MICTrainer
 
 
@@ -40,4 +40,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    launch(main, add_trust_argument(argument_parser(epilog=__doc__)).parse_args())
+    launch(main, add_model_arguments(argument_parser(epilog=__doc__)).parse_args())

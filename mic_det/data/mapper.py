@@ -1,5 +1,6 @@
 """From a dataset dict to what the model takes."""
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
@@ -8,6 +9,46 @@ from ..config import needs_sem_seg
 from .catalog import DataError
 from .margins import RecordedAugmentations
 from .pixels import check_image_pixels, check_label_pixels
+
+# What is kept of a target image's dict: all else may be labels
+UNLABELLED_KEYS = ("file_name", "image_id", "height", "width")
+
+
+def without_labels(dataset_dict):
+    """The dict of an image without its annotations, label maps and whatever else could tell them."""
+    return {k: v for k, v in dataset_dict.items() if k in UNLABELLED_KEYS}
+
+
+class OfDomain:
+    """Another mapper for one of the two domains: target labels never reach it, and ``"domain"`` is in what it makes.
+
+    Detectron2's ``DatasetMapper`` can be one, or any function from a dataset dict to what the model takes. The
+    dataset dict that it is given has ``"domain"`` too.
+    """
+
+    def __init__(self, mapper, domain):
+        """
+        Args:
+            mapper (callable): dataset dict -> dict.
+            domain (str): "source" or "target".
+        """
+        if not callable(mapper):
+            raise TypeError(f"mapper is {mapper!r}: give a function from a dataset dict to what the model takes.")
+        self.mapper, self.domain = mapper, domain
+
+    def __call__(self, dataset_dict):
+        """
+        Raises:
+            DataError: where the mapper returns nothing.
+        """
+        x = without_labels(dataset_dict) if self.domain == "target" else dataset_dict
+        mapped = self.mapper({**x, "domain": self.domain})
+        if not isinstance(mapped, dict):
+            raise DataError(
+                f"the mapper returned {type(mapped).__name__} for image {dataset_dict.get('file_name')}, not a dict. "
+                "Leave images out of the data set, not in the mapper."
+            )
+        return {**mapped, "domain": self.domain}
 
 
 class DomainMapper(DatasetMapper):
@@ -19,7 +60,13 @@ class DomainMapper(DatasetMapper):
     which pixels of a target image lie outside its margins, wherever crop, resizing and flip have brought them.
     """
 
-    def __init__(self, cfg, is_train=True, domain="source"):
+    def __init__(self, cfg: CfgNode, is_train: bool = True, domain: str = "source") -> None:
+        """
+        Args:
+            cfg (CfgNode): a config with mic_det's keys.
+            is_train (bool): whether images are changed at random and labels kept, or as evaluation needs them.
+            domain (str): "source" or "target".
+        """
         super().__init__(**DatasetMapper.from_config(cfg, is_train))
         self.domain = domain
         self.sem_seg = is_train and needs_sem_seg(cfg)
@@ -42,15 +89,14 @@ class DomainMapper(DatasetMapper):
             self.margins = tuple(cfg.MODEL.MIC.SEM_SEG.MARGINS)
             self.augmentations = RecordedAugmentations(self.augmentations)
 
-    def __call__(self, dataset_dict):
+    def __call__(self, dataset_dict: dict) -> dict:
         """
         Raises:
             DataError: where the image or its label map cannot be read, has another size than annotated, or has
                 no pixel outside the margins.
         """
         if self.domain == "target":
-            unlabelled = ("file_name", "image_id", "height", "width")
-            dataset_dict = {k: v for k, v in dataset_dict.items() if k in unlabelled}
+            dataset_dict = without_labels(dataset_dict)
         elif not self.sem_seg:  # label maps are for training a segmentation head
             dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         try:

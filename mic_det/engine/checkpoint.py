@@ -1,10 +1,12 @@
 """Loading weights: safely, completely, and into both student and teacher."""
 
 import os
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 import torchvision
+from detectron2.config import CfgNode
 
 from ..modeling import MIC
 from .checkpoint_files import CheckpointFiles
@@ -32,17 +34,19 @@ class MICCheckpointer(CheckpointFiles):
 
     def __init__(
         self,
-        model,
-        save_dir="",
+        model: torch.nn.Module,
+        save_dir: str = "",
         *,
-        min_matched_keys=0.9,
-        weights_from="teacher",
-        complete=False,
-        trust=False,
-        **kwargs,
-    ):
+        min_matched_keys: float = 0.9,
+        weights_from: str = "teacher",
+        complete: bool = False,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """
         Args:
+            model (nn.Module): MIC or a plain model.
+            save_dir (str): folder that ``save`` writes to.
             min_matched_keys (float): see ``MODEL.BACKBONE.MIN_MATCHED_KEYS``.
             weights_from (str): see ``MODEL.MIC.WEIGHTS_FROM``.
             complete (bool): the model is to predict: every tensor of the detector must be filled.
@@ -53,7 +57,7 @@ class MICCheckpointer(CheckpointFiles):
         self.complete, self.trust = complete, trust
 
     @classmethod
-    def from_config(cls, cfg, model, save_dir="", **kwargs):
+    def from_config(cls, cfg: CfgNode, model: torch.nn.Module, save_dir: str = "", **kwargs: Any) -> "MICCheckpointer":
         """With the config's keys; ``kwargs`` are the constructor's."""
         keys = {
             "min_matched_keys": cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
@@ -61,7 +65,7 @@ class MICCheckpointer(CheckpointFiles):
         }
         return cls(model, save_dir, **keys, **kwargs)
 
-    def load(self, path, *args, **kwargs):
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """See Detectron2.
 
         Raises:
