@@ -48,7 +48,9 @@ def check_detectron2_keys(cfg, defaults):
         name = value_of(cfg, key)
         if name not in registry and name != "PrecomputedProposals":  # which Detectron2 knows without a registry
             known = ", ".join(sorted(n for n, _ in registry))
-            raise ConfigError(f"{key} is {name!r}, which is not registered. Known: {known}.")
+            raise ConfigError(
+                f"{key} is {name!r}, which is not registered. Known: {known}; --import MODULE adds your own."
+            )
     for key, least in WHOLE.items():
         if value_of(cfg, key) < least:
             raise ConfigError(f"{key} is {value_of(cfg, key)}: use a whole number of at least {least}.")
