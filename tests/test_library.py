@@ -218,7 +218,7 @@ def test_the_lazy_config_has_the_losses_of_the_yaml(city):
             losses.append(model(batch))
     assert losses[0].keys() == losses[1].keys() and len(losses[0]) == 8
     for name, value in losses[0].items():
-        assert float(value) == float(losses[1][name]) != 0, name
+        assert value.item() == losses[1][name].item() != 0, name
     assert (ours.alpha, ours.evaluate, ours.burn_in_steps) == (lazy.alpha, lazy.evaluate, lazy.burn_in_steps)
     assert ours.task("boxes").select.keys() >= lazy.task("boxes").select.keys()
 
@@ -234,8 +234,13 @@ def test_the_lazy_config_trains_and_is_evaluated(city, tmp_path, monkeypatch):
     assert int(state["num_steps"]) == 2
 
 
-@pytest.mark.parametrize("args, text", [(["--config-file", "none.py"], "none.py: there is no such file"),
-                                        (["--config-file", LAZY, "train.max_iter"], "key.of.the.file=value")])  # fmt: skip
+@pytest.mark.parametrize(
+    "args, text",
+    [
+        (["--config-file", "none.py"], "none.py: there is no such file"),
+        (["--config-file", LAZY, "train.max_iter"], "key.of.the.file=value"),
+    ],
+)
 def test_what_the_lazy_trainer_refuses(city, args, text, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         run_tool_here("lazyconfig_train_net.py", *args, monkeypatch=monkeypatch)

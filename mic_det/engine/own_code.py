@@ -35,7 +35,7 @@ def import_own_code(modules):
         sys.path.insert(0, os.getcwd())
         importlib.invalidate_caches()
     for name in modules:
-        if not all(part.isidentifier() for part in name.split(".")):
+        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
             raise ConfigError(
                 f"--import {name}: give the name of a module, such as my_model for my_model.py or package.module for "
                 "package/module.py in the current folder."

@@ -1,4 +1,4 @@
-"""``--import MODULE``: a model of a user's own, derived from MIC, with every tool; and modules that cannot be imported."""
+"""``--import MODULE``: a model of a user's own, derived from MIC, with every tool; and modules that are refused."""
 
 import json
 import runpy
@@ -20,6 +20,7 @@ from helpers_data import (
 )
 from mic_det import ConfigError
 from mic_det.benchmark.memory import peak_memory
+from mic_det.benchmark.synthetic import synthetic_batch
 from mic_det.benchmark.variants import make_variant
 from mic_det.engine.own_code import import_own_code
 
@@ -112,7 +113,8 @@ def test_benchmark_times_the_models_own_step(folder, run, tmp_path):
     assert json.loads((tmp_path / "benchmark.json").read_text())["steps"]["seconds"]["mic"]
     with forget_registered_sets():
         cfg = load(tmp_path, {**tiny_config(folder), "MODEL": _model(folder)})
-        variant = make_variant(cfg, "mic", [[]], loader=[[]])
+        batch = synthetic_batch(cfg, (64, 96), torch.Generator().manual_seed(0))
+        variant = make_variant(cfg, "mic", [batch])
         assert type(variant.model).__name__ == "OwnMIC"
         assert peak_memory(cfg, "teacher", (64, 96), steps=1, modules=["own_mic"])["peak"] > 0
 
