@@ -67,7 +67,7 @@ def test_public_names_are_about_ten_and_annotated():
 
 def test_importing_the_package_does_not_import_trainers_and_drawing():
     code = (
-        "import sys, mic_det; slow = [m for m in sys.modules if m.startswith(('mic_det.engine', 'matplotlib.pyplot'))]; "
+        "import sys, mic_det; slow = [m for m in sys.modules if m.startswith(('mic_det.engine', 'mic_det.vis'))]; "
         "assert not slow, slow; mic_det.MICTrainer, mic_det.get_mic_cfg; assert 'mic_det.engine.trainer' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -126,8 +126,13 @@ def test_detectron2s_mapper_is_one(tmp_path):
     assert ["instances" in x for x in batch] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("mapper, error, text", [("no", TypeError, "mapper is 'no'"),
-                                                 (lambda x: None, mic_det.DataError, "returned NoneType for image")])  # fmt: skip
+@pytest.mark.parametrize(
+    "mapper, error, text",
+    [
+        ("no", TypeError, "mapper is 'no'"),
+        (lambda x: None, mic_det.DataError, "returned NoneType for image"),
+    ],
+)
 def test_a_mapper_that_cannot_work(tmp_path, mapper, error, text):
     write_two_domains(tmp_path)
     with forget_registered_sets():
