@@ -25,6 +25,7 @@ from helpers_data import (
     declared,
     forget_registered_sets,
     load,
+    restored_logging,
     run_tool_here,
     tiny_config,
     write_config,
@@ -172,7 +173,13 @@ class Recorder(HookBase):
         self.values.append(self.layer.weight.detach().clone())
 
 
-def test_detectron2s_default_trainer_trains_a_shipped_config(city, tmp_path):
+@pytest.fixture
+def logging_restored():
+    with restored_logging():
+        yield
+
+
+def test_detectron2s_default_trainer_trains_a_shipped_config(city, tmp_path, logging_restored):
     plain = build_model(mic_det.get_mic_cfg(ROOT / "configs/minicity/source_only.yaml", SMALL))
     torch.save({"model": plain.state_dict()}, tmp_path / "source_only.pth")
     opts = [
