@@ -72,6 +72,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.9",
     packages=find_packages(include=["mic_det", "mic_det.*"]),
+    package_data={"mic_det": ["py.typed"]},  # its annotations count for type checkers
     install_requires=opencv() + DEPENDENCIES,
     extras_require={
         "dev": ["pytest>=7.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],

@@ -11,7 +11,8 @@ import sys
 from mic_det.config import ConfigError
 from mic_det.data.check import check_config_datasets, format_reports
 from mic_det.data.parallel import WorkerError
-from mic_det.engine.setup import load_config
+from mic_det.engine.own_code import add_import_argument
+from mic_det.engine.setup import config_of
 from mic_det.printable import printable
 from mic_det.programs import start_program
 
@@ -22,12 +23,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    add_import_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
         parser.error("--workers: at least 1")
     try:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = config_of(args)
         reports, problems = check_config_datasets(cfg, args.workers)
     except (ConfigError, WorkerError) as e:
         sys.exit(f"error: {e}")

@@ -1,4 +1,11 @@
-"""mic_det: Masked Image Consistency for domain-adaptive object detection in Detectron2."""
+"""mic_det: Masked Image Consistency for domain-adaptive object detection in Detectron2.
+
+What users need is here: configs (:func:`get_mic_cfg`, or :func:`add_mic_config` for Detectron2's own), the model
+(:class:`MIC`), batches of two domains (:func:`build_mic_train_loader`), training (:class:`MICTrainer`), weights
+(:class:`MICCheckpointer`), prediction (:class:`Predictor`), and the errors that tell what a user can put right.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -12,12 +19,47 @@ except ImportError as e:
         "run `python tools/install_detectron2.py` (or `make env`) from the repository first."
     ) from e
 
-from . import modeling  # noqa: F401  registers MIC and the torchvision backbone
-from .config import add_mic_config
+from .config import ConfigError, add_mic_config
 from .data.builtin import register_cityscapes
 from .data.driving import register_driving
+from .data.errors import DataError
+from .lazy_names import lazy_names
+from .modeling import MIC  # registers it, and the torchvision backbone
+
+if TYPE_CHECKING:
+    from .data.loader import build_mic_train_loader
+    from .engine.checkpoint import MICCheckpointer
+    from .engine.predict import Predictor
+    from .engine.setup import get_mic_cfg
+    from .engine.trainer import MICTrainer
+    from .engine.weights_files import CheckpointError
 
 register_cityscapes()
 register_driving()
 
-__all__ = ["add_mic_config", "__version__"]
+__all__ = [
+    "MIC",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MICCheckpointer",
+    "MICTrainer",
+    "Predictor",
+    "__version__",
+    "add_mic_config",
+    "build_mic_train_loader",
+    "get_mic_cfg",
+]
+
+# these would import trainer, evaluators and drawing
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CheckpointError": ".engine.weights_files",
+        "MICCheckpointer": ".engine.checkpoint",
+        "MICTrainer": ".engine.trainer",
+        "Predictor": ".engine.predict",
+        "build_mic_train_loader": ".data.loader",
+        "get_mic_cfg": ".engine.setup",
+    },
+)

@@ -22,7 +22,7 @@ REVERSAL_SCHEDULES = ("constant", "dann")
 BACKBONE_NORMS = ("FrozenBN", "BN")
 
 
-def add_mic_config(cfg):
+def add_mic_config(cfg: CN) -> None:
     """Add mic_det's keys to a Detectron2 config, in place.
 
     Args:

@@ -179,7 +179,9 @@ def check_detectron2_keys(cfg, defaults):
         # Detectron2 knows these without a registry: no head of boxes, and proposals from a file
         if name not in registry and (key, name) not in UNREGISTERED:
             known = ", ".join(sorted(n for n, _ in registry))
-            raise ConfigError(f"{key} is {name!r}, which is not registered. Known: {known}.")
+            raise ConfigError(
+                f"{key} is {name!r}, which is not registered. Known: {known}; --import MODULE adds your own."
+            )
     samplers = one_of(*(n for n, key in SAMPLERS.items() if value_of(cfg, key, default=None) is not None))
     for key, rule in {**RULES, "DATALOADER.SAMPLER_TRAIN": samplers}.items():
         value = value_of(cfg, key, default=None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 
 from mic_det.engine.setup import load_config
 
@@ -185,6 +187,22 @@ def forget_registered_sets():
             MetadataCatalog.pop(name, None)
 
 
+@contextlib.contextmanager
+def restored_logging():
+    """Trainings log to the output of the moment, which pytest closes: later tests must not find those handlers."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "mic_det")]
+    before = [(list(x.handlers), x.level, x.propagate) for x in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before):
+            for handler in set(logger.handlers) - set(handlers):
+                handler.close()
+                setup_logger.cache_clear()
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
 def write_two_images(folder):
     """A set that can be counted by hand: two images of 60 x 40, four boxes of which one is a crowd.
 
@@ -257,7 +275,7 @@ def refusal(process):
 def run_tool_here(name, *args, monkeypatch):
     """Run a tool in this process: Python's start takes longer than many a call."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-    with forget_registered_sets():
+    with forget_registered_sets(), restored_logging():
         runpy.run_path(str(TOOLS / name), run_name="__main__")
 
 

@@ -20,7 +20,8 @@ from mic_det.benchmark.variants import TITLES, variant_names
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.setup import load_config
+from mic_det.engine.own_code import add_import_argument
+from mic_det.engine.setup import config_of
 from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
@@ -39,6 +40,7 @@ def parse_args():
     parser.add_argument("--eval-images", type=int, default=40, help="of the evaluation (default: %(default)s)")
     parser.add_argument("--sweep", action="store_true", help="also cost against batch size and image size")
     add_overwrite_argument(parser)
+    add_import_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, as in train_net.py")
     return parser.parse_args()
 
@@ -47,7 +49,7 @@ def main(args):
     if args.repeats < 1:
         raise ConfigError(f"--repeats is {args.repeats}: use at least 1.")
     logging.getLogger("detectron2").setLevel(logging.WARNING)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = config_of(args)
     outputs = None
     if args.output:
         outputs = Outputs(args.output, "benchmark", [args.config_file, cfg.MODEL.WEIGHTS], args.overwrite)
@@ -57,7 +59,7 @@ def main(args):
     result["steps"] = benchmark_steps(cfg, args.repeats, names, args.size and tuple(args.size), args.synthetic)
     size = tuple(result["steps"]["image_size"])
     if not args.no_memory:
-        result["memory"] = benchmark_memory(cfg, names, size)
+        result["memory"] = benchmark_memory(cfg, names, size, args.modules)
     if not args.no_data:
         result["data"] = benchmark_data(cfg, args.eval_images)
     if args.sweep:

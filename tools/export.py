@@ -13,7 +13,7 @@ from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.export import export
 from mic_det.engine.predict import class_list, load_model
-from mic_det.engine.setup import add_trust_argument, load_config
+from mic_det.engine.setup import add_model_arguments, config_of
 from mic_det.outputs import add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
@@ -26,7 +26,7 @@ def parse_args():
     parser.add_argument("--model", choices=("teacher", "student"), default="teacher",
                         help="which of MIC's two (%(default)s)")  # fmt: skip
     add_overwrite_argument(parser)
-    add_trust_argument(parser)
+    add_model_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
     if not args.output.endswith((".pth", ".safetensors")):
@@ -36,7 +36,8 @@ def parse_args():
 
 def main(args):
     # a plain detector's config takes the same part of MIC's checkpoint
-    cfg = load_config(args.config_file, [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model])
+    args.opts = [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model]
+    cfg = config_of(args)
     model = load_model(cfg, trust_checkpoint=args.trust_checkpoint)
     names = [name for _, name in class_list(cfg)] if needs_boxes(cfg) else []
     inputs = [args.config_file, cfg.MODEL.WEIGHTS]

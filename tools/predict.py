@@ -1,10 +1,15 @@
-"""Find objects in images, folders of images and videos; write pictures, COCO JSON or CSV.
+"""Find objects in images, folders of images and videos, and label their pixels where the model can.
+
+Written are pictures, COCO JSON and CSV of the boxes, and label maps: 8-bit PNG whose values are the classes listed in
+label_maps/classes.txt.
 
 Examples:
     python tools/predict.py --config-file configs/minicity/mic.yaml --input photo.jpg drive.mp4 --output found \
         MODEL.WEIGHTS output/minicity/mic/model_final.pth
     python tools/predict.py --config-file configs/minicity/mic.yaml --input folder --output found \
         --format coco,csv --confidence-threshold 0.3 MODEL.WEIGHTS FILE MODEL.DEVICE cpu MODEL.MIC.EVALUATE student
+    python tools/predict.py --config-file configs/minicity/semseg_mic.yaml --input folder --output found \
+        --format pictures,label_maps MODEL.WEIGHTS FILE
 """
 
 import argparse
@@ -13,21 +18,23 @@ import sys
 
 from tqdm import tqdm
 
-from mic_det.config import ConfigError
+from mic_det.config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
 from mic_det.data.catalog import DataError
 from mic_det.data.pixels import ImageError
 from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.media import VideoOut, find_sources, read_frames, write_picture
-from mic_det.engine.predict import Predictor, class_list
-from mic_det.engine.setup import add_trust_argument, load_config, split_opts
+from mic_det.engine.media import VideoOut, find_sources, read_frames, write_label_map, write_picture
+from mic_det.engine.predict import Predictor, class_list, label_map_classes
+from mic_det.engine.setup import add_model_arguments, config_of, split_opts
 from mic_det.engine.signals import ends_in_order
 from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
 from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
 from mic_det.visualization.panels import draw_boxes
+from mic_det.visualization.sem_seg import overlay_labels
 
-FORMATS = ("pictures", "coco", "csv")
+LABEL_MAPS = "label_maps"  # folder below the output
+FORMATS = ("pictures", "label_maps", "coco", "csv")
 
 
 def parse_args():
@@ -40,7 +47,7 @@ def parse_args():
         "--format", default="pictures", help=f"one or more of {', '.join(FORMATS)}, joined by commas (%(default)s)"
     )
     add_overwrite_argument(parser)
-    add_trust_argument(parser)
+    add_model_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
     args.input, args.opts = split_opts(args.input, args.opts)
@@ -54,14 +61,21 @@ def parse_args():
 
 
 def main(args):
-    cfg = load_config(args.config_file, args.opts)
+    cfg = config_of(args)
     sources = find_sources(args.input)
+    check_formats(cfg, args.format)
     inputs = [*args.input, *(s.path for s in sources), args.config_file, cfg.MODEL.WEIGHTS]
     outputs = Outputs(args.output, "predict", inputs, args.overwrite)
     names = [name for f in args.format for name in FILES.get(f, ())]
-    outputs.check(names + [picture_name(s) for s in sources] * ("pictures" in args.format))
+    names += [picture_name(s) for s in sources] * ("pictures" in args.format)
+    labels = LABEL_MAPS if "label_maps" in args.format else None
+    names += [f"{labels}/classes.txt", *(label_map_name(s) for s in sources if not s.is_video)] if labels else []
+    outputs.check(names)
     predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
-    classes = class_list(cfg, predictor.named_classes)
+    classes = class_list(cfg, predictor.named_classes) if predictor.has_boxes else []
+    if labels:
+        text = "".join(f"{i} {name}\n" for i, name in enumerate(label_map_classes(cfg)))
+        outputs.write_text(f"{labels}/classes.txt", text)
     predictions, skipped = Predictions(classes), Skipped()
     files = PredictionFiles(predictions, outputs, args.format)
     total = sum(s.frames if s.is_video else 1 for s in sources)
@@ -75,17 +89,37 @@ def main(args):
                     if found is None:
                         skipped.add(frame, progress)
                     else:
-                        predictions.add(frame, found)
+                        predictions.add(frame, found.get("instances"))
+                        if labels:
+                            with outputs.writing(label_map_name(source, frame.index)) as file:
+                                write_label_map(file, found["label_map"])
                         if picture is not None:
                             out.write(picture)
                         files.update()
                     progress.update()
     if not predictions.images:
         raise DataError(f"none of the {skipped.count} images could be used; see the lines above.")
-    print(
-        f"{len(predictions.images)} images, {len(predictions.annotations)} boxes with a score of at least "
-        f"{args.confidence_threshold}, {skipped.count} skipped: {printable(args.output)}"
-    )
+    boxes = f", {len(predictions.annotations)} boxes with a score of at least {args.confidence_threshold}"
+    boxes = boxes if predictor.has_boxes else ""
+    print(f"{len(predictions.images)} images{boxes}, {skipped.count} skipped: {printable(args.output)}")
+
+
+def check_formats(cfg, formats):
+    """
+    Raises:
+        ConfigError: where a file is asked for that the model has nothing to write to.
+    """
+    model, boxes, pixels = student_architecture(cfg), needs_boxes(cfg), needs_sem_seg(cfg)
+    if "label_maps" in formats and not pixels:
+        raise ConfigError(f"--format label_maps: {model} predicts boxes alone.")
+    for name in ("coco", "csv"):
+        if name in formats and not boxes:
+            raise ConfigError(f"--format {name}: {model} predicts pixels alone: use label_maps.")
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if "label_maps" in formats and count > 255:
+        raise ConfigError(
+            f"--format label_maps: MODEL.SEM_SEG_HEAD.NUM_CLASSES is {count}, but an 8-bit PNG holds at most 255."
+        )
 
 
 def look(predictor, frame, class_names, picture):
@@ -126,8 +160,19 @@ def reason(error):
 
 
 def draw(rgb, found, class_names):
-    boxes, labels = found.pred_boxes.tensor.numpy(), found.pred_classes.tolist()
-    return draw_boxes(rgb, boxes, labels, found.scores.tolist(), class_names)
+    """The image, under the colours of its labels where the model has them, with its boxes."""
+    if "label_map" in found:
+        rgb = overlay_labels(rgb, found["label_map"].numpy())
+    if "instances" not in found:
+        return draw_boxes(rgb, [], [])
+    boxes = found["instances"]
+    labels = boxes.pred_classes.tolist()
+    return draw_boxes(rgb, boxes.pred_boxes.tensor.numpy(), labels, boxes.scores.tolist(), class_names)
+
+
+def label_map_name(source, frame=None):
+    """One PNG an image, and one a frame of a video, in a folder of the video's name."""
+    return f"{LABEL_MAPS}/{source.name}{'' if frame is None else f'/{frame:06d}'}.png"
 
 
 def picture_name(source):

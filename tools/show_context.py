@@ -32,7 +32,7 @@ from mic_det.data.run_sets import check_label_maps, what_is_read
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
-from mic_det.engine.setup import add_trust_argument, load_config, split_opts
+from mic_det.engine.setup import add_model_arguments, config_of, split_opts
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
@@ -61,7 +61,7 @@ def parse_args():
     parser.add_argument("--dataset", help="a labelled set; default: the first of DATASETS.TEST")
     parser.add_argument("--images", type=int, default=3, help="of the contact sheet, evenly spread (%(default)s)")
     add_overwrite_argument(parser)
-    add_trust_argument(parser)
+    add_model_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     args = parser.parse_args()
     for option in ("weights", "ratios"):
@@ -81,7 +81,7 @@ def parse_args():
 
 
 def main(args):
-    cfg = load_config(args.config_file, args.opts)
+    cfg = config_of(args)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     dicts = labelled_set(cfg, name)
     if args.objects and not needs_boxes(cfg):

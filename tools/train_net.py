@@ -17,7 +17,7 @@ finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 from mic_det.config import ConfigError
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
-from mic_det.engine.setup import add_trust_argument, setup
+from mic_det.engine.setup import add_model_arguments, setup
 from mic_det.engine.trainer import MICTrainer
 from mic_det.programs import start_program
 
@@ -43,4 +43,4 @@ def main(args):
 
 if __name__ == "__main__":
     start_program()
-    launch(main, add_trust_argument(argument_parser(epilog=__doc__)).parse_args())
+    launch(main, add_model_arguments(argument_parser(epilog=__doc__)).parse_args())

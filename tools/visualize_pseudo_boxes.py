@@ -25,7 +25,7 @@ from mic_det.data.run_sets import what_is_read
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
-from mic_det.engine.setup import add_trust_argument, load_config
+from mic_det.engine.setup import add_model_arguments, config_of
 from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
@@ -41,13 +41,13 @@ def parse_args():
     parser.add_argument("--dataset", help="a registered or declared set; default: the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=6, help="evenly spread over the set")
     add_overwrite_argument(parser)
-    add_trust_argument(parser)
+    add_model_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
     return parser.parse_args()
 
 
 def main(args):
-    cfg = load_config(args.config_file, args.opts)
+    cfg = config_of(args)
     if not is_mic(cfg):
         raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: pseudo-boxes need MIC.")
     if args.window:

@@ -9,7 +9,7 @@ import tempfile
 MEGABYTE = 2**20
 
 
-def peak_memory(cfg, name, size, steps=3):
+def peak_memory(cfg, name, size, steps=3, modules=()):
     """Peak memory of a few steps of a variant, in MiB.
 
     On a GPU what PyTorch's allocator handed out at most (``max_memory_allocated``). On a CPU the largest resident
@@ -19,6 +19,7 @@ def peak_memory(cfg, name, size, steps=3):
     Args:
         cfg (CfgNode), name (str): of the variant; weights are random.
         size ((int, int)): height and width of the images, which are noise.
+        modules (sequence of str): imported first in the process, see ``--import``.
 
     Returns:
         dict[str, float]: ``peak`` and ``weights`` (parameters and buffers of the plain model or the student) in MiB.
@@ -34,7 +35,7 @@ def peak_memory(cfg, name, size, steps=3):
         with open(path, "w", encoding="utf-8") as f:
             f.write(cfg.dump())
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MEGABYTE), "MALLOC_TRIM_THRESHOLD_": str(MEGABYTE)}
-        command = [sys.executable, "-m", "mic_det.benchmark.memory", path, name, *map(str, size), str(steps)]
+        command = [sys.executable, "-m", "mic_det.benchmark.memory", path, name, *map(str, size), str(steps), *modules]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"memory of {name}: {done.stderr.strip()[-500:]}")
@@ -55,14 +56,16 @@ def _forget_peak():
         f.write("5")  # proc(5): the peak becomes the present size
 
 
-def main(path, name, height, width, steps):
+def main(path, name, height, width, steps, *modules):
     import torch
 
-    from ..engine.setup import load_config
+    from ..engine.own_code import import_own_code
+    from ..engine.setup import get_mic_cfg
     from .synthetic import synthetic_batch
     from .variants import make_variant
 
-    cfg = load_config(path)
+    import_own_code(modules)
+    cfg = get_mic_cfg(path)
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     batch = synthetic_batch(cfg, (int(height), int(width)), torch.Generator().manual_seed(0))
     torch.nn.Conv2d(3, 3, 3)(torch.zeros(1, 3, 8, 8)).sum().backward()  # load the libraries that steps need

@@ -60,9 +60,12 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
     return result
 
 
-def benchmark_memory(cfg, names, size):
-    """Peak memory of each variant in MiB, and that of MIC beyond what it may take: plain + weights + 10 %."""
-    peaks = {name: peak_memory(cfg, name, size) for name in names}
+def benchmark_memory(cfg, names, size, modules=()):
+    """Peak memory of each variant in MiB, and that of MIC beyond what it may take: plain + weights + 10 %.
+
+    ``modules`` are those of ``--import``, which register what the config names.
+    """
+    peaks = {name: peak_memory(cfg, name, size, modules=modules) for name in names}
     result = {"peak_mib": {n: p["peak"] for n, p in peaks.items()}}
     result["weights_mib"] = next(iter(peaks.values()))["weights"]
     if "plain" in peaks and "mic" in peaks:

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
-from ..config import ConfigError, needs_boxes, student_architecture
+from ..config import ConfigError, is_mic, needs_boxes, student_architecture
 from ..config_checks import validate_mic_config
 from ..engine.checkpoint import MICCheckpointer
 from ..engine.optimizer import build_fused_optimizer
@@ -81,7 +81,8 @@ def variant_config(cfg, name):
     if name.endswith("_seg"):
         student = "BoxPanopticFPN"
     mic.STUDENT = student
-    cfg.MODEL.META_ARCHITECTURE = "MIC" if name.startswith("mic") else student
+    own = cfg.MODEL.META_ARCHITECTURE if is_mic(cfg) else "MIC"  # the config's, which may be a subclass
+    cfg.MODEL.META_ARCHITECTURE = own if name.startswith("mic") else student
     for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
         mic.ALIGNMENT[part].ENABLED = name == "mic_sada"
     cfg.SOLVER.SEQUENTIAL_BACKWARD = name == "mic_sequential"

@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import threading
+from typing import Callable, Optional
 
+from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
     build_detection_test_loader,
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from ..random_state import seeded
 from .errors import DataError
-from .mapper import DomainMapper
+from .mapper import DomainMapper, OfDomain
 from .samplers import AspectRatios, BatchPlan, SeededItems
 
 
@@ -84,8 +86,14 @@ class TwoDomainLoader:
             self.start[name] = taken // domain["batch_size"]
 
 
-def build_mic_train_loader(cfg):
+def build_mic_train_loader(cfg: CfgNode, mapper: Optional[Callable[[dict], dict]] = None) -> TwoDomainLoader:
     """Training batches of ``DATASETS.TRAIN``, joined by ``DATASETS.TARGET``, by Detectron2's samplers.
+
+    Args:
+        cfg (CfgNode): a config with mic_det's keys.
+        mapper (callable): for both domains, in place of :class:`DomainMapper`: a function from a dataset dict to what
+            the model takes, such as Detectron2's ``DatasetMapper``. Both dicts have ``"domain"``. Of a target image it
+            is given nothing but ``file_name`` and ``image_id``.
 
     Returns:
         TwoDomainLoader: an iterable of list[dict]. Each batch has ``SOLVER.IMS_PER_BATCH`` source dicts, then
@@ -93,28 +101,20 @@ def build_mic_train_loader(cfg):
         divided by the number of processes; each dict has ``"domain"``.
     """
     seed = comm.shared_random_seed()
-    mapper = DomainMapper(cfg, True, "source")
+    mapper_of = lambda x: DomainMapper(cfg, True, x) if mapper is None else OfDomain(mapper, x)  # noqa: E731
+    source_mapper = mapper_of("source")
     from_config = build_detection_train_loader.from_config  # the sets and the sampler that the config names
-    labelled = from_config(cfg, mapper=mapper)["dataset"]
-    source = dict(
-        name="source",
-        dicts=labelled,
-        mapper=mapper,
-        sampler=lambda: from_config(cfg, mapper=mapper, dataset=labelled)["sampler"],
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-    )
+    labelled = from_config(cfg, mapper=source_mapper)["dataset"]
+    source = _domain(
+        "source", labelled, source_mapper, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        lambda: from_config(cfg, mapper=source_mapper, dataset=labelled)["sampler"],
+    )  # fmt: skip
     if not cfg.DATASETS.TARGET:
         return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
-    unlabelled = get_detection_dataset_dicts(list(cfg.DATASETS.TARGET), filter_empty=False, check_consistency=False)
-    target = dict(
-        name="target",
-        dicts=unlabelled,
-        mapper=DomainMapper(cfg, True, "target"),
-        sampler=lambda: TrainingSampler(len(unlabelled)),
-        batch_size=cfg.SOLVER.IMS_PER_BATCH_TARGET,
-        grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-    )
+    target = _domain(
+        "target", _unlabelled(cfg.DATASETS.TARGET), mapper_of("target"), cfg.SOLVER.IMS_PER_BATCH_TARGET,
+        cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )  # fmt: skip
     return TwoDomainLoader([source, target], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
 
 
@@ -184,6 +184,50 @@ def _shared_memory():
         free, total = (n * found.f_frsize / 2**20 for n in (found.f_bavail, found.f_blocks))
         return f"/dev/shm has {free:.0f} of {total:.0f} MiB free"
     return "/dev/shm"
+
+
+def build_two_domain_loader(
+    *,
+    source,
+    target=(),
+    mapper,
+    batch_size=2,
+    target_batch_size=2,
+    aspect_ratio_grouping=True,
+    num_workers=0,
+    worker_timeout=300,
+    seed=None,
+):
+    """:func:`build_mic_train_loader` without a config, for LazyConfigs and own programs.
+
+    Args:
+        source, target (sequence of str): names of registered sets; images of the source without a box are left out.
+        mapper (callable): for both domains, see :func:`build_mic_train_loader`.
+        batch_size, target_batch_size (int): images of all processes.
+        num_workers (int), worker_timeout (float): see ``DATALOADER.NUM_WORKERS`` and ``WORKER_TIMEOUT``.
+        seed (int): None = drawn.
+    """
+    labelled = get_detection_dataset_dicts(list(source))
+    sets = {"source": (labelled, batch_size)}
+    if target:
+        sets["target"] = (_unlabelled(target), target_batch_size)
+    domains = [_domain(k, x, OfDomain(mapper, k), size, aspect_ratio_grouping) for k, (x, size) in sets.items()]
+    return TwoDomainLoader(domains, comm.shared_random_seed() if seed is None else seed, num_workers, worker_timeout)
+
+
+def _unlabelled(names):
+    return get_detection_dataset_dicts(list(names), filter_empty=False, check_consistency=False)
+
+
+def _domain(name, dicts, mapper, batch_size, grouping, sampler=None):
+    return {
+        "name": name,
+        "dicts": dicts,
+        "mapper": mapper,
+        "sampler": sampler or (lambda: TrainingSampler(len(dicts))),
+        "batch_size": batch_size,
+        "grouping": grouping,
+    }
 
 
 def leave_signals_to_the_trainer(worker_id):

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from PIL import Image
 
@@ -16,6 +17,47 @@ class _AnnotationFailure(Exception):
     """Detectron2 could not transform or collect annotations; args: the transforms and the image's (height, width)."""
 
 
+# What is kept of a target image's dict: all else may be labels, and the image itself has its size
+UNLABELLED_KEYS = ("file_name", "image_id")
+
+
+def without_labels(dataset_dict):
+    """The dict of an image without its annotations, label maps and whatever else could tell them."""
+    return {k: v for k, v in dataset_dict.items() if k in UNLABELLED_KEYS}
+
+
+class OfDomain:
+    """Another mapper for one of the two domains: target labels never reach it, and ``"domain"`` is in what it makes.
+
+    Detectron2's ``DatasetMapper`` can be one, or any function from a dataset dict to what the model takes. The
+    dataset dict that it is given has ``"domain"`` too.
+    """
+
+    def __init__(self, mapper, domain):
+        """
+        Args:
+            mapper (callable): dataset dict -> dict.
+            domain (str): "source" or "target".
+        """
+        if not callable(mapper):
+            raise TypeError(f"mapper is {mapper!r}: give a function from a dataset dict to what the model takes.")
+        self.mapper, self.domain = mapper, domain
+
+    def __call__(self, dataset_dict):
+        """
+        Raises:
+            DataError: where the mapper returns nothing.
+        """
+        x = without_labels(dataset_dict) if self.domain == "target" else dataset_dict
+        mapped = self.mapper({**x, "domain": self.domain})
+        if not isinstance(mapped, dict):
+            raise DataError(
+                f"the mapper returned {type(mapped).__name__} for image {dataset_dict.get('file_name')}, not a dict. "
+                "Leave images out of the data set, not in the mapper."
+            )
+        return {**mapped, "domain": self.domain}
+
+
 class DomainMapper(DatasetMapper):
     """Detectron2's mapper, which also says which domain an image is from.
 
@@ -25,7 +67,13 @@ class DomainMapper(DatasetMapper):
     which pixels of a target image lie outside its margins, wherever crop, resizing and flip have brought them.
     """
 
-    def __init__(self, cfg, is_train=True, domain="source"):
+    def __init__(self, cfg: CfgNode, is_train: bool = True, domain: str = "source") -> None:
+        """
+        Args:
+            cfg (CfgNode): a config with mic_det's keys.
+            is_train (bool): whether images are changed at random and labels kept, or as evaluation needs them.
+            domain (str): "source" or "target".
+        """
         super().__init__(**DatasetMapper.from_config(cfg, is_train))
         self.domain, self.resize = domain, Resize.from_config(cfg, is_train)
         self.sem_seg = is_train and needs_sem_seg(cfg)
@@ -48,15 +96,14 @@ class DomainMapper(DatasetMapper):
             self.margins = tuple(cfg.MODEL.MIC.SEM_SEG.MARGINS)
             self.augmentations = RecordedAugmentations(self.augmentations)
 
-    def __call__(self, dataset_dict):
+    def __call__(self, dataset_dict: dict) -> dict:
         """
         Raises:
             DataError: where the image, its label map or an annotation cannot be used, or no pixel is outside the
                 margins; names it, and says why.
         """
         if self.domain == "target":
-            unlabelled = ("file_name", "image_id")  # the image itself has its size
-            dataset_dict = {k: v for k, v in dataset_dict.items() if k in unlabelled}
+            dataset_dict = without_labels(dataset_dict)
         elif not self.sem_seg:  # label maps are for training a segmentation head
             dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         file, label_map = dataset_dict["file_name"], dataset_dict.get("sem_seg_file_name")

@@ -1,10 +1,13 @@
 """Loading weights: safely, completely, and into both student and teacher."""
 
 import os
+from collections.abc import Sequence
+from typing import Any, Optional
 from urllib.parse import urlparse
 
 import torch
 import torchvision
+from detectron2.config import CfgNode
 
 from ..config import needs_boxes
 from ..data.catalog import targets_alone
@@ -38,19 +41,21 @@ class MICCheckpointer(CheckpointFiles):
 
     def __init__(
         self,
-        model,
-        save_dir="",
+        model: torch.nn.Module,
+        save_dir: str = "",
         *,
-        min_matched_keys=0.9,
-        weights_from="teacher",
-        complete=False,
-        trust=False,
-        class_names=None,
-        targets=(),
-        **kwargs,
-    ):
+        min_matched_keys: float = 0.9,
+        weights_from: str = "teacher",
+        complete: bool = False,
+        trust: bool = False,
+        class_names: Optional[Sequence[str]] = None,
+        targets: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         """
         Args:
+            model (nn.Module): MIC or a plain model.
+            save_dir (str): folder that ``save`` writes to.
             min_matched_keys (float): see ``MODEL.BACKBONE.MIN_MATCHED_KEYS``.
             weights_from (str): see ``MODEL.MIC.WEIGHTS_FROM``.
             complete (bool): the model is to predict: every tensor of the detector must be filled.
@@ -68,7 +73,7 @@ class MICCheckpointer(CheckpointFiles):
         self.restarted = []  # tensors of the model that the file last loaded does not fill
 
     @classmethod
-    def from_config(cls, cfg, model, save_dir="", **kwargs):
+    def from_config(cls, cfg: CfgNode, model: torch.nn.Module, save_dir: str = "", **kwargs: Any) -> "MICCheckpointer":
         """With the config's keys; ``kwargs`` are the constructor's."""
         keys = {
             "min_matched_keys": cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS,
@@ -86,7 +91,7 @@ class MICCheckpointer(CheckpointFiles):
         named = {"class_names": [str(n) for n in self.class_names]} if self.class_names else {}
         super().save(name, **named, **kwargs)
 
-    def load(self, path, *args, **kwargs):
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """See Detectron2.
 
         Raises:

@@ -26,7 +26,7 @@ from ..data.catalog import DataError
 from .checkpoint import CheckpointError
 from .finite import NonFiniteError
 from .processes import for_processes
-from .setup import load_config
+from .setup import config_of
 from .signals import SIGNALS, TrainingStopped
 
 # What a user can put right; the message says how. Anything else is shown with its traceback.
@@ -249,7 +249,7 @@ def _settle(args, local_size, world_size):
         ConfigError: where there are fewer GPUs than processes, a batch cannot be divided, or the config is wrong:
             told once, before any process is started.
     """
-    cfg = load_config(args.config_file, args.opts)
+    cfg = config_of(args)
     if not args.eval_only:
         for_processes(cfg, world_size)
     device = cfg.MODEL.DEVICE

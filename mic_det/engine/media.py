@@ -167,10 +167,25 @@ def write_picture(path, rgb):
     Raises:
         DataError: where that is not possible.
     """
-    path = Path(path)
+    _write_image(Path(path), np.ascontiguousarray(rgb[:, :, ::-1]))
+
+
+def write_label_map(path, labels):
+    """Write labels (H, W) in [0, 255] as an 8-bit PNG, as Detectron2 reads label maps, and the folders above it.
+
+    Raises:
+        DataError: where that is not possible.
+    """
+    labels = np.asarray(labels)
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 255:
+        raise DataError(f"{path}: labels from {labels.min()} to {labels.max()} do not fit into an 8-bit label map.")
+    _write_image(Path(path), labels.astype(np.uint8))
+
+
+def _write_image(path, array):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), np.ascontiguousarray(rgb[:, :, ::-1]))
+        written = cv2.imwrite(str(path), array)
     except (OSError, cv2.error):
         written = False
     if not written:

@@ -1,12 +1,17 @@
-"""A trained detector as a function of one image, and the names of its classes."""
+"""A trained model as a function of one image, and the names of its classes."""
 
 import logging
+from typing import Union
 
+import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
+from detectron2.structures import Instances
 
-from ..config import ConfigError, needs_boxes, student_architecture
+from ..config import ConfigError, needs_boxes, needs_sem_seg
 from ..data.classes import categories, positions
 from ..data.pixels import Resize
 from .checkpoint import MICCheckpointer
@@ -38,19 +43,23 @@ class Predictor:
     """As Detectron2's DefaultPredictor, for MIC too and with mic_det's checks of the weights.
 
     MIC answers as ``MODEL.MIC.EVALUATE`` says: the teacher or the student.
+
+    Attributes:
+        has_boxes, has_label_maps (bool): what the model predicts.
     """
 
-    def __init__(self, cfg, score_threshold=0.5, trust_checkpoint=False):
+    def __init__(self, cfg: CfgNode, score_threshold: float = 0.5, trust_checkpoint: bool = False) -> None:
         """
         Args:
+            cfg (CfgNode): of the model, with its ``MODEL.WEIGHTS``.
             score_threshold (float): least score of a box, in [0, 1]; may be below
                 ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, which is then lowered to it.
+            trust_checkpoint (bool): run code that is in the file; see :class:`MICCheckpointer`.
 
         Raises:
-            ConfigError: where the model has no boxes, or no weights are named.
+            ConfigError: where no weights are named.
+            CheckpointError: where the file cannot be used.
         """
-        if not needs_boxes(cfg):
-            raise ConfigError(f"{student_architecture(cfg)} predicts pixels alone: give the config of a detector.")
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
@@ -58,17 +67,19 @@ class Predictor:
         self.input_format = cfg.INPUT.FORMAT
         self.size_rule = Resize.from_config(cfg, is_train=False)
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
+        self.has_boxes, self.has_label_maps = needs_boxes(cfg), needs_sem_seg(cfg)
         self.model, self.named_classes = _load(cfg, None, trust_checkpoint)
 
     @torch.no_grad()
-    def __call__(self, rgb):
+    def __call__(self, rgb: np.ndarray) -> dict[str, Union[Instances, torch.Tensor]]:
         """
         Args:
             rgb (ndarray): (H, W, 3) uint8.
 
         Returns:
-            Instances: ``pred_boxes`` (XYXY pixels of ``rgb``), ``scores`` and ``pred_classes``, on the CPU,
-            sorted by descending score.
+            dict, on the CPU, of what the model predicts. ``"instances"``: ``pred_boxes`` (XYXY pixels of ``rgb``),
+            ``scores`` and ``pred_classes``, sorted by descending score. ``"label_map"``: (H, W) int64, the most
+            probable class of each pixel.
 
         Raises:
             ImageError: where a side of the image would be resized to 0.
@@ -78,9 +89,28 @@ class Predictor:
         data = T.AugInput(rgb if self.input_format == "RGB" else rgb[:, :, ::-1].copy())
         self.resize(data)
         image = torch.as_tensor(data.image.transpose(2, 0, 1).copy())
-        found = self.model([{"image": image, "height": height, "width": width}])[0]["instances"].to("cpu")
-        found = found[found.scores >= self.score_threshold]
-        return found[found.scores.argsort(descending=True, stable=True)]
+        outputs, found = self.model([{"image": image, "height": height, "width": width}])[0], {}
+        if "instances" in outputs:
+            boxes = outputs["instances"].to("cpu")
+            boxes = boxes[boxes.scores >= self.score_threshold]
+            found["instances"] = boxes[boxes.scores.argsort(descending=True, stable=True)]
+        if "sem_seg" in outputs:
+            found["label_map"] = outputs["sem_seg"].argmax(dim=0).cpu()
+        return found
+
+
+def label_map_classes(cfg):
+    """Names of the labels 0, 1, ... of label maps, from the first set that can tell; else "class 0", "class 1", ...
+
+    Returns:
+        list[str]: one for each of ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
+    """
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = MetadataCatalog.get(name).get("stuff_classes") or ()
+        if len(names) == count:
+            return [str(n) for n in names]
+    return [f"class {i}" for i in range(count)]
 
 
 def class_list(cfg, names=None):

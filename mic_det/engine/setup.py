@@ -5,9 +5,11 @@ import difflib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Union
 
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -22,17 +24,25 @@ from ..ordinary_files import absence
 from ..programs import keep_logs_printable
 from .hardware import describe_hardware
 from .output import check_output
+from .own_code import add_import_argument, import_own_code
 from .processes import for_processes
 from .run_folder import has_training, prepare_run_folder
 from .run_lock import run_lock
 from .weights_files import TRUST
 
 
-def load_config(config_file="", opts=()):
+def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) -> CfgNode:
     """Detectron2's defaults, mic_det's keys, a config file and ``KEY VALUE`` pairs, in this order.
 
     The device becomes "cpu" where the config says "cuda" and there is none. Declared data sets are
     registered.
+
+    Args:
+        config_file (str or path): a YAML file; "" = none.
+        opts (sequence): keys and values in turn, as on the command line: ``["SOLVER.MAX_ITER", 100]``.
+
+    Returns:
+        CfgNode: checked, not frozen.
 
     Raises:
         ConfigError: a missing file, an unknown key, or a value that cannot work; names the key.
@@ -55,6 +65,15 @@ def load_config(config_file="", opts=()):
         logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+load_config = get_mic_cfg  # its earlier name
+
+
+def config_of(args):
+    """The config that a program's arguments ask for; modules of ``--import`` are imported first."""
+    import_own_code(getattr(args, "modules", ()))
+    return get_mic_cfg(args.config_file, args.opts)
 
 
 @contextlib.contextmanager
@@ -96,8 +115,12 @@ def split_opts(values, opts=()):
     return list(values[:end]), [*values[end:], *opts]
 
 
-def add_trust_argument(parser):
-    """The one option of every program that loads weights which no config may set: a config is downloaded too."""
+def add_model_arguments(parser):
+    """The options of every program that loads weights: ``--import`` and ``--trust-checkpoint``.
+
+    No config may set them, as both run code, and a config is downloaded too.
+    """
+    add_import_argument(parser)
     parser.add_argument(
         TRUST,
         action="store_true",
@@ -107,8 +130,8 @@ def add_trust_argument(parser):
 
 
 def setup(args):
-    """``load_config`` from Detectron2's arguments, then its logging, and a check of the data sets."""
-    cfg = load_config(args.config_file, args.opts)
+    """The config of Detectron2's arguments, then its logging, and a check of the data sets."""
+    cfg = config_of(args)
     cfg.freeze()
     writable = check_output(cfg, training=not args.eval_only)
     if writable:

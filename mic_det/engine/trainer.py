@@ -4,18 +4,21 @@ import logging
 import os
 import traceback
 import weakref
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 
 from ..config import ConfigError, needs_boxes, needs_sem_seg
-from ..data.loader import build_mic_train_loader, build_test_loader
+from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError
 from ..evaluation.coco import DetectionEvaluator
 from ..evaluation.panoptic import PanopticQuality
@@ -44,9 +47,10 @@ class MICTrainer(DefaultTrainer):
     Nothing of the method is in here: the model itself keeps its teacher up to date.
     """
 
-    def __init__(self, cfg, trust_checkpoint=False):
+    def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
         """
         Args:
+            cfg (CfgNode): a config with mic_det's keys, see :func:`mic_det.get_mic_cfg`.
             trust_checkpoint (bool): run code that is in files of weights; see :class:`MICCheckpointer`.
         """
         # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
@@ -71,7 +75,7 @@ class MICTrainer(DefaultTrainer):
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume=True):
+    def resume_or_load(self, resume: bool = True) -> None:
         """As Detectron2's; a MIC that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
@@ -158,7 +162,7 @@ class MICTrainer(DefaultTrainer):
                 hook.after_step()
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg: CfgNode) -> TwoDomainLoader:
         return build_mic_train_loader(cfg)
 
     @classmethod
@@ -177,7 +181,9 @@ class MICTrainer(DefaultTrainer):
         return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
+    def test(
+        cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Optional[Sequence[DatasetEvaluator]] = None
+    ) -> dict:
         """As Detectron2's; for MIC also what ``TEST.PSEUDO_LABELS`` asks for, under ``pseudo_labels``.
 
         ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``. A training goes on with the
@@ -212,7 +218,7 @@ class MICTrainer(DefaultTrainer):
             mic.evaluate = "both"
 
     @classmethod
-    def build_model(cls, cfg):
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """
         Raises:
             ConfigError: where Detectron2 cannot build a model of these settings.

@@ -30,13 +30,16 @@ class Predictions:
         """
         Args:
             frame (Frame): what was looked at.
-            instances (Instances): ``pred_boxes`` in its pixels, ``pred_classes`` and ``scores``.
+            instances (Instances): ``pred_boxes`` in its pixels, ``pred_classes`` and ``scores``; None where the model
+                has no boxes.
         """
         height, width = frame.rgb.shape[:2]
         image = {"id": len(self.images) + 1, "file_name": frame.name, "width": width, "height": height}
         if frame.index is not None:
             image.update(video=frame.source.name, frame_index=frame.index)
         self.images.append(image)
+        if instances is None:
+            return
         boxes = instances.pred_boxes.tensor.double().tolist()
         for (x0, y0, x1, y1), label, score in zip(
             boxes, instances.pred_classes.tolist(), instances.scores.double().tolist()

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from collections.abc import Iterator, Sequence
+from typing import Callable, Optional, Union
 
 import torch
 from detectron2.config import configurable
@@ -16,8 +18,8 @@ from .mixing import mix_batch
 from .sections import section
 from .student_teacher import StudentTeacher
 from .supported import check_pair
-from .tasks import RCNNTask, find_tasks
-from .terms import Alignment, ClassMix, MaskedConsistency, Step, Supervised
+from .tasks import RCNNTask, Task, find_tasks
+from .terms import Alignment, ClassMix, MaskedConsistency, Step, Supervised, Term
 from .views import Views
 
 
@@ -42,20 +44,20 @@ class MIC(StudentTeacher):
     def __init__(
         self,
         *,
-        student,
-        teacher=None,
-        tasks=None,
-        terms=None,
-        strong_view=None,
-        strong_source=False,
-        mask=None,
-        alpha=0.9,
-        burn_in_steps=0,
-        ramp_up_steps=0,
-        teacher_input_size=0,
-        evaluate="teacher",
-        class_names=(),
-    ):
+        student: nn.Module,
+        teacher: Optional[nn.Module] = None,
+        tasks: Optional[Sequence[Task]] = None,
+        terms: Optional[Sequence[Term]] = None,
+        strong_view: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+        strong_source: bool = False,
+        mask: Optional[PatchMask] = None,
+        alpha: float = 0.9,
+        burn_in_steps: int = 0,
+        ramp_up_steps: int = 0,
+        teacher_input_size: int = 0,
+        evaluate: str = "teacher",
+        class_names: Sequence[str] = (),
+    ) -> None:
         """
         Args:
             student, teacher (nn.Module): two models of the same architecture; teacher None = a copy of the student.
@@ -128,7 +130,7 @@ class MIC(StudentTeacher):
             "class_names": tuple(classes),
         }  # fmt: skip
 
-    def forward(self, batched_inputs):
+    def forward(self, batched_inputs: list[dict]) -> Union[dict[str, torch.Tensor], list[dict]]:
         """
         Args:
             batched_inputs (list[dict]): Detectron2's format. In training each dict also has
@@ -142,7 +144,7 @@ class MIC(StudentTeacher):
             return self.inference(batched_inputs)
         return next(self._losses(batched_inputs, merged=True))
 
-    def losses_in_parts(self, batched_inputs):
+    def losses_in_parts(self, batched_inputs: list[dict]) -> Iterator[dict[str, torch.Tensor]]:
         """The losses of ``forward``, part by part, for trainers that backpropagate each before they ask for the next.
 
         Terms that share no view go through the student one after the other, so that activations of one part at a time

@@ -23,6 +23,11 @@ def color_labels(labels, ignore_value=255):
     return picture
 
 
+def overlay_labels(rgb, labels, ignore_value=255):
+    """An RGB image (H, W, 3) uint8 with the colours of its labels (H, W) laid over it, half each."""
+    return ((rgb.astype(np.uint16) + color_labels(labels, ignore_value)) // 2).astype(np.uint8)
+
+
 def sem_seg_panels(model, batched_input, taught, source=None, input_format="BGR"):
     """What a MIC with a segmentation head makes of the pixels of one target image.
 
