@@ -23,7 +23,7 @@ from ..programs import keep_logs_printable
 from .hardware import describe_hardware
 from .output import check_output
 from .processes import for_processes
-from .run_folder import has_training, prepare_run_folder
+from .run_folder import has_training, note_command, prepare_run_folder
 from .run_lock import run_lock
 from .weights_files import TRUST
 
@@ -126,6 +126,8 @@ def setup(args):
     if moved:
         logging.getLogger(__name__).warning("%s had files of an earlier run: they are in %s.", cfg.OUTPUT_DIR, moved)
     if comm.is_main_process():
+        if log_folder:
+            note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
     return cfg
