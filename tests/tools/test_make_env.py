@@ -56,7 +56,8 @@ def no_venv(venv):
 
 @pytest.mark.parametrize(
     "change, stamp",
-    [(break_python, None), (other_version, '{"made": false, "key": "x"}'), (no_venv, '{"key": "of an earlier version"}'),
+    [(break_python, None), (other_version, '{"made": false, "key": "x"}'),
+     (no_venv, '{"key": "of an earlier version"}'),
      (other_version, "[]"), (break_python, "{")],
 )  # fmt: skip
 def test_an_environment_of_the_users_is_never_removed(tool, venv, change, stamp, monkeypatch, capsys):
