@@ -18,7 +18,9 @@ OURS = "MODEL:\n  ANCHOR_GENERATOR:\n    SIZES: []\n  MIC:\n    BURN_IN_STEPS: 0
 
 
 def snapshot(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """The files but for run.lock, which changes as long as this process, in which the runs were, holds it."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "run.lock"]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 def fill(folder, config=OURS):

@@ -170,8 +170,9 @@ def test_command_environment_and_config_are_shown(tmp_path, monkeypatch):
 
 def test_everything_that_the_package_reads_is_installed_with_it(monkeypatch):
     monkeypatch.chdir(TOOLS.parent)
-    setup = setuptools.distutils.core.run_setup("setup.py", stop_after="init")
-    installed = {Path(p).relative_to("build/lib") for p in setup.get_finalized_command("build_py").get_outputs()}
+    build = setuptools.distutils.core.run_setup("setup.py", stop_after="init").get_command_obj("build_py")
+    build.ensure_finalized()
+    installed = {Path(p).relative_to("build/lib") for p in build.get_outputs()}
     present = {p for p in Path("mic_det").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert present == installed and Path("mic_det/visualization/templates/report.html") in installed
 
