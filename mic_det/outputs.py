@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from .atomic_files import whole_file
 from .data.errors import DataError
 from .ordinary_files import check_ordinary
 
@@ -57,18 +58,14 @@ class Outputs:
             DataError: where a file is in the way, or cannot be written.
         """
         path = self.folder / name
-        temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
         try:
             self._check(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            self._record(name, temporary)
-            os.replace(temporary, path)
+            with whole_file(path) as temporary:
+                yield temporary
+                self._record(name, temporary)
         except OSError as e:
             raise DataError(f"cannot write {path} ({e.strerror or e}): check --output.") from e
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     @contextlib.contextmanager
     def finishing(self, name):

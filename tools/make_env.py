@@ -1,4 +1,4 @@
-"""Set up a virtual environment for mic_det; `make env` calls this. Run again, it continues, or does nothing.
+"""Set up a virtual environment for mic_det; `make env` calls this. Once it is complete, this takes a second.
 
 A pair of torch and torchvision that works in the interpreter at hand is reused, not replaced. Otherwise the tested pair
 is installed. Example:
@@ -13,36 +13,42 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
-from importlib import util
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ("setup.py", "constraints.txt", "tools/install_detectron2.py", "tools/make_env.py")
-STAMP = "mic_det_env.json"  # in the venv: what it was made from
-UNFINISHED = "mic_det_unfinished"  # in a venv that this script makes, until it is complete
-BUSY, IDLE = "busy", "idle"  # what that file says: idle when no command was writing into the venv, so it can be kept
-OLDEST_PYTHON, OLDEST_TORCH = (3, 9), (2, 3)  # as in setup.py
+# In the venv: "made" by this script, so that it may be removed; "busy", while it is written to; "key", once complete
+STAMP = "mic_det_env.json"
 VERSION = "{}.{}".format(*sys.version_info[:2])
 BUILD_TOOL = "setuptools>=77.0.3,<81"  # builds wheels by itself, still has pkg_resources, and is what torch asks for
 NO_VERSION = ("No matching distribution found", "ResolutionImpossible", "conflicting dependencies")
 
+# Run in other interpreters; the oldest torch is that of setup.py.
 PAIR = """
 import importlib.metadata, json, torch, torchvision
 boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]])
 assert torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
-print(json.dumps({name: importlib.metadata.version(name) for name in ("torch", "torchvision")}))
+pair = {name: importlib.metadata.version(name) for name in ("torch", "torchvision")}
+assert tuple(map(int, pair["torch"].split(".")[:2])) >= (2, 3)
+print(json.dumps(pair))
 """
 PRESENT = """
 import importlib.util, sys
 specs = [importlib.util.find_spec(name) for name in ("torch", "torchvision", "cv2", "pytest", "detectron2", "mic_det")]
-sys.exit(not all(specs) or not specs[-1].origin.startswith(sys.argv[1]))
+assert all(specs) and specs[-1].origin.startswith(sys.argv[1])
 """
 OUTSIDE = """
 import importlib.metadata, json, sys
 names = [d.metadata["Name"] for d in importlib.metadata.distributions()
          if not str(d.locate_file("")).startswith(sys.prefix + "/")]
 print(json.dumps([name.lower().replace("_", "-") for name in names if name]))
+"""
+CV2 = """
+import importlib.util
+try:
+    import cv2
+except ImportError:
+    print("damaged" if importlib.util.find_spec("cv2") else "absent")
 """
 
 
@@ -51,27 +57,19 @@ class EnvError(Exception):
 
 
 def ask(python, code, *args):
-    """Run `code` in the interpreter `python`, in an empty folder; returns (whether it succeeded, its last line)."""
+    """Run `code` in the interpreter `python`, in an empty folder; its last line, or None where it fails."""
     with tempfile.TemporaryDirectory() as empty:
         try:
             command = [str(python), "-c", code, *map(str, args)]
-            done = subprocess.run(
-                command, check=False, cwd=empty, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
+            done = subprocess.run(command, check=False, cwd=empty, capture_output=True, text=True)
         except OSError:  # no such file, or a dangling link
-            return False, ""
-    lines = done.stdout.strip().splitlines()
-    return done.returncode == 0, lines[-1] if lines else ""
+            return None
+    return None if done.returncode else (done.stdout.strip().splitlines() or [""])[-1]
 
 
 def working_pair(python):
-    """{"torch": version, "torchvision": version} where the two import together and run an operator, else None."""
-    works, answer = ask(python, PAIR)
-    pair = json.loads(answer) if works else None
-    if pair and tuple(map(int, pair["torch"].split(".")[:2])) < OLDEST_TORCH:
-        print(f"torch {pair['torch']} is there, but too old")
-        return None
-    return pair
+    """{"torch": version, "torchvision": version} where the two import together and run an operator, else {}."""
+    return json.loads(ask(python, PAIR) or "{}")
 
 
 def key():
@@ -82,25 +80,15 @@ def key():
     return f"{digest.hexdigest()} {sys.version.split()[0]}"
 
 
-def is_done(venv):
-    """Whether `venv` was completed from the present files, and still holds what it should."""
+def read_stamp(venv):
     try:
-        stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return stamp.get("key") == key() and ask(venv / "bin/python", PRESENT, f"{ROOT}{os.sep}")[0]
+        return dict(json.loads((venv / STAMP).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def check_interpreter():
-    """Raise EnvError when this Python is too old or cannot make virtual environments."""
-    if sys.version_info < OLDEST_PYTHON:
-        raise EnvError(f"Python {VERSION} is too old: mic_det needs 3.9 to 3.12. Name one: make env PYTHON=python3.12")
-    missing = [name for name in ("venv", "ensurepip") if util.find_spec(name) is None]
-    if missing:
-        raise EnvError(
-            f"this Python {VERSION} lacks its module {' and '.join(missing)}, so it cannot make virtual environments.\n"
-            f"On Debian or Ubuntu: apt install python{VERSION}-venv. Or name another: make env PYTHON=python3.12"
-        )
+def write_stamp(venv, **state):
+    (venv / STAMP).write_text(json.dumps(state), encoding="utf-8")
 
 
 def usable(venv):
@@ -111,20 +99,23 @@ def usable(venv):
     """
     if not venv.exists() or not any(venv.iterdir()):
         return False
-    works, version = ask(venv / "bin/python", "import sys, pip; print('%d.%d' % sys.version_info[:2])")
-    state = "does not work" if not works else "" if version == VERSION else f"is for Python {version}, not {VERSION}"
-    marker = venv / UNFINISHED
-    if not marker.exists() and not (venv / STAMP).exists():
-        if state or not (venv / "pyvenv.cfg").is_file():
-            problem = state or "is no virtual environment"
-            raise EnvError(f"{venv} was not made by make env, and {problem}: remove it, then run make env again.")
-    elif marker.exists() and marker.read_text(encoding="utf-8") != IDLE:
-        state = "is incomplete"  # files half written, which pip would take for installed
-    if state:
-        print(f"{venv} {state}: making it anew", flush=True)
-        return False
-    print(f"continuing with {venv}", flush=True)
-    return True
+    stamp = read_stamp(venv)
+    version = ask(venv / "bin/python", "import sys, pip; print('%d.%d' % sys.version_info[:2])")
+    if not (venv / "pyvenv.cfg").is_file():
+        problem = "is no virtual environment"
+    elif stamp.get("busy"):
+        problem = "is incomplete"  # files half written, which pip would take for installed
+    elif version is None:
+        problem = "does not work"
+    elif version != VERSION:
+        problem = f"is for Python {version}, not {VERSION}"
+    else:
+        print(f"continuing with {venv}", flush=True)
+        return True
+    if not stamp.get("made"):
+        raise EnvError(f"{venv} was not made by make env, and {problem}: remove it, then run make env again.")
+    print(f"{venv} {problem}: making it anew", flush=True)
+    return False
 
 
 def create(venv):
@@ -138,7 +129,7 @@ def create(venv):
     if venv.exists():
         shutil.rmtree(venv)
     venv.mkdir(parents=True)
-    (venv / UNFINISHED).write_text(BUSY, encoding="utf-8")
+    write_stamp(venv, made=True, busy=True)
     options = ["--system-site-packages"] if pair and not outer else []
     if subprocess.run([python, "-m", "venv", *options, str(venv)], check=False).returncode:
         raise EnvError(f"`python -m venv {venv}` failed, as printed above; once that is repaired, run make env again.")
@@ -146,33 +137,18 @@ def create(venv):
         folders = [p for p in sys.path if p.endswith("-packages")]
         site = next(venv.glob("lib/python*/site-packages"))
         (site / "outer_environment.pth").write_text("\n".join(folders) + "\n", encoding="utf-8")
-    (venv / UNFINISHED).write_text(IDLE, encoding="utf-8")
-
-
-def constraints(python, pair):
-    """Lines for pip's --constraint: the versions of `pair`, and those tested of what is not outside the venv."""
-    outside = json.loads(ask(python, OUTSIDE)[1] or "[]")
-    lines = []
-    for line in ROOT.joinpath("constraints.txt").read_text(encoding="utf-8").splitlines():
-        name = line.split("==")[0].strip().lower()
-        if name and not name.startswith("#") and name not in outside and name not in (pair or {}):
-            lines.append(line)
-    return lines + [f"{name}=={version}" for name, version in (pair or {}).items()]
 
 
 def pip_install(python, pins, *args):
-    """Run pip install under `pins`, showing its output; returns what it printed as errors, or None after success."""
+    """Run pip install under the constraints `pins`; returns what it printed as errors, "" after success."""
     env = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_USER="0")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "constraints.txt")
         file.write_text("\n".join(pins) + "\n", encoding="utf-8")
         command = [str(python), "-m", "pip", "install", "--constraint", str(file), *args]
-        errors = []
-        with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:
-            for line in process.stderr:
-                sys.stderr.write(line)
-                errors.append(line)
-    return ("".join(errors) or "pip gave no reason") if process.returncode else None
+        done = subprocess.run(command, check=False, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    sys.stderr.write(done.stderr)
+    return (done.stderr or "pip gave no reason") if done.returncode else ""
 
 
 def install_packages(python, pair):
@@ -181,48 +157,23 @@ def install_packages(python, pair):
     Raises:
         EnvError: pip failed.
     """
+    pins = [f"{name}=={version}" for name, version in pair.items()]
+    there = [*pair, *json.loads(ask(python, OUTSIDE) or "[]")]  # outside the venv, and kept as it is
+    lines = ROOT.joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = [x for x in lines if "==" in x and x.split("==")[0].lower() not in there]
     # Builds use the venv's setuptools: setup.py then sees an OpenCV that is there, and nothing is fetched twice.
     project = ["--no-build-isolation", "--use-pep517", "--editable", ".[dev]"] + (["--quiet"] if pair else [])
-    if ask(python, "import importlib.util as u; assert u.find_spec('cv2')")[0] and not ask(python, "import cv2")[0]:
+    if ask(python, CV2) == "damaged":
         project.append("opencv-python-headless")  # there is one that cannot be imported, often for lack of libGL
-    errors = pip_install(python, [], "--quiet", BUILD_TOOL)
-    errors = errors or pip_install(python, constraints(python, pair), *project)
-    if errors and any(text in errors for text in NO_VERSION) and "from versions: none" not in errors:
+    errors = pip_install(python, [], "--quiet", BUILD_TOOL) or pip_install(python, tested + pins, *project)
+    if any(text in errors for text in NO_VERSION):
         print("not all tested versions exist for this Python: taking the newest that setup.py allows", flush=True)
-        errors = pip_install(python, [f"{name}=={version}" for name, version in (pair or {}).items()], *project)
+        errors = pip_install(python, pins, *project)
     if errors:
         raise EnvError(
             "pip could not install the packages, as printed above. Check the network, pip's configuration and the "
             "free disk space,\nthen run make env again: it continues, with what was downloaded already."
         )
-
-
-def announce(venv, pair):
-    """Say what will be installed, and how large that is."""
-    if pair:
-        print(f"keeping torch {pair['torch']} and torchvision {pair['torchvision']}, which work here")
-        print("installing the rest: at most 150 MB to download", flush=True)
-        return
-    print("no working torch and torchvision here: installing them, 3.1 GB to download, 6 GB on disk", flush=True)
-    free = shutil.disk_usage(venv).free / 1e9
-    if free < 12:
-        print(f"warning: only {free:.1f} GB are free here; downloading and unpacking take up to 12", file=sys.stderr)
-
-
-@contextmanager
-def busy(venv):
-    """Mark `venv` as being written to, so that it is made anew should this be interrupted; not one made by hand."""
-    marker = venv / UNFINISHED
-    if not marker.exists() and not (venv / STAMP).exists():
-        yield
-        return
-    marker.write_text(BUSY, encoding="utf-8")
-    try:
-        yield
-    except EnvError:
-        marker.write_text(IDLE, encoding="utf-8")  # pip ended by itself, and cleaned up
-        raise
-    marker.write_text(IDLE, encoding="utf-8")
 
 
 def fill(venv):
@@ -231,18 +182,25 @@ def fill(venv):
     Raises:
         EnvError: pip or the installer of Detectron2 failed, or what was installed does not work.
     """
-    python = venv / "bin/python"
+    python, made = venv / "bin/python", read_stamp(venv).get("made", False)
     pair = working_pair(python)
-    announce(venv, pair)
-    with busy(venv):
+    if pair:
+        print(f"keeping torch {pair['torch']} and torchvision {pair['torchvision']}, which work here")
+        print("installing the rest: at most 150 MB to download", flush=True)
+    else:
+        print("no working torch and torchvision here: installing them, 3.1 GB to download, 6 GB on disk", flush=True)
+    write_stamp(venv, made=made, busy=made)
+    try:
         install_packages(python, pair)
-    pair = working_pair(python)
-    if pair is None:
+    except EnvError:
+        write_stamp(venv, made=made)  # pip ended by itself, and cleaned up
+        raise
+    write_stamp(venv, made=made)
+    if not working_pair(python):
         raise EnvError(f"torch and torchvision do not work together in {venv}: remove it and run make env again.")
     if subprocess.run([str(python), str(ROOT / "tools/install_detectron2.py")], check=False).returncode:
         raise EnvError("Detectron2 is missing, see above; make env continues from there.")
-    (venv / STAMP).write_text(json.dumps({"key": key(), **pair}), encoding="utf-8")
-    (venv / UNFINISHED).unlink(missing_ok=True)
+    write_stamp(venv, made=made, key=key())
     print(f"{venv} is ready")
 
 
@@ -251,13 +209,15 @@ def main():
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the environment (%(default)s)")
     venv = Path(os.path.abspath(parser.parse_args().venv))
     try:
-        check_interpreter()
-        if not is_done(venv):
+        if sys.version_info < (3, 9):  # noqa: UP036 - run by what `python3` is
+            raise EnvError(f"Python {VERSION} is too old: use 3.9 to 3.12, as in `make env PYTHON=python3.12`.")
+        complete = read_stamp(venv).get("key") == key()
+        if not complete or ask(venv / "bin/python", PRESENT, f"{ROOT}{os.sep}") is None:
             if not usable(venv):
                 create(venv)
             fill(venv)
     except KeyboardInterrupt:
-        print("interrupted; make env continues from here", file=sys.stderr)
+        print("interrupted; run make env again", file=sys.stderr)
         return 130
     except (EnvError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 import cv2
 from tqdm import tqdm
 
+from ..atomic_files import write_whole
 from ..errors import MICError
 
 
@@ -72,13 +73,7 @@ def _interrupts_held_back():
 def write_bytes(path, content):
     """Write a file whole or not at all, also where several processes write the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    write_whole(path, lambda f: f.write(content))
 
 
 def write_png(path, image):

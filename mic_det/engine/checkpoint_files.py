@@ -10,6 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from ..atomic_files import disk_error, write_whole
 from .finite_state import first_nonfinite, nested_tensors
 from .resumed_state import state_problem
 from .weights_bounds import check_archive
@@ -29,41 +30,17 @@ def write_atomically(path, write):
     Raises:
         CheckpointError: where the disk refuses it (full, quota, read-only ...); the old file is as it was.
     """
-    temporary = path + ".tmp"
     try:
-        with open(temporary, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        _sync_folder(os.path.dirname(path) or ".")
-    except BaseException as e:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        disk = _disk_error(e)
+        # a name that the next process finds: one process alone writes to a run's folder
+        write_whole(path, write, temporary=f"{path}.tmp")
+    except Exception as e:
+        disk = disk_error(e)
         if disk is None:
             raise
         raise CheckpointError(
             f"cannot write {path} ({disk.strerror}). Earlier checkpoints are as they were: make room, then go on with "
             "--resume. SOLVER.CHECKPOINT_KEEP limits how many are kept."
         ) from e
-
-
-def _sync_folder(folder):
-    """Make a renaming last; file systems that cannot do it are left alone."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _disk_error(error):
-    """The OSError behind an error: torch replaces it by one of its own when it closes the archive."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def damage(path):

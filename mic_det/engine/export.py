@@ -118,7 +118,7 @@ def export(cfg, model, part, file, class_names=(), inputs=(), overwrite=False):
     for _, plain in configs:
         _check_same(plain, detector, state)
     with outputs.writing(weights) as temporary:
-        write_weights(state, str(temporary))
+        write_weights(state, temporary)
     for name, (_, plain) in zip(names, configs):
         plain.MODEL.WEIGHTS = file if file.endswith(".pth") else ""
         outputs.write_text(name, _head(file, class_names) + plain.dump())

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..atomic_files import write_whole
 from ..errors import MICError
 from .checkpoint_files import NonFiniteState
 from .plain_data import plain
@@ -196,7 +197,7 @@ class FiniteCheck:
         }  # fmt: skip
         try:
             os.makedirs(self._folder(), exist_ok=True)
-            torch.save(content, file)
+            write_whole(file, lambda f: torch.save(content, f))
         except (OSError, RuntimeError) as e:  # a full disk must not hide what went wrong
             logger.warning("cannot write %s: %s", file, e)
 

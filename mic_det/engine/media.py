@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
+from ..atomic_files import write_whole
 from ..data.catalog import DataError
 from ..data.files import IMAGE_SUFFIXES, list_files
 from ..data.pixels import check_image
@@ -185,8 +186,7 @@ def write_label_map(path, labels):
 def _write_image(path, array):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), array)
-    except (OSError, cv2.error):
-        written = False
-    if not written:
-        raise DataError(f"cannot write {path}: is the folder writable, and is there space on the disk?")
+        content = cv2.imencode(path.suffix, array)[1]
+        write_whole(path, lambda f: f.write(content.tobytes()))
+    except (OSError, cv2.error) as e:
+        raise DataError(f"cannot write {path}: is the folder writable, and is there space on the disk?") from e

@@ -7,7 +7,7 @@ import tempfile
 
 from ..config import ConfigError
 
-WRITTEN = ("config.yaml", "log.txt", "metrics.json")  # in every run's folder
+WRITTEN = ("config.yaml", "log.txt", "metrics.json", "command_line.txt")  # in every run's folder
 
 
 def make_output_folder(folder):

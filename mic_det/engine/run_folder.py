@@ -3,6 +3,8 @@
 import fnmatch
 import os
 import re
+import shlex
+import sys
 
 from detectron2.utils import comm
 
@@ -11,7 +13,8 @@ from .checkpoint_files import LAST
 
 # What a training or an evaluation writes. Checkpoints go first and config.yaml, which tells that all is ours, last.
 CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", "model_final.pth", "model_*.pth.tmp")
-LOGS = ("log.txt", "log.txt.rank*")
+COMMANDS = "command_line.txt"  # a line for each start of the run
+LOGS = ("log.txt", "log.txt.rank*", COMMANDS)
 RESULTS = ("metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite")
 CONFIG = "config.yaml"
 PREVIOUS = "previous_{}"
@@ -49,6 +52,16 @@ def prepare_run_folder(folder, weights="", resume=False):
     if problem:
         raise ConfigError(problem)
     return moved
+
+
+def note_command(folder):
+    """Add the command line of this process to those that the run was started with."""
+    starter = ["python"]
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        starter = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+    line = shlex.join([*starter, *sys.argv])
+    with open(os.path.join(folder, COMMANDS), "a", encoding="utf-8", errors="surrogateescape") as f:
+        f.write(line + "\n")
 
 
 def has_training(folder):

@@ -13,8 +13,8 @@ from ..config import add_mic_config
 from ..config_detectron2 import flat_keys, value_of
 from ..data.fingerprint import annotation_fingerprint, file_fingerprints
 
-# Settings that do not change what is learned from which batch, or are told apart by other means
 RENAMED = {("MODEL.META_ARCHITECTURE", "MICRCNN"): "MIC"}  # values that mean the same as others now
+# Settings that do not change what is learned from which batch, or are told apart by other means
 FREE = (
     "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATALOADER.WORKER_TIMEOUT", "DATASETS.DECLARED", "DATASETS.TEST",
     "GLOBAL", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.MIC.EVALUATE",

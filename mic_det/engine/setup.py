@@ -26,7 +26,7 @@ from .hardware import describe_hardware
 from .output import check_output
 from .own_code import add_import_argument, import_own_code
 from .processes import for_processes
-from .run_folder import has_training, prepare_run_folder
+from .run_folder import has_training, note_command, prepare_run_folder
 from .run_lock import run_lock
 from .weights_files import TRUST
 
@@ -149,6 +149,8 @@ def setup(args):
     if moved:
         logging.getLogger(__name__).warning("%s had files of an earlier run: they are in %s.", cfg.OUTPUT_DIR, moved)
     if comm.is_main_process():
+        if log_folder:
+            note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
     return cfg

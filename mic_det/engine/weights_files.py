@@ -4,10 +4,12 @@ import logging
 import os
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..atomic_files import disk_error
 from ..errors import MICError
 from .weights_bounds import TooMuch, check_claims
 
@@ -88,31 +90,28 @@ def read_safetensors(file):
 
 
 def write_weights(state, file):
-    """Write a state dict whole or not at all: ``.safetensors``, or ``.pth`` as Detectron2 reads it.
+    """Write a state dict: ``.safetensors``, or ``.pth`` as Detectron2 reads it.
+
+    Args:
+        file (path): a temporary one, as of :func:`~mic_det.atomic_files.whole_file`: what fails leaves a part of it.
 
     Raises:
-        CheckpointError: where the file cannot be written.
+        CheckpointError: where the package safetensors is missing.
+        OSError: where the disk refuses it.
     """
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-    temporary = f"{file}.{os.getpid()}.tmp"
+    if str(file).endswith(".safetensors"):
+        try:
+            from safetensors.torch import save
+        except ImportError as e:
+            raise CheckpointError("writing .safetensors needs a package: pip install safetensors.") from e
+        Path(file).write_bytes(save(state, metadata={"format": "pt"}))
+        return
     try:
-        os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-        if file.endswith(".safetensors"):
-            from safetensors.torch import save_file
-
-            save_file(state, temporary, metadata={"format": "pt"})
-        else:
-            with open(temporary, "wb") as f:
-                torch.save({"model": state}, f)
-        os.replace(temporary, file)
-    except ImportError as e:
-        raise CheckpointError(f"{file}: writing it needs a package: pip install safetensors.") from e
-    except (OSError, RuntimeError) as e:  # torch's writer makes a RuntimeError of a full disk
-        reason = f"({_reason(e)}): is there space on the disk, and may the folder be written?"
-        raise CheckpointError(f"cannot write {file} {reason}") from e
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        with open(file, "wb") as f:  # not its path: torch would write that into the file
+            torch.save({"model": state}, f)
+    except RuntimeError as e:
+        raise (disk_error(e) or e) from None
 
 
 # where other programs keep the weights in what they save: Lightning and OpenMMLab, scripts, pycls

@@ -12,6 +12,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from pycocotools.cocoeval import COCOeval
 
+from ..atomic_files import write_whole
 from .coco_truth import Truth, labelled_dicts
 
 try:
@@ -76,8 +77,9 @@ class DetectionEvaluator(COCOEvaluator):
         if not self._output_dir:
             return
         ids = {p: i for i, p in (self._metadata.get("thing_dataset_id_to_contiguous_id") or {}).items()}
-        with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w", encoding="utf-8") as f:
-            json.dump([{**x, "category_id": ids.get(x["category_id"], x["category_id"])} for x in found], f)
+        content = json.dumps([{**x, "category_id": ids.get(x["category_id"], x["category_id"])} for x in found])
+        file = os.path.join(self._output_dir, "coco_instances_results.json")
+        write_whole(file, lambda f: f.write(content.encode("utf-8")))
 
     def _eval_box_proposals(self, predictions):
         numbers = self._truth.image_numbers

@@ -9,7 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .batch_norm import average_statistics
 from .sections import section
-from .teacher import WeightAverage, ema_alpha, ema_update
+from .teacher import ema_alpha, ema_update
 
 _watched = weakref.WeakSet()  # models whose optimizer steps are counted
 _hook = None
@@ -71,7 +71,6 @@ class StudentTeacher(nn.Module):
         self._teacher_ready = False
         # optimizer steps that the average does not know yet: for each None, or a tensor that is 0 if it was taken
         self._pending_steps = []
-        self._average = None  # the WeightAverage of this very student and teacher
         self.register_state_dict_pre_hook(_before_state_dict)
         self._register_load_state_dict_pre_hook(self._before_load)
         self.register_load_state_dict_post_hook(_after_load)
@@ -99,11 +98,9 @@ class StudentTeacher(nn.Module):
         pending, self._pending_steps = self._pending_steps, []
         if any(overflow is None or not overflow.item() for overflow in pending):
             self.steps += 1
-            average = self._average
-            if average is None or average.student is not self.student or average.teacher is not self.teacher:
-                average = self._average = WeightAverage(self.teacher, self.student)
             with section("EMA"):
-                average.update(ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha))
+                alpha = ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha)
+                ema_update(self.teacher, self.student, alpha)
 
     def restart(self, weights_from="teacher"):
         """Make a loaded model the start of a new training: both are one of the two, t = 0."""

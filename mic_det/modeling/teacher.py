@@ -1,7 +1,5 @@
 """The teacher: an exponential moving average of the student (MIC, Sec. 3.2, Eq. 7)."""
 
-import operator
-
 import torch
 
 
@@ -10,6 +8,7 @@ def ema_alpha(t, alpha):
     return min(1 - 1 / (t + 1), alpha)
 
 
+@torch.no_grad()
 def ema_update(teacher, student, alpha):
     """One step of the average, in place: phi <- alpha phi + (1 - alpha) theta (MIC, Eq. 7).
 
@@ -22,54 +21,19 @@ def ema_update(teacher, student, alpha):
     Raises:
         ValueError: where alpha is outside [0, 1], or the two have different tensors.
     """
-    WeightAverage(teacher, student).update(alpha)
-
-
-class WeightAverage:
-    """:func:`ema_update` of one pair of modules again and again: their tensors are looked up once.
-
-    They are looked up again as soon as a module has another tensor or another part than before, as after ``.to()``,
-    ``load_state_dict(assign=True)`` or the replacement of a layer.
-    """
-
-    def __init__(self, teacher, student):
-        self.teacher, self.student = teacher, student
-        self._owners = None
-
-    @torch.no_grad()
-    def update(self, alpha):
-        """See :func:`ema_update`."""
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        if self._owners is None or not all(_unchanged(*owner) for owner in self._owners):
-            self._look_up()
-        if self._averaged:
-            torch._foreach_lerp_(self._averaged, self._values, 1 - alpha)
-        if self._copied:
-            torch._foreach_copy_(self._copied, self._originals)
-
-    def _look_up(self):
-        self._owners = None  # where a pair does not fit, the next update must not take the old lists
-        self._averaged, self._values, self._copied, self._originals = [], [], [], []
-        for name, mean, value in _paired_tensors(self.teacher, self.student):
-            if mean.shape != value.shape:
-                raise ValueError(f"{name} is {tuple(mean.shape)} in the teacher, {tuple(value.shape)} in the student")
-            means, values = (
-                (self._averaged, self._values) if mean.is_floating_point() else (self._copied, self._originals)
-            )
-            means.append(mean)
-            values.append(value)
-        self._owners = [
-            (parts, list(parts.values()))
-            for model in (self.teacher, self.student)
-            for module in model.modules()
-            for parts in (module._parameters, module._buffers, module._modules)
-        ]
-
-
-def _unchanged(parts, seen):
-    """Whether a module's dict still holds the objects that were seen in it, and nothing else."""
-    return len(parts) == len(seen) and all(map(operator.is_, parts.values(), seen))
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    averaged, values, copied, originals = [], [], [], []
+    for name, mean, value in _paired_tensors(teacher, student):
+        if mean.shape != value.shape:
+            raise ValueError(f"{name} is {tuple(mean.shape)} in the teacher, {tuple(value.shape)} in the student")
+        means, others = (averaged, values) if mean.is_floating_point() else (copied, originals)
+        means.append(mean)
+        others.append(value)
+    if averaged:
+        torch._foreach_lerp_(averaged, values, 1 - alpha)
+    if copied:
+        torch._foreach_copy_(copied, originals)
 
 
 def _paired_tensors(teacher, student):

@@ -2,10 +2,10 @@
 
 import base64
 import math
-from html import escape
 
 import cv2
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..ordinary_files import is_ordinary
 from .curves import bar_chart, line_chart, svg_uri
@@ -14,24 +14,7 @@ from .run_files import list_pictures
 METRICS = ("AP50", "AP", "AP75", "mask AP", "mIoU", "PQ")
 CLASS_METRICS = ("AP50", "mIoU")  # shown over steps; by class they are called
 CLASS_PREFIXES = ("AP50-", "IoU-")
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d1f23; background: #fff; max-width: 1180px; margin: 2em auto;
-       padding: 0 1.2em; }
-h1 { font-size: 1.7em; margin-bottom: .2em; } h2 { margin-top: 2em; border-bottom: 2px solid #d9dce1; }
-h3 { margin: 1.4em 0 .3em; font-size: 1.05em; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6em 0; }
-th, td { padding: .22em .8em; border-bottom: 1px solid #e3e5e9; text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #9aa0a8; }
-tr.set th { text-align: left; background: #f2f4f7; } td.text { text-align: left; overflow-wrap: anywhere; }
-td.best { font-weight: 700; } .wide { overflow-x: auto; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: .8em; }
-.charts img { width: 100%; } .gallery img { width: 100%; border: 1px solid #d9dce1; }
-figure { margin: 0 0 1.2em; } figcaption { color: #555b64; font-size: .9em; }
-.note { background: #fff4d6; border-left: 4px solid #d99a00; padding: .4em .9em; margin: .5em 0; }
-pre { background: #f5f6f8; padding: .8em; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
-      font-size: .85em; }
-summary { cursor: pointer; } .hint { color: #555b64; font-size: .9em; }
-"""
+SHOWN = ("seed", "hardware", "PyTorch", "GPU", "CUDA", "training time", "seconds")  # of the environment, at once
 
 
 def build_report(runs, extra_pictures=(), max_pictures=12):
@@ -44,15 +27,26 @@ def build_report(runs, extra_pictures=(), max_pictures=12):
     Returns:
         str: an HTML document that refers to nothing outside of it.
     """
-    title = "Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(r.name for r in runs)
-    body = [f"<h1>{escape(title)}</h1>", _summary(runs), _comparison(runs)]
-    body += [_run_section(run, max_pictures) for run in runs]
-    for folder in extra_pictures:
-        body += [f"<h2>Pictures of {escape(str(folder))}</h2>", _gallery(list_pictures(folder), max_pictures)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    # autoescape: names of classes, metrics and files, settings and logs are text, whatever is in them
+    environment = Environment(
+        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(svg_uri=svg_uri, picture_uri=_picture_uri, evenly=_evenly)
+    return environment.get_template("report.html").render(
+        title="Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(r.name for r in runs),
+        runs=runs,
+        settings={
+            "steps": [f"{r.last_step} of {r.setting('SOLVER.MAX_ITER', '?')}" for r in runs],
+            "seed": [r.seed or "?" for r in runs],
+            "model": [r.setting("MODEL.META_ARCHITECTURE", "?") for r in runs],
+        },
+        results=_results(runs),
+        comparison=_comparison(runs),
+        sections_of_runs=[(run, _sections(run)) for run in runs],
+        extra_pictures=[(folder, list_pictures(folder)) for folder in extra_pictures],
+        max_pictures=max_pictures,
+        SHOWN=SHOWN,
     )
 
 
@@ -61,43 +55,22 @@ def final_results(run):
     return {name: (max(steps), steps[max(steps)]) for name, steps in run.evaluations().items()}
 
 
-def _summary(runs):
-    """The table of final results, a column a run."""
-    results = [final_results(run) for run in runs]
-    rows = [["steps", *(f"{r.last_step} of {r.setting('SOLVER.MAX_ITER', '?')}" for r in runs)]]
-    rows += [["seed", *(r.seed or "?" for r in runs)]]
-    rows += [["model", *(str(r.setting("MODEL.META_ARCHITECTURE", "?")) for r in runs)]]
-    html = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+def _results(runs):
+    """Of each test set its name, and a column a run: ``steps``, and ``rows`` of (metric, values, the best or None)."""
+    results, sets = [final_results(run) for run in runs], []
     for name in dict.fromkeys(n for r in results for n in r):
-        steps = [f"step {r[name][0]}" if name in r else "" for r in results]
-        html += f'<tr class="set"><th>{escape(name)}</th>' + "".join(f"<td>{s}</td>" for s in steps) + "</tr>"
         found = [r[name][1] if name in r else {} for r in results]
         classes = [k for p in CLASS_PREFIXES for k in sorted({k for f in found for k in f if k.startswith(p)})]
+        rows = []
         for metric in (*METRICS, *classes):
             values = [f.get(metric, math.nan) for f in found]
-            if all(math.isnan(v) for v in values):
-                continue
             known = [v for v in values if not math.isnan(v)]
-            best = max(known) if len(known) > 1 else None
-            cells = "".join(
-                "<td>–</td>" if math.isnan(v) else f"<td{' class=best' if v == best else ''}>{v:.1f}</td>"
-                for v in values
-            )
-            html += f"<tr><td>{escape(metric)}</td>{cells}</tr>"
-    head = "".join(f"<th>{escape(c)}</th>" for c in ("", *(r.name for r in runs)))
-    nothing = "" if any(results) else '<p class="note">No evaluation was found.</p>'
-    hint = (
-        "The last evaluation of each run, in per cent; AP is COCO's mean over IoU 0.50 to 0.95, AP50 that at IoU 0.50, "
-        "mIoU the mean over the classes of pixels."
-    )
-    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{html}</tbody></table></div>'
-    return f'<h2>Results</h2>{_notes(runs)}{table}{nothing}<p class="hint">{hint}</p>'
-
-
-def _notes(runs):
-    return "".join(
-        f'<p class="note">{escape(run.name)}: {escape("; ".join(run.notes))}.</p>' for run in runs if run.notes
-    )
+            if known:
+                best = max(known) if len(known) > 1 else None
+                rows.append((metric, [None if math.isnan(v) else v for v in values], best))
+        steps = [f"step {r[name][0]}" if name in r else "" for r in results]
+        sets.append({"name": name, "steps": steps, "rows": rows})
+    return sets
 
 
 def _comparison(runs):
@@ -121,47 +94,34 @@ def _comparison(runs):
                 bars = {n: [v.get(prefix + c, math.nan) for c in classes] for n, v in last.items()}
                 title = f"{prefix[:-1]} of each class on {name}, last evaluation"
                 charts.append(bar_chart(title, classes, bars, ylabel=f"{prefix[:-1]} (%)"))
-    return _charts(charts)
+    return charts
 
 
-def _charts(figures):
-    images = "".join(f'<img alt="{escape(f.axes[0].get_title(loc="left"))}" src="{svg_uri(f)}">' for f in figures)
-    return f'<div class="charts">{images}</div>' if images else ""
-
-
-def _run_section(run, max_pictures):
-    parts = [f"<h2>{escape(run.name)}</h2>", _notes([run])]
-    commands = "\n".join(run.commands) or "not known"
-    parts.append(f"<h3>Command</h3><pre>{escape(commands)}</pre>")
-    parts.append(f"<h3>Losses</h3>{_charts(loss_charts(run)) or 'None were written.'}")
-    pseudo = pseudo_box_charts(run)
-    if pseudo:
-        parts.append(f"<h3>Pseudo-labels</h3>{_charts(pseudo)}")
-    quality = quality_charts(run)
-    if quality:
-        parts.append(f"<h3>Quality of the pseudo-labels</h3>{_charts(quality)}")
-        measured = escape(str(run.setting("TEST.PSEUDO_LABELS.DATASET", "a labelled set")))
-        text = f"Measured on {measured}; its labels were not trained on. Agreement is that of teacher and student."
-        parts.append(f'<p class="hint">{text}</p>')
+def _sections(run):
+    """The groups of charts of one run; those without any are left out, but for the losses."""
     accuracies = _curves(run, "align/accuracy")
-    if accuracies:
-        chart = line_chart("Domain classifiers: share they get right", accuracies, ylim=(0, 1), smooth=3)
-        parts.append(f"<h3>Alignment</h3>{_charts([chart])}")
-        parts.append('<p class="hint">0.5 = source and target cannot be told apart, or not yet; near 1 = they can.</p>')
-    over_time = class_charts(run)
-    if over_time:
-        parts.append(f"<h3>Each class</h3>{_charts(over_time)}")
-    if run.pictures:
-        parts.append(f"<h3>Pictures</h3>{_gallery(run.pictures, max_pictures)}")
-    rows = [("seed", run.seed or "not known"), *run.environment]
-    cells = "".join(f'<tr><td>{escape(k)}</td><td class="text">{escape(v)}</td></tr>' for k, v in rows)
-    shown = ("seed", "hardware", "PyTorch", "GPU", "CUDA", "training time", "seconds")
-    line = "; ".join(f"{k} {v}" for k, v in rows if k.startswith(shown) and "debug" not in k)
-    parts.append(f"<h3>Environment</h3><p>{escape(line)}.</p>")
-    parts.append(f"<details><summary>all versions</summary><table>{cells}</table></details>")
-    if run.config_text:
-        parts.append(f"<details><summary>config.yaml</summary><pre>{escape(run.config_text)}</pre></details>")
-    return "\n".join(parts)
+    alignment = [line_chart("Domain classifiers: share they get right", accuracies, ylim=(0, 1), smooth=3)]
+    sections = [
+        ("Losses", loss_charts(run), ""),
+        ("Pseudo-labels", pseudo_box_charts(run), ""),
+        (
+            "Quality of the pseudo-labels",
+            quality_charts(run),
+            f"Measured on {run.setting('TEST.PSEUDO_LABELS.DATASET', 'a labelled set')}; its labels were not trained "
+            "on. Agreement is that of teacher and student.",
+        ),
+        (
+            "Alignment",
+            alignment if accuracies else [],
+            "0.5 = source and target cannot be told apart, or not yet; near 1 = they can.",
+        ),
+        ("Each class", class_charts(run), ""),
+    ]
+    return [
+        {"title": title, "charts": charts, "hint": hint}
+        for title, charts, hint in sections
+        if charts or title == "Losses"
+    ]
 
 
 def _curves(run, prefix, keep=lambda name: True):
@@ -240,20 +200,18 @@ def quality_charts(run):
     return charts
 
 
-def _gallery(files, most, width=1600):
-    """Pictures inside the page, made smaller where they are large; broken ones are named."""
-    chosen = files if len(files) <= most else [files[i] for i in np.linspace(0, len(files) - 1, most).astype(int)]
-    html = f'<p class="hint">{len(chosen)} of {len(files)} pictures.</p>' if len(chosen) < len(files) else ""
-    for file in chosen:
-        image = cv2.imread(str(file)) if is_ordinary(file) else None
-        if image is None:
-            html += f'<p class="note">{escape(file.name)} cannot be read.</p>'
-            continue
-        if image.shape[1] > width:
-            size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-        uri = "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
-        name = escape(file.name)
-        html += f'<figure><img alt="{name}" src="{uri}"><figcaption>{name}</figcaption></figure>'
-    return f'<div class="gallery">{html or "No pictures."}</div>'
+def _evenly(files, most):
+    """At most ``most`` of the files, evenly spread."""
+    return files if len(files) <= most else [files[i] for i in np.linspace(0, len(files) - 1, most).astype(int)]
+
+
+def _picture_uri(file, width=1600):
+    """A picture as a URI that holds it, made smaller where it is large; "" where it cannot be read."""
+    image = cv2.imread(str(file)) if is_ordinary(file) else None
+    if image is None:
+        return ""
+    if image.shape[1] > width:
+        size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")

@@ -1,10 +1,8 @@
 """What a run left in its folder: metrics, settings, log and pictures, of killed runs too."""
 
-import ast
 import json
 import math
 import re
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from ..ordinary_files import NotOrdinary, read_text
 # Detectron2's evaluation tasks, and what their metrics are called by here
 EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}
 RESULT = re.compile(rf"(?:(student)/)?(?:(.+?)/)?({'|'.join(EVALUATED)})/(.+)")
-FILES_OF_A_RUN = ("metrics.json", "config.yaml", "log.txt")
+FILES_OF_A_RUN = ("metrics.json", "config.yaml", "log.txt", "command_line.txt")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 ANSI = re.compile(r"\x1b?\[(?:\d{1,3};?)+m")  # colours that Detectron2 writes into log.txt
 
@@ -169,9 +167,12 @@ def _read_log(run):
         text = ANSI.sub("", read_text(run.folder / "log.txt", errors="replace"))
     except OSError as e:
         why = e if isinstance(e, NotOrdinary) else "there is no log.txt"
-        run.notes.append(f"{why}: command and environment are not known")
+        run.notes.append(f"{why}: the environment is not known")
         text = ""
-    commands = [_command(x) for x in re.findall(r"Command line arguments: (Namespace\(.*\))", text)]
+    try:
+        commands = read_text(run.folder / "command_line.txt", errors="replace").splitlines()
+    except OSError:  # of an earlier version: the arguments as Detectron2 logs them
+        commands = re.findall(r"Command line arguments: (Namespace\(.*\))", text)
     run.commands = list(dict.fromkeys(commands))  # a resumed run has several
     blocks = re.findall(r"Environment info:\s*\n-+ +-+\n(.*?)\n-+ +-+", text, flags=re.DOTALL)
     for line in blocks[-1].splitlines() if blocks else []:
@@ -190,22 +191,6 @@ def _read_log(run):
     seed = run.setting("SEED", "")
     drawn = re.findall(r"random seed (\d+)", text)
     run.seed = f"{drawn[-1]} (drawn)" if drawn and not (isinstance(seed, int) and seed >= 0) else str(seed)
-
-
-def _command(namespace):
-    """The command line again, from how Detectron2 logs its arguments; the log's own text where that fails."""
-    try:
-        call = ast.parse(namespace, mode="eval").body
-        args = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        parts = ["python", "tools/train_net.py", "--config-file", str(args["config_file"])]
-        parts += [f"--{k.replace('_', '-')}" for k in ("resume", "eval_only") if args.get(k)]
-        defaults = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0}
-        for key, default in defaults.items():
-            if args.get(key, default) != default:
-                parts += [f"--{key.replace('_', '-')}", str(args[key])]
-        return shlex.join(parts + [str(x) for x in args.get("opts") or []])
-    except (SyntaxError, ValueError, KeyError, AttributeError, TypeError):
-        return namespace
 
 
 def _check_end(run):

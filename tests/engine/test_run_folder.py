@@ -2,13 +2,15 @@
 
 import json
 import os
+import shlex
+import sys
 
 import pytest
 import torch
 
 from helpers_faults import check_refused, run_program
 from mic_det.config import ConfigError
-from mic_det.engine.run_folder import prepare_run_folder
+from mic_det.engine.run_folder import note_command, prepare_run_folder
 from mic_det.visualization.run_files import read_run
 
 TRAIN = "tools/train_net.py"
@@ -16,7 +18,9 @@ OURS = "MODEL:\n  ANCHOR_GENERATOR:\n    SIZES: []\n  MIC:\n    BURN_IN_STEPS: 0
 
 
 def snapshot(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """The files but for run.lock, which changes as long as this process, in which the runs were, holds it."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "run.lock"]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 def fill(folder, config=OURS):
@@ -66,9 +70,31 @@ def test_a_second_run_moves_the_first_aside_and_is_resumed_alone(used):
     assert sorted(p.name for p in output.glob("model_*")) == ["model_final.pth"], "none of the first run's"
     assert [read_run(output).setting("SEED"), read_run(output / "previous_1").setting("SEED")] == [3, 1]
     config = scene.config(SOLVER__MAX_ITER=3, SOLVER__CHECKPOINT_PERIOD=1000, DATASETS__TEST=[], SEED=3)
+    assert (output / "command_line.txt").read_text() == f"python {TRAIN} --config-file {shlex.quote(config)}\n"
     code, text = run_program(TRAIN, "--config-file", config, "--resume")
+    assert (output / "command_line.txt").read_text().splitlines()[1:] == [
+        f"python {TRAIN} --config-file {shlex.quote(config)} --resume"
+    ]
     assert code == 0 and steps(output) == [2] and iteration(output) == 2, text[-3000:]
     assert not (output / "previous_2").exists(), "a resumed run stays where it is"
+
+
+def test_the_command_line_is_kept_as_a_shell_takes_it(tmp_path, monkeypatch):
+    args = [
+        "tools/train_net.py",
+        "OUTPUT_DIR",
+        "two words",
+        "$HOME 'x'",
+        "caf\u00e9",
+        "b\udcff",
+    ]  # the last is no UTF-8
+    monkeypatch.setattr(sys, "argv", args)
+    note_command(tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    note_command(tmp_path)
+    lines = (tmp_path / "command_line.txt").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    assert shlex.split(lines[0]) == ["python", *args]
+    assert shlex.split(lines[1]) == ["torchrun", "--nproc-per-node", "4", *args]
 
 
 def test_a_new_run_that_fails_before_its_first_checkpoint_cannot_resume_the_older_one(used):

@@ -4,12 +4,14 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import setuptools
 
-from helpers_data import refusal_here, run_tool_here
+from helpers_data import TOOLS, refusal_here, run_tool_here
 from mic_det.visualization.curves import line_chart, running_mean
 
 CONFIG = """MODEL: {META_ARCHITECTURE: MIC}
@@ -151,16 +153,28 @@ def test_curves_of_all_groups_are_there(tmp_path, monkeypatch):
 
 
 def test_command_environment_and_config_are_shown(tmp_path, monkeypatch):
-    page = report(tmp_path, write_run(tmp_path / "mic", lines(ap=AP)), monkeypatch=monkeypatch)
+    run = write_run(tmp_path / "mic", lines(ap=AP))
+    page = report(tmp_path, run, monkeypatch=monkeypatch)
+    assert page.texts["pre"][0].startswith("Namespace(config_file='mic.yaml', "), "a run of an earlier version"
+    first, again = "python tools/train_net.py --config-file a.yaml OUTPUT_DIR 'a <b>'", "python x.py --resume"
+    (run / "command_line.txt").write_text(f"{first}\n{again}\n{again}\n")
+    page = report(tmp_path, run, monkeypatch=monkeypatch)
     command, config = page.texts["pre"]
-    assert command == (
-        "python tools/train_net.py --config-file mic.yaml --resume --num-gpus 2 SEED 7 OUTPUT_DIR 'two words'"
-    )
+    assert command == f"{first}\n{again}"
     assert config == CONFIG
     assert row(page, "PyTorch", table=1) == ["2.9.1+cpu"], "without the machine's folder"
     assert row(page, "training time", table=1) == ["0:12:06 (0:00:01 on hooks)"]
     assert row(page, "seconds a step (median)", table=1) == ["0.250"]
     assert not any("not finished" in p for p in page.texts["p"])
+
+
+def test_everything_that_the_package_reads_is_installed_with_it(monkeypatch):
+    monkeypatch.chdir(TOOLS.parent)
+    build = setuptools.distutils.core.run_setup("setup.py", stop_after="init").get_command_obj("build_py")
+    build.ensure_finalized()
+    installed = {Path(p).relative_to("build/lib") for p in build.get_outputs()}
+    present = {p for p in Path("mic_det").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert present == installed and Path("mic_det/visualization/templates/report.html") in installed
 
 
 def test_a_killed_run_is_reported_as_far_as_it_came(tmp_path, monkeypatch, capsys):

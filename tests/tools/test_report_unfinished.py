@@ -30,7 +30,7 @@ def test_a_run_that_was_killed_before_its_first_metrics_stands_beside_the_others
     for name in ("early", "missing"):
         assert f"{name}: there are no metrics: the run ended before its first 20 steps" in printed
     assert "0 of 60" in html and "60 of 60" in html and "12.0" in html
-    assert "python tools/train_net.py --config-file mic.yaml" in html
+    assert "Namespace(config_file=&#39;mic.yaml&#39;, opts=[])" in html
 
 
 def test_evaluations_are_told_by_the_steps_taken_before_them(tmp_path):
