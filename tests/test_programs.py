@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers_data import tiny_config, write_coco, write_config, write_image
-from helpers_faults import check_refused, run_program
+from helpers.data import tiny_config, write_coco, write_config, write_image
+from helpers.faults import check_refused, run_program
 from mic_det.config import ConfigError
 from mic_det.data.errors import DataError
 from mic_det.engine.checkpoint import CheckpointError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers_data import tiny_config, write_config, write_two_domains
+from helpers.data import tiny_config, write_config, write_two_domains
 
 ROOT = Path(__file__).resolve().parents[1]
 

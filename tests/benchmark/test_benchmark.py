@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from helpers_data import (
+from helpers.data import (
     forget_registered_sets,
     load,
     refusal_here,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers_data import load, tiny_config, write_two_domains
+from helpers.data import load, tiny_config, write_two_domains
 from mic_det.benchmark.synthetic import make_batches
 from mic_det.benchmark.variants import make_variant
 from mic_det.config import QUALITY_MODES

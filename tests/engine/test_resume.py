@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from helpers_resume import MIC, make_trainer, metrics, same, saved
+from helpers.resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.finite import NonFiniteError
 from mic_det.engine.signals import TrainingStopped
 

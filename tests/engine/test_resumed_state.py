@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from helpers_resume import MIC, make_trainer, metrics, same, saved
+from helpers.resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.finite import NonFiniteError
 

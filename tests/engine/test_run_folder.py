@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from helpers_faults import check_refused, run_program
+from helpers.faults import check_refused, run_program
 from mic_det.config import ConfigError
 from mic_det.engine.run_folder import prepare_run_folder
 from mic_det.visualization.run_files import read_run

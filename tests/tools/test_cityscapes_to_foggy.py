@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from helpers_cityscapes import write_cityscapes
-from helpers_data import run_tool
+from helpers.cityscapes import write_cityscapes
+from helpers.data import run_tool
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cityscapes_to_foggy"
 

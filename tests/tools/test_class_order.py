@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers_clean_set import CLASSES, FILES, CleanSet
-from helpers_data import disturb, forget_registered_sets, refusal_here, run_tool_here, tiny_config, write_config
+from helpers.clean_set import CLASSES, FILES, CleanSet
+from helpers.data import disturb, forget_registered_sets, refusal_here, run_tool_here, tiny_config, write_config
 from mic_det.data.classes import categories
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.predict import class_list

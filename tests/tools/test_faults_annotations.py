@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helpers_faults import check_refused, run_program
+from helpers.faults import check_refused, run_program
 
 TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from helpers_faults import Scene, check_refused, write_scene
+from helpers.faults import Scene, check_refused, write_scene
 
 TRAIN, CHECK, PREDICT = "tools/train_net.py", "datasets/check.py", "tools/predict.py"
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}

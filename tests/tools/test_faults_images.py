@@ -9,8 +9,8 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from helpers_data import forget_registered_sets, load, tiny_config
-from helpers_faults import check_refused, pixel_keys, run_program
+from helpers.data import forget_registered_sets, load, tiny_config
+from helpers.faults import check_refused, pixel_keys, run_program
 
 TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
 

@@ -10,8 +10,8 @@ import torch
 from detectron2.modeling import build_model
 from safetensors.torch import save_file
 
-from helpers_data import forget_registered_sets, load, refusal, start_tool, tiny_config
-from helpers_faults import Scene, check_refused, run_program, write_scene
+from helpers.data import forget_registered_sets, load, refusal, start_tool, tiny_config
+from helpers.faults import Scene, check_refused, run_program, write_scene
 
 TRAIN, PREDICT, EXPORT = "tools/train_net.py", "tools/predict.py", "tools/export.py"
 VISUALIZE, CONTEXT, REPORT = "tools/visualize_pseudo_boxes.py", "tools/show_context.py", "tools/report.py"

@@ -11,7 +11,7 @@ import pytest
 from detectron2.evaluation.testing import flatten_results_dict
 from PIL import Image
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     HEIGHT,
     TOOLS,

@@ -11,7 +11,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from pycocotools.coco import COCO
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     HEIGHT,
     WIDTH,

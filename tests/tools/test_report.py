@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers_data import refusal_here, run_tool_here
+from helpers.data import refusal_here, run_tool_here
 from mic_det.visualization.curves import line_chart, running_mean
 
 CONFIG = """MODEL: {META_ARCHITECTURE: MIC}

@@ -10,7 +10,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from PIL import Image
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     HEIGHT,
     WIDTH,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     finish,
     refusal,

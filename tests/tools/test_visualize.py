@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from helpers_data import (
+from helpers.data import (
     HEIGHT,
     SPLITS,
     WIDTH,

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers_data import declared, forget_registered_sets, tiny_config, write_config, write_two_domains
+from helpers.data import declared, forget_registered_sets, tiny_config, write_config, write_two_domains
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOGGERS = ("", "detectron2", "d2", "fvcore", "mic_det")
 
 
@@ -57,7 +57,7 @@ def check_refused(program, args, parts):
 
 
 class Scene:
-    """A folder with two domains and small configs, which a case damages; see :func:`helpers_data.tiny_config`."""
+    """A folder with two domains and small configs, which a case damages; see :func:`helpers.data.tiny_config`."""
 
     def __init__(self, root):
         self.root = Path(root)

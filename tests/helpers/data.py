@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 96, 64
 SPLITS = {"train": 8, "val": 4}
 # On images this small, threads only wait for each other: on shared cores, one is twice as fast
 torch.set_num_threads(1)
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def write_coco(path, images, boxes, classes=CLASSES, changes=()):
