@@ -1,4 +1,4 @@
-"""Run the programs' real ``main`` in this process on damaged inputs, and look at how they end."""
+"""Damaged inputs, in this process: what a step of the way to a training says, and how the real programs end."""
 
 import contextlib
 import io
@@ -9,12 +9,61 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
-from helpers.data import declared, forget_registered_sets, tiny_config, write_config, write_two_domains
+from helpers.data import declared, forget_registered_sets, load, tiny_config, write_config, write_two_domains
+from mic_det.data.check import check_config_datasets
+from mic_det.data.run_sets import check_datasets
+from mic_det.engine.launch import advice
+from mic_det.engine.setup import load_config
+from mic_det.engine.trainer import MICTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGGERS = ("", "detectron2", "d2", "fvcore", "mic_det")
+
+
+def check_told(parts, act, *args):
+    """``act(*args)`` must raise an error that programs end with, in one line that has all of ``parts``; the line."""
+    with pytest.raises(Exception) as caught:
+        act(*args)
+    line = advice(caught.value)
+    if not line:
+        raise caught.value
+    assert line.isprintable() and all(str(p) in line for p in parts), f"{parts}\n{line}"
+    return line
+
+
+def prepare(config, opts=()):
+    """A config file as train_net.py takes it, up to its model; returns config and model."""
+    with forget_registered_sets():
+        cfg = load_config(config, opts)
+        check_datasets(cfg)
+        return cfg, MICTrainer.build_model(cfg)
+
+
+def read_first_images(config):
+    """The images of a training's first step, as train_net.py reads them."""
+    with forget_registered_sets():
+        cfg = load_config(config)
+        check_datasets(cfg)
+        return next(iter(MICTrainer.build_train_loader(cfg)))
+
+
+def problems(config):
+    """What datasets/check.py says of a config, a line each."""
+    with forget_registered_sets():
+        reports, lines = check_config_datasets(load_config(config), workers=1, progress=False)
+    lines = [*lines, *(p for r in reports for p in r.problems)]
+    assert all(map(str.isprintable, lines))
+    return lines
+
+
+def check_problem(config, parts):
+    """datasets/check.py must find a problem that has all of ``parts``."""
+    lines = problems(config)
+    assert any(all(str(p) in line for p in parts) for line in lines), f"{parts}\n{lines}"
 
 
 def run_program(program, *args):
@@ -105,3 +154,60 @@ def pixel_keys(root):
         entry["SEM_SEG_CLASSES"] = ["left", "right", "none"]
     head = {"NAME": "SemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "NUM_CLASSES": 3, "CONVS_DIM": 32}
     return {"DATASETS__DECLARED": sets, "MODEL__META_ARCHITECTURE": "SemanticSegmentor", "MODEL__SEM_SEG_HEAD": head}
+
+
+# ------------------------------------------------------------------------------------ images
+
+
+def picture(mode, size=(96, 64), suffix="PNG"):
+    """An encoded image of a PIL mode, as bytes."""
+    out = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray((pixels[:, :, 0].astype(np.uint16)) * 200)
+    elif mode == "F":
+        image = Image.fromarray(pixels[:, :, 0].astype(np.float32))
+    else:
+        image = Image.fromarray(pixels).convert(mode)
+    image.save(out, suffix)
+    return out.getvalue()
+
+
+# what becomes of an image file, and what the message says beside its name
+DAMAGED = {
+    "truncated": (lambda content: content[: len(content) // 2], "cannot"),
+    "cut in its head": (lambda content: content[:20], "cannot"),
+    "zero bytes": (lambda content: b"", "cannot"),
+    "text": (lambda content: b"<html>404 Not Found</html>", "cannot"),
+    "another size": (lambda content: picture("RGB", (50, 40)), "50 x 40"),
+    "16 bits": (lambda content: picture("I;16"), "16"),
+    "real numbers": (lambda content: picture("F", suffix="TIFF"), "8 bits"),
+    "missing": (None, "missing"),
+    "a folder": ("folder", ""),
+}
+
+
+def damage(file, change):
+    content = file.read_bytes()
+    if callable(change):
+        file.write_bytes(change(content))
+        return
+    file.unlink()
+    if change == "folder":
+        file.mkdir()
+
+
+# sound, but not as images mostly are
+UNUSUAL = {
+    "grey": lambda: picture("L"), "grey and alpha": lambda: picture("LA"), "alpha": lambda: picture("RGBA"),
+    "palette": lambda: picture("P"), "black and white": lambda: picture("1"),
+    "CMYK": lambda: picture("CMYK", suffix="JPEG"),
+}  # fmt: skip
+
+
+def save_new_detector(scene):
+    """Write ``good.pth``, weights that fit the scene's config; returns them."""
+    with forget_registered_sets():
+        state = MICTrainer.build_model(load(scene.root, tiny_config(scene.root))).state_dict()
+    torch.save(state, scene.root / "good.pth")
+    return state
