@@ -1,5 +1,9 @@
 """Fixtures that tests anywhere use."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -7,6 +11,21 @@ from detectron2.utils.events import EventStorage
 import helpers.data
 import helpers.faults
 import helpers.resume
+
+ROOT = Path(__file__).resolve().parents[1]
+HYPOTHESIS = tempfile.TemporaryDirectory(prefix="hypothesis")  # in place of .hypothesis in the working directory
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", HYPOTHESIS.name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outside_the_checkout(tmp_path_factory):
+    """Tests run in an empty folder, where ``./output`` and the like do no harm; nothing new may lie in the checkout."""
+    before, start = set(os.listdir(ROOT)), os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("working_directory"))
+    yield
+    os.chdir(start)
+    new = set(os.listdir(ROOT)) - before - {".pytest_cache"}  # pytest's own, made where there was none
+    assert not new, f"written into the checkout: {sorted(new)}"
 
 
 @pytest.fixture(autouse=True)
