@@ -39,6 +39,19 @@ def storage():
         yield events
 
 
+@pytest.fixture(scope="module", autouse=True)
+def catalogs():
+    """What one module registers must not reach the next, whatever their order."""
+    with helpers.data.forget_registered_sets(), helpers.data.keep_loggers():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    with helpers.data.keep_loggers():
+        yield
+
+
 @pytest.fixture(scope="session")
 def scene_template(tmp_path_factory):
     root = tmp_path_factory.mktemp("scene")

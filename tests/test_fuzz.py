@@ -22,6 +22,8 @@ from mic_det.engine.setup import load_config
 from mic_det.visualization.report import build_report
 from mic_det.visualization.run_files import read_run
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("MIC_FUZZ_EXAMPLES", "0"))
 
 

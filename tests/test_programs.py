@@ -21,6 +21,8 @@ from mic_det.engine.setup import load_config
 from mic_det.printable import printable
 from mic_det.programs import PRINTABLE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 CLEAR, TURNED = "\x1b[2J\x1b[31m", "\u202egnp.exe"  # clears the screen in red; runs from right to left
 

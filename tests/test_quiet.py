@@ -9,6 +9,8 @@ import pytest
 
 from helpers.data import tiny_config, write_config, write_two_domains
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # all that is left out, then what must stay

@@ -21,6 +21,8 @@ from mic_det.benchmark.variants import FLOORS, TITLES, make_variant, variant_con
 from mic_det.modeling import sections
 from mic_det.modeling.sections import Stopwatch, section
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TRAIN": ["source_train"], "DATASETS__TARGET": ["target_train"],
     "DATASETS__TEST": ["target_val"], "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},

@@ -13,6 +13,8 @@ from mic_det.benchmark.synthetic import make_batches
 from mic_det.benchmark.variants import make_variant
 from mic_det.config import QUALITY_MODES
 
+pytestmark = pytest.mark.slow
+
 # the size or the value of what they give is not known before they have run; box NMS copies its mask to the host
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal",
            "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave",

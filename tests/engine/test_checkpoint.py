@@ -12,6 +12,8 @@ from helpers.data import CLASSES, disturb, forget_registered_sets, load, tiny_co
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 
+pytestmark = pytest.mark.slow
+
 MOBILENET = {"MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone", "MODEL__TORCHVISION": {"NAME": "mobilenet_v2"}}
 RESNET = {"MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone"}
 RESNET_FROZEN = {**RESNET, "MODEL__RESNETS__NORM": "FrozenBN"}  # what ImageNet weights of Detectron2's zoo are for

@@ -17,6 +17,8 @@ from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.student_teacher import StudentTeacher
 
+pytestmark = pytest.mark.slow
+
 
 class Model(nn.Module):
     """Losses of images of four numbers; the image's ``kind`` says what goes wrong in them."""

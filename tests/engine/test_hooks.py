@@ -14,6 +14,8 @@ from helpers.data import HEIGHT, forget_registered_sets, load, tiny_config, writ
 from mic_det.engine.hooks import PseudoBoxPictures, undisturbed
 from mic_det.engine.trainer import MICTrainer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 PANELS = 5
 MIC = {

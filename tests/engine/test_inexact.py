@@ -13,6 +13,8 @@ from helpers.resume import MIC, make_trainer, run_config, saved, write_mixed_dom
 from mic_det.data.fingerprint import annotation_fingerprint, file_fingerprints
 from mic_det.engine.checkpoint import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR"}
 KEYS = {**MIC, **STEPS, "SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__MAX_ITER": 2, "SOLVER__WARMUP_ITERS": 0,
         "MODEL__MIC__ALIGNMENT": {**MIC["MODEL__MIC__ALIGNMENT"], "SCHEDULE": "constant"}}  # fmt: skip

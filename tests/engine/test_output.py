@@ -25,6 +25,8 @@ from helpers.faults import Scene, check_refused, run_program, write_scene
 from mic_det.data.catalog import DataError
 from mic_det.data.run_sets import check_datasets
 
+pytestmark = pytest.mark.slow
+
 TRAIN, PREDICT, EXPORT = "tools/train_net.py", "tools/predict.py", "tools/export.py"
 
 

@@ -10,6 +10,8 @@ from mic_det.config import ConfigError
 from mic_det.engine.clipping import build_with_clipping
 from mic_det.engine.processes import for_processes
 
+pytestmark = pytest.mark.slow
+
 
 def solver(target=("t",), **keys):
     cfg = tiny_cfg(DATASETS__TARGET=target, **{f"SOLVER__{k}": v for k, v in keys.items()})

@@ -14,6 +14,8 @@ from helpers.resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.finite import NonFiniteError
 from mic_det.engine.signals import TrainingStopped
 
+pytestmark = pytest.mark.slow
+
 EVALUATION = {"DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 4}
 PLAIN = {"DATALOADER__SAMPLER_TRAIN": "RepeatFactorTrainingSampler", "DATALOADER__REPEAT_THRESHOLD": 0.8}
 CASES = {"mic": {**MIC, **EVALUATION}, "plain": PLAIN}

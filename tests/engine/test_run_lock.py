@@ -18,6 +18,8 @@ from mic_det.config import ConfigError
 from mic_det.engine import run_lock as module
 from mic_det.engine.run_lock import RunLock, run_lock
 
+pytestmark = pytest.mark.slow
+
 # takes the lock of a folder in a process of its own, with a worker that outlives it; no torch is needed
 HOLDER = """
 import importlib.util, os, sys, time, types

@@ -16,6 +16,8 @@ from helpers.resume import MIC, make_trainer, metrics, run_config, same, saved
 from mic_det.engine.signals import TrainingStopped
 from mic_det.engine.trainer import MICTrainer
 
+pytestmark = pytest.mark.slow
+
 KEYS = {**MIC, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 4, "SOLVER__MAX_ITER": 6}
 LIMIT = 5.0  # seconds
 

@@ -14,6 +14,8 @@ from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.engine.weights_match import resnet_names
 
+pytestmark = pytest.mark.slow
+
 FROZEN = {"MODEL__RESNETS__NORM": "FrozenBN", "MODEL__FPN__NORM": ""}
 
 

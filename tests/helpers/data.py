@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 
 from mic_det.engine.setup import load_config
 
@@ -25,6 +27,7 @@ SPLITS = {"train": 8, "val": 4}
 # On images this small, threads only wait for each other: on shared cores, one is twice as fast
 torch.set_num_threads(1)
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
+LOGGERS = ("", "detectron2", "d2", "fvcore", "mic_det")
 
 
 def write_coco(path, images, boxes, classes=CLASSES, changes=()):
@@ -185,6 +188,20 @@ def forget_registered_sets():
             MetadataCatalog.pop(name, None)
 
 
+@contextlib.contextmanager
+def keep_loggers():
+    """Programs give loggers handlers, which write to a log or a stream that is closed when the next test runs."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(list(x.handlers), x.level, x.propagate) for x in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        setup_logger.cache_clear()  # it remembers whom it gave handlers
+
+
 def write_two_images(folder):
     """A set that can be counted by hand: two images of 60 x 40, four boxes of which one is a crowd.
 
@@ -257,7 +274,7 @@ def refusal(process):
 def run_tool_here(name, *args, monkeypatch):
     """Run a tool in this process: Python's start takes longer than many a call."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-    with forget_registered_sets():
+    with forget_registered_sets(), keep_loggers():
         runpy.run_path(str(TOOLS / name), run_name="__main__")
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import runpy
 import shutil
 import sys
@@ -13,7 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.data import declared, forget_registered_sets, load, tiny_config, write_config, write_two_domains
+from helpers.data import (
+    declared,
+    forget_registered_sets,
+    keep_loggers,
+    load,
+    tiny_config,
+    write_config,
+    write_two_domains,
+)
 from mic_det.data.check import check_config_datasets
 from mic_det.data.run_sets import check_datasets
 from mic_det.engine.launch import advice
@@ -21,7 +28,6 @@ from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
-LOGGERS = ("", "detectron2", "d2", "fvcore", "mic_det")
 
 
 def check_told(parts, act, *args):
@@ -73,12 +79,12 @@ def run_program(program, *args):
         (int, str): the exit code and everything that was printed, logged or given to ``sys.exit``.
     """
     text, before = io.StringIO(), sys.argv
-    handlers = {name: list(logging.getLogger(name).handlers) for name in LOGGERS}
     sys.argv = [program, *map(str, args)]
     code = 0
     try:
-        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), forget_registered_sets():
-            runpy.run_path(str(ROOT / program), run_name="__main__")
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            with forget_registered_sets(), keep_loggers():
+                runpy.run_path(str(ROOT / program), run_name="__main__")
     except SystemExit as e:
         code = e.code
         if isinstance(code, str):  # Python prints it, and exits with 1
@@ -86,8 +92,6 @@ def run_program(program, *args):
             code = 1
     finally:
         sys.argv = before
-        for name, old in handlers.items():  # each run adds its own, which write to its log
-            logging.getLogger(name).handlers[:] = old
     return code or 0, text.getvalue()
 
 

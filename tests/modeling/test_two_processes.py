@@ -25,6 +25,8 @@ from mic_det.engine.finite import FiniteCheck, ForwardGuard, NonFiniteError
 from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.modeling.student_teacher import StudentTeacher
 
+pytestmark = pytest.mark.slow
+
 HEAD = dict(
     MODEL__MIC__STUDENT="BoxPanopticFPN", MODEL__SEM_SEG_HEAD__NAME="SemSegFPNHead", MODEL__SEM_SEG_HEAD__NUM_CLASSES=5,
     MODEL__SEM_SEG_HEAD__CONVS_DIM=16, MODEL__SEM_SEG_HEAD__NORM="",

@@ -14,6 +14,8 @@ from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.predict import class_list
 from mic_det.engine.trainer import MICTrainer
 
+pytestmark = pytest.mark.slow
+
 ANY_SCORE = {"MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}
 
 

@@ -15,6 +15,8 @@ from helpers.data import forget_registered_sets, load, refusal_here, run_tool_he
 from helpers.data import write_two_domains as write_domains
 from mic_det.engine.checkpoint import MICCheckpointer
 
+pytestmark = pytest.mark.slow
+
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
        "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}  # fmt: skip
 HEAD = {"NAME": "SemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "NUM_CLASSES": 4, "CONVS_DIM": 32}

@@ -14,6 +14,8 @@ from PIL import Image
 from helpers.data import refusal, start_tool
 from helpers.faults import DAMAGED, UNUSUAL, check_refused, damage, picture, pixel_keys, run_program, save_new_detector
 
+pytestmark = pytest.mark.slow
+
 TRAIN, CHECK, PREDICT, EXPORT = "tools/train_net.py", "datasets/check.py", "tools/predict.py", "tools/export.py"
 VISUALIZE, CONTEXT, REPORT = "tools/visualize_pseudo_boxes.py", "tools/show_context.py", "tools/report.py"
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}

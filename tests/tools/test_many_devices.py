@@ -29,6 +29,8 @@ from helpers.data import (
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 
+pytestmark = pytest.mark.slow
+
 # boxes, masks and pixels, all parts of an alignment, accumulation and mixed precision, in one training
 EVERYTHING = {
     "MODEL__META_ARCHITECTURE": "MIC", "MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": "bitmask",

@@ -18,6 +18,8 @@ from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 
+pytestmark = pytest.mark.slow
+
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
 
 

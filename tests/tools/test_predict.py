@@ -26,6 +26,8 @@ from helpers.data import (
 )
 from mic_det.engine.checkpoint import MICCheckpointer
 
+pytestmark = pytest.mark.slow
+
 SCORES = 0.28  # an untrained detector of three classes is never sure
 
 

@@ -21,6 +21,8 @@ from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.export import PredictionFiles
 
+pytestmark = pytest.mark.slow
+
 PREDICT = "tools/predict.py"
 FORMATS = ["--format", "pictures,coco,csv", "--confidence-threshold", 0.1]
 

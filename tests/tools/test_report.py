@@ -12,6 +12,8 @@ import pytest
 from helpers.data import refusal_here, run_tool_here
 from mic_det.visualization.curves import line_chart, running_mean
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """MODEL: {META_ARCHITECTURE: MIC}
 DATASETS: {TEST: [fog_val]}
 SOLVER: {MAX_ITER: 60}

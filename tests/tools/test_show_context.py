@@ -29,6 +29,8 @@ from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__STUDENT": "BoxPanopticFPN",

@@ -27,6 +27,8 @@ from helpers.data import (
 )
 from mic_det.engine.checkpoint import MICCheckpointer
 
+pytestmark = pytest.mark.slow
+
 PANEL = (round(HEIGHT * 800 / WIDTH), 800)  # images narrower than 800 pixels are enlarged to that
 CAPTION = 36
 MIC = {
