@@ -5,12 +5,17 @@ VENV := .venv
 PYTHON ?= $(shell $(VENV)/bin/python -c 'print("$(VENV)/bin/python")' 2>/dev/null || echo python3)
 DEMO_ARGS ?=
 ABLATION_ARGS ?=
+TEST_ARGS ?=
+# Two processes of one thread each: on images this small, threads only wait for each other. All tests of a file run in
+# one process, which shares their fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests -q -n 2 --dist loadfile
 
-.PHONY: help env test demo ablation clean
+.PHONY: help env test test-fast demo ablation clean
 
 help:
 	@echo "make env    set up $(VENV) (again: a second; PYTHON=python3.12 picks the interpreter)"
-	@echo "make test   run the tests"
+	@echo "make test   run all tests, as CI does (TEST_ARGS=\"-k teacher\" goes to pytest)"
+	@echo "make test-fast   those that take a moment: no trainings, no programs in processes of their own"
 	@echo "make demo   train and adapt a small detector on the CPU (DEMO_ARGS=\"...\" goes to tools/demo.py)"
 	@echo "make ablation   the README's table: methods side by side, hours (ABLATION_ARGS=\"--seeds 2 --jobs 2 --threads 1\")"
 	@echo "make clean  remove caches and build leftovers; $(VENV), data and output stay"
@@ -22,7 +27,10 @@ env:
 	@"$(PYTHON)" tools/make_env.py --venv $(VENV)
 
 test: env
-	$(VENV)/bin/python -m pytest tests -q
+	$(PYTEST) $(TEST_ARGS)
+
+test-fast: env
+	$(PYTEST) -m "not slow" $(TEST_ARGS)
 
 demo: env
 	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)

@@ -76,7 +76,7 @@ setup(
     package_data={"mic_det": ["py.typed", "visualization/templates/*.html"]},  # its annotations count for type checkers
     install_requires=opencv() + DEPENDENCIES,
     extras_require={
-        "dev": ["pytest>=7.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],
+        "dev": ["pytest>=7.0", "pytest-xdist>=3.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],
         "fast": [FASTER_COCO_EVAL],
         "demo": [],  # the demo needs nothing more; the name is here so that asking for it works
     },

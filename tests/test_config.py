@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
-from conftest import tiny_cfg
+from helpers.models import tiny_cfg
 from mic_det import add_mic_config
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config

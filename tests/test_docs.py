@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from helpers_data import forget_registered_sets, restored_logging
+from helpers.data import forget_registered_sets, keep_loggers
 from mic_det.data.minicity import make_minicity
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", "datasets")
     before = set(META_ARCH_REGISTRY._obj_map)
-    with forget_registered_sets(), restored_logging():
+    with forget_registered_sets(), keep_loggers():
         yield tmp_path
     for name in set(META_ARCH_REGISTRY._obj_map) - before:
         META_ARCH_REGISTRY._obj_map.pop(name)

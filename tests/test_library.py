@@ -21,11 +21,11 @@ import mic_det.data
 import mic_det.engine
 import mic_det.evaluation
 import mic_det.modeling
-from helpers_data import (
+from helpers.data import (
     declared,
     forget_registered_sets,
+    keep_loggers,
     load,
-    restored_logging,
     run_tool_here,
     tiny_config,
     write_config,
@@ -175,7 +175,7 @@ class Recorder(HookBase):
 
 @pytest.fixture
 def logging_restored():
-    with restored_logging():
+    with keep_loggers():
         yield
 
 

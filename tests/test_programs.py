@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers_data import tiny_config, write_coco, write_config, write_image
-from helpers_faults import check_refused, run_program
+from helpers.data import tiny_config, write_coco, write_config, write_image
+from helpers.faults import check_refused, run_program
 from mic_det.config import ConfigError
 from mic_det.data.errors import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.setup import load_config
 from mic_det.printable import printable
 from mic_det.programs import PRINTABLE
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 CLEAR, TURNED = "\x1b[2J\x1b[31m", "\u202egnp.exe"  # clears the screen in red; runs from right to left

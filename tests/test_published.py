@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import roi_align
 
-from conftest import ALIGNMENT, tiny_cfg
+from helpers.models import ALIGNMENT, tiny_cfg
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.ablation import read_plan

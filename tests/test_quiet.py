@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers_data import tiny_config, write_config, write_two_domains
+from helpers.data import tiny_config, write_config, write_two_domains
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from helpers_data import (
+from helpers.data import (
     forget_registered_sets,
     load,
     refusal_here,
@@ -20,6 +20,8 @@ from mic_det.benchmark.synthetic import make_batches, synthetic_batch
 from mic_det.benchmark.variants import FLOORS, TITLES, make_variant, variant_config, variant_names
 from mic_det.modeling import sections
 from mic_det.modeling.sections import Stopwatch, section
+
+pytestmark = pytest.mark.slow
 
 KEYS = {
     "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TRAIN": ["source_train"], "DATASETS__TARGET": ["target_train"],

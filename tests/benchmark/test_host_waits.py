@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers_data import load, tiny_config, write_two_domains
+from helpers.data import load, tiny_config, write_two_domains
 from mic_det.benchmark.synthetic import make_batches
 from mic_det.benchmark.variants import make_variant
 from mic_det.config import QUALITY_MODES
+
+pytestmark = pytest.mark.slow
 
 # the size or the value of what they give is not known before they have run; box NMS copies its mask to the host
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal",

@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
-from helpers_cityscapes import BOXES, write_cityscapes
-from helpers_data import run_tool_here
+from helpers.cityscapes import BOXES, write_cityscapes
+from helpers.data import run_tool_here
 from mic_det.data.builtin import cityscapes_sets, split_annotations
 from mic_det.data.catalog import DataError
 from mic_det.data.cityscapes_labels import LABELS, THING_CLASSES

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers_cityscapes import write_cityscapes
-from helpers_data import (
+from helpers.cityscapes import write_cityscapes
+from helpers.data import (
     declared,
     forget_registered_sets,
     load,

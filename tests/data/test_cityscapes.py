@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from helpers_cityscapes import triangle
+from helpers.cityscapes import triangle
 from mic_det.data.cityscapes import cityscapes_to_coco, polygons_to_instance_ids, write_json
 from mic_det.data.cityscapes_labels import THING_CLASSES
 

@@ -7,8 +7,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 
-from helpers_clean_set import FILES, HEIGHT, WIDTH, CleanSet, check
-from helpers_data import forget_registered_sets, run_tool_here, tiny_config, write_config
+from helpers.clean_set import FILES, HEIGHT, WIDTH, CleanSet, check
+from helpers.data import forget_registered_sets, run_tool_here, tiny_config, write_config
 from mic_det.data.box_units import box_convention_problem
 from mic_det.data.catalog import DataError
 from mic_det.data.check import check_config_datasets

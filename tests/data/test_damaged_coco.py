@@ -15,9 +15,9 @@ from detectron2.data.datasets import register_coco_instances
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers_clean_set import CleanSet, check
-from helpers_coco_damage import REFUSED, SAME
-from helpers_data import forget_registered_sets
+from helpers.clean_set import CleanSet, check
+from helpers.coco_damage import REFUSED, SAME
+from helpers.data import forget_registered_sets
 from mic_det.data.catalog import DataError
 from mic_det.data.classes import expect_classes
 

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from helpers_data import write_image
+from helpers.data import write_image
 from mic_det.data.catalog import DataError
 
 VOC = """<annotation><filename>{0}.jpg</filename><size><width>100</width><height>50</height><depth>3</depth></size>

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from helpers_data import declared
-from helpers_faults import run_program
+from helpers.data import declared
+from helpers.faults import run_program
 from mic_det.data.catalog import load_declared
 from mic_det.data.cityscapes import annotated_images
 from mic_det.data.errors import DataError

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers_cityscapes import SIZE, write_cityscapes, write_depth
-from helpers_data import refusal_here, run_tool_here, write_image
+from helpers.cityscapes import SIZE, write_cityscapes, write_depth
+from helpers.data import refusal_here, run_tool_here, write_image
 from mic_det.data.fog import add_fog, disparity_to_depth, fill_invalid
 from mic_det.data.foggy import FogError, make_foggy_cityscapes, make_foggy_folder
 

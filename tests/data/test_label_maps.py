@@ -8,8 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from helpers_cityscapes import SCENES, SIZE, instance_ids, write_cityscapes
-from helpers_data import declared, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.cityscapes import SCENES, SIZE, instance_ids, write_cityscapes
+from helpers.data import declared, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.data.label_maps import make_label_maps, train_ids

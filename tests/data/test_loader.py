@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     COLORS,
     HEIGHT,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from helpers_data import load, tiny_config, write_image
+from helpers.data import load, tiny_config, write_image
 from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
 

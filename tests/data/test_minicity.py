@@ -21,6 +21,8 @@ from mic_det.data.minicity import MinicityError, make_minicity, render_scene, wr
 from mic_det.data.minicity.camera import Camera
 from mic_det.data.minicity.writer import scene_rng
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory):

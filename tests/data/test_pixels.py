@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from helpers_data import load, tiny_config
-from helpers_faults import check_refused, run_program
+from helpers.data import load, tiny_config
+from helpers.faults import check_refused, run_program
 from mic_det.data.check import open_image
 from mic_det.data.errors import DataError
 from mic_det.data.mapper import DomainMapper

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import tiny_cfg
+from helpers.models import tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.data.run_sets import check_datasets
 

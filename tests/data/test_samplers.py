@@ -12,8 +12,8 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from helpers_data import load
-from helpers_resume import MIC, run_config
+from helpers.data import load
+from helpers.resume import MIC, run_config
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.samplers import AspectRatios, BatchPlan
 from mic_det.random_state import get_random_state, seeded, set_random_state

@@ -13,6 +13,8 @@ from detectron2.data.samplers import TrainingSampler
 from mic_det.data.errors import DataError
 from mic_det.data.loader import TwoDomainLoader
 
+pytestmark = pytest.mark.slow
+
 
 def hang(d):
     time.sleep(1000)

@@ -8,9 +8,11 @@ import torch
 import torchvision
 from detectron2.modeling import build_model
 
-from helpers_data import CLASSES, disturb, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import CLASSES, disturb, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
+
+pytestmark = pytest.mark.slow
 
 MOBILENET = {"MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone", "MODEL__TORCHVISION": {"NAME": "mobilenet_v2"}}
 RESNET = {"MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from helpers_data import forget_registered_sets, load, tiny_config
+from helpers.data import forget_registered_sets, load, tiny_config
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 
 

@@ -10,12 +10,14 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.finite import FiniteCheck, NonFiniteError
 from mic_det.engine.plain_data import plain
 from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.student_teacher import StudentTeacher
+
+pytestmark = pytest.mark.slow
 
 
 class Model(nn.Module):

@@ -10,9 +10,11 @@ from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from helpers_data import HEIGHT, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import HEIGHT, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.hooks import PseudoBoxPictures, undisturbed
 from mic_det.engine.trainer import MICTrainer
+
+pytestmark = pytest.mark.slow
 
 STEPS = 5
 PANELS = 5

@@ -8,10 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers_data import forget_registered_sets, write_image
-from helpers_resume import MIC, make_trainer, run_config, saved, write_mixed_domains
+from helpers.data import forget_registered_sets, write_image
+from helpers.resume import MIC, make_trainer, run_config, saved, write_mixed_domains
 from mic_det.data.fingerprint import annotation_fingerprint, file_fingerprints
 from mic_det.engine.checkpoint import CheckpointError
+
+pytestmark = pytest.mark.slow
 
 STEPS = {"SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR"}
 KEYS = {**MIC, **STEPS, "SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__MAX_ITER": 2, "SOLVER__WARMUP_ITERS": 0,
@@ -129,7 +131,7 @@ def test_a_longer_run_whose_first_steps_would_have_had_other_learning_rates(root
     from torch import nn
     from torch.optim import SGD
 
-    from helpers_data import load
+    from helpers.data import load
 
     plain = {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN", "DATASETS__TARGET": [], **keys}
     rates = []

@@ -8,9 +8,11 @@ import time
 
 import pytest
 
-from helpers_data import write_config
-from helpers_fork import ForkServer
-from helpers_resume import MIC, metrics, run_config, same, saved
+from helpers.data import write_config
+from helpers.fork import ForkServer
+from helpers.resume import MIC, metrics, run_config, same, saved
+
+pytestmark = pytest.mark.slow
 
 KILLS = 3 * (int(os.environ.get("MIC_KILLS", "21")) // 3)  # a third of each kind; MIC_KILLS=60 runs longer
 STEPS = KILLS + 9  # lives take a step or two, most of those that are killed in writing none

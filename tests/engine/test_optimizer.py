@@ -8,7 +8,7 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.env import TORCH_VERSION
 from torch import nn
 
-from conftest import tiny_cfg
+from helpers.models import tiny_cfg
 from mic_det.engine.optimizer import build_fused_optimizer
 
 pytestmark = pytest.mark.skipif(TORCH_VERSION < (2, 4), reason="this PyTorch has no fused SGD for CPUs")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from helpers_data import (
+from helpers.data import (
     forget_registered_sets,
     load,
     load_with_sets,
@@ -21,9 +21,11 @@ from helpers_data import (
     write_image,
     write_two_images,
 )
-from helpers_faults import Scene, check_refused, run_program, write_scene
+from helpers.faults import Scene, check_refused, run_program, write_scene
 from mic_det.data.catalog import DataError
 from mic_det.data.run_sets import check_datasets
+
+pytestmark = pytest.mark.slow
 
 TRAIN, PREDICT, EXPORT = "tools/train_net.py", "tools/predict.py", "tools/export.py"
 

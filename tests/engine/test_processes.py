@@ -5,10 +5,12 @@ import torch
 from detectron2.solver import build_optimizer
 from torch import nn
 
-from conftest import tiny_cfg
+from helpers.models import tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.engine.clipping import build_with_clipping
 from mic_det.engine.processes import for_processes
+
+pytestmark = pytest.mark.slow
 
 
 def solver(target=("t",), **keys):

@@ -10,9 +10,11 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from helpers_resume import MIC, make_trainer, metrics, same, saved
+from helpers.resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.finite import NonFiniteError
 from mic_det.engine.signals import TrainingStopped
+
+pytestmark = pytest.mark.slow
 
 EVALUATION = {"DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 4}
 PLAIN = {"DATALOADER__SAMPLER_TRAIN": "RepeatFactorTrainingSampler", "DATALOADER__REPEAT_THRESHOLD": 0.8}

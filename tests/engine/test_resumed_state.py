@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 
-from helpers_resume import MIC, make_trainer, metrics, same, saved
+from helpers.resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.finite import NonFiniteError
+
+pytestmark = pytest.mark.slow
 
 LAST = "model_0000001.pth"
 KEYS = {**MIC, "SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR"}

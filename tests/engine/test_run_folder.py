@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers_faults import check_refused, run_program
+from helpers.faults import check_refused, run_program
 from mic_det.config import ConfigError
 from mic_det.engine.run_folder import note_command, prepare_run_folder
 from mic_det.visualization.run_files import read_run
+
+pytestmark = pytest.mark.slow
 
 TRAIN = "tools/train_net.py"
 OURS = "MODEL:\n  ANCHOR_GENERATOR:\n    SIZES: []\n  MIC:\n    BURN_IN_STEPS: 0\nSEED: 1\n"

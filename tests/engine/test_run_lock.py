@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers_data import write_config
-from helpers_faults import check_refused, run_program
-from helpers_resume import run_config
+from helpers.data import write_config
+from helpers.faults import check_refused, run_program
+from helpers.resume import run_config
 from mic_det.config import ConfigError
 from mic_det.engine import run_lock as module
 from mic_det.engine.run_lock import RunLock, run_lock
+
+pytestmark = pytest.mark.slow
 
 # takes the lock of a folder in a process of its own, with a worker that outlives it; no torch is needed
 HOLDER = """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_config
+from helpers.data import forget_registered_sets, load, tiny_config, write_config
 from mic_det.config import ConfigError
 from mic_det.engine.setup import load_config
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers_data import write_config
-from helpers_resume import MIC, make_trainer, metrics, run_config, same, saved
+from helpers.data import write_config
+from helpers.resume import MIC, make_trainer, metrics, run_config, same, saved
 from mic_det.engine.signals import TrainingStopped
 from mic_det.engine.trainer import MICTrainer
+
+pytestmark = pytest.mark.slow
 
 KEYS = {**MIC, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 4, "SOLVER__MAX_ITER": 6}
 LIMIT = 5.0  # seconds
@@ -121,7 +123,7 @@ def test_two_processes_are_ended_in_a_wait_and_in_an_evaluation(data, tmp_path, 
     """The launcher gets the signal; the other process waits for gradients meanwhile, and cannot be asked."""
     keys = {"DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 2, "SOLVER__CHECKPOINT_PERIOD": 100}
     config = write_config(tmp_path / "run.yaml", run_config(data, tmp_path / "run", **keys, SOLVER__IMS_PER_BATCH=2))
-    helper = Path(__file__).resolve().parents[1] / "helpers_hang.py"
+    helper = Path(__file__).resolve().parents[1] / "helpers" / "hang.py"
     command = [sys.executable, "-W", "ignore", helper, what, 1, "--config-file", config, "--num-gpus", 2]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with open(tmp_path / "out.txt", "wb") as out:

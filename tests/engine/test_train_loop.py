@@ -11,6 +11,8 @@ from torch import nn
 from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.modeling.student_teacher import StudentTeacher
 
+pytestmark = pytest.mark.slow
+
 LR = 0.1
 
 

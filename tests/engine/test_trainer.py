@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling import MIC
 

@@ -8,11 +8,13 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from conftest import C4, tiny_cfg
-from helpers_data import disturb, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import disturb, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.models import C4, tiny_cfg
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.engine.weights_match import resnet_names
+
+pytestmark = pytest.mark.slow
 
 FROZEN = {"MODEL__RESNETS__NORM": "FrozenBN", "MODEL__FPN__NORM": ""}
 

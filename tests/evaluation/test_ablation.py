@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from helpers_data import refusal_here, run_tool_here
+from helpers.data import refusal_here, run_tool_here
 from mic_det.config import ConfigError
 from mic_det.engine.runs import ROOT
 from mic_det.evaluation.ablation import collect, folder_name, gap_closed, mean_curves, read_plan, run_folder, table

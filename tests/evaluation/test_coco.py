@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_coco
+from helpers.data import forget_registered_sets, load, tiny_config, write_coco
 from mic_det.evaluation.coco import DetectionEvaluator
 
 NAMES = ("perfect", "half", "never", "absent")

@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from helpers_clean_set import HEIGHT, WIDTH, CleanSet, check
-from helpers_data import forget_registered_sets
+from helpers.clean_set import HEIGHT, WIDTH, CleanSet, check
+from helpers.data import forget_registered_sets
 from mic_det.evaluation.coco import DetectionEvaluator
 
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_coco, write_image
+from helpers.data import forget_registered_sets, load, tiny_config, write_coco, write_image
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
 

@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_coco
+from helpers.data import forget_registered_sets, load, tiny_config, write_coco
 from mic_det.evaluation.coco import COCOeval_faster, DetectionEvaluator
 
 pytestmark = pytest.mark.skipif(COCOeval_faster is None, reason="faster-coco-eval is not installed")

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from helpers_data import forget_registered_sets, load, tiny_config, write_coco, write_two_domains
+from helpers.data import forget_registered_sets, load, tiny_config, write_coco, write_two_domains
 from mic_det import add_mic_config
 from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError, register_declared_datasets

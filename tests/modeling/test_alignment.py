@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 
-from conftest import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
+from helpers.models import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
 from mic_det.config import ALIGNED_REGIONS, ConfigError
 from mic_det.config_checks import validate_mic_config
 from mic_det.modeling.alignment import domain_weights, gradient_reversal

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torchvision.ops import roi_align
 
-from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
+from helpers.models import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import ALIGNED_REGIONS
 from mic_det.modeling.regions import Regions
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from conftest import C4, random_image, some_boxes, tiny_cfg
+from helpers.models import C4, random_image, some_boxes, tiny_cfg
 from mic_det.config import QUALITY_MODES
 from mic_det.modeling import consistency
 from mic_det.modeling.consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
+from helpers.models import ALL_BOXES, source_input, target_input, tiny_cfg
 
 ALIGN = "MODEL__MIC__ALIGNMENT__"
 IMAGE = {ALIGN + "IMAGE__ENABLED": True, ALIGN + "IMAGE__CHANNELS": 8}

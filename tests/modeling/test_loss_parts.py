@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
+from helpers.models import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config
 from mic_det.engine.train_loop import AccumulatingTrainer

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
+from helpers.models import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import QUALITY_MODES, ConfigError
 from mic_det.modeling import MIC
 

@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from conftest import source_input, target_input, tiny_cfg
+from helpers.models import source_input, target_input, tiny_cfg
 from mic_det.modeling.pseudo_labels import rejection_reasons, select_pseudo_boxes, sem_seg_pseudo_labels
 
 

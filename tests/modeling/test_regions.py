@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
-from conftest import C4, random_image, some_boxes, tiny_cfg
+from helpers.models import C4, random_image, some_boxes, tiny_cfg
 from mic_det.modeling.regions import region_features, rpn_predictions, supervised_roi_losses, unlabelled_regions
 
 MASKS = {"MODEL__MASK_ON": True, "MODEL__ROI_MASK_HEAD__NAME": "MaskRCNNConvUpsampleHead",

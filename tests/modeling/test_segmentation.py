@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
+from helpers.models import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config
 from mic_det.engine.trainer import MICTrainer

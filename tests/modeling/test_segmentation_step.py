@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
-from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
+from helpers.models import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
 from mic_det.modeling.segmentation import SemSegSettings, teacher_pixel_labels
 
 HEAD = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": "",

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
+from helpers.models import ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.modeling.teacher import ema_alpha, ema_update
 
 

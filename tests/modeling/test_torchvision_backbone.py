@@ -7,7 +7,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from conftest import tiny_cfg
+from helpers.models import tiny_cfg
 from mic_det.config import ConfigError
 from mic_det.modeling.torchvision_backbone import TorchvisionStages
 

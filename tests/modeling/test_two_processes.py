@@ -19,11 +19,13 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
-from helpers_processes import run_pair
+from helpers.models import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
+from helpers.processes import run_pair
 from mic_det.engine.finite import FiniteCheck, ForwardGuard, NonFiniteError
 from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.modeling.student_teacher import StudentTeacher
+
+pytestmark = pytest.mark.slow
 
 HEAD = dict(
     MODEL__MIC__STUDENT="BoxPanopticFPN", MODEL__SEM_SEG_HEAD__NAME="SemSegFPNHead", MODEL__SEM_SEG_HEAD__NUM_CLASSES=5,

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
+from helpers.models import ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.modeling.tasks import RCNNTask, WholeModelTask
 
 DENSE = {

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
-from helpers_cityscapes import write_cityscapes
-from helpers_data import run_tool
+import pytest
 
+from helpers.cityscapes import write_cityscapes
+from helpers.faults import run_program
+
+pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parents[2] / "configs" / "cityscapes_to_foggy"
 
 
@@ -13,14 +16,19 @@ def train(folder, monkeypatch, config, **changes):
     """Two steps of a config on a tree of four images; what was printed, and the last value of each metric."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
     write_cityscapes(folder / "cityscapes", betas=("0.02",))
+    # the layers of a ResNet-50, fewer channels
     small = {
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": 32, "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 32, "MODEL.FPN.OUT_CHANNELS": 32, "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32, "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
         "MODEL.DEVICE": "cpu", "MODEL.WEIGHTS": "", "MODEL.RESNETS.NORM": "GN", "MODEL.FPN.NORM": "GN",
         "MODEL.BACKBONE.FREEZE_AT": 0, "INPUT.MIN_SIZE_TRAIN": "[64]", "INPUT.MIN_SIZE_TEST": 64,
         "SOLVER.MAX_ITER": 2, "TEST.EVAL_PERIOD": 0, "DATALOADER.NUM_WORKERS": 0, "OUTPUT_DIR": folder / "run",
         **{k.replace("__", "."): v for k, v in changes.items()},
     }  # fmt: skip
     options = [x for kv in small.items() for x in kv]
-    out = run_tool("train_net.py", "--config-file", CONFIGS / config, *options, cwd=folder)
+    code, out = run_program("tools/train_net.py", "--config-file", CONFIGS / config, *options)
+    assert code == 0, out[-3000:]
     lines = (folder / "run/metrics.json").read_text().splitlines()
     return out, {k: v for line in lines for k, v in json.loads(line).items()}
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers_clean_set import CLASSES, FILES, CleanSet
-from helpers_data import disturb, forget_registered_sets, refusal_here, run_tool_here, tiny_config, write_config
+from helpers.clean_set import CLASSES, FILES, CleanSet
+from helpers.data import disturb, forget_registered_sets, refusal_here, run_tool_here, tiny_config, write_config
 from mic_det.data.classes import categories
 from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.predict import class_list
 from mic_det.engine.trainer import MICTrainer
+
+pytestmark = pytest.mark.slow
 
 ANY_SCORE = {"MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}
 

@@ -11,9 +11,11 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from helpers_data import forget_registered_sets, load, refusal_here, run_tool_here, tiny_config, write_config
-from helpers_data import write_two_domains as write_domains
+from helpers.data import forget_registered_sets, load, refusal_here, run_tool_here, tiny_config, write_config
+from helpers.data import write_two_domains as write_domains
 from mic_det.engine.checkpoint import MICCheckpointer
+
+pytestmark = pytest.mark.slow
 
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
        "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}  # fmt: skip

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
 spec = importlib.util.spec_from_file_location("install_detectron2", TOOL)
 tool = importlib.util.module_from_spec(spec)

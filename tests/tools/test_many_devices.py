@@ -11,7 +11,7 @@ import pytest
 from detectron2.evaluation.testing import flatten_results_dict
 from PIL import Image
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     HEIGHT,
     TOOLS,
@@ -28,6 +28,8 @@ from helpers_data import (
 )
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
+
+pytestmark = pytest.mark.slow
 
 # boxes, masks and pixels, all parts of an alignment, accumulation and mixed precision, in one training
 EVERYTHING = {

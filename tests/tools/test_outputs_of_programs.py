@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from helpers_cityscapes import write_cityscapes
-from helpers_data import write_image
-from helpers_faults import Scene, check_refused, run_program, write_scene
+from helpers.cityscapes import write_cityscapes
+from helpers.data import write_image
+from helpers.faults import Scene, check_refused, run_program, write_scene
 from mic_det.data.foggy import FogError, make_foggy_folder
 from mic_det.data.minicity import MinicityError, make_minicity
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
+
+pytestmark = pytest.mark.slow
 
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
 

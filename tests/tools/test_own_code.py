@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from helpers_data import (
+from helpers.data import (
     forget_registered_sets,
     load,
     refusal_here,

@@ -11,7 +11,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from pycocotools.coco import COCO
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     HEIGHT,
     WIDTH,
@@ -25,6 +25,8 @@ from helpers_data import (
     write_two_domains,
 )
 from mic_det.engine.checkpoint import MICCheckpointer
+
+pytestmark = pytest.mark.slow
 
 SCORES = 0.28  # an untrained detector of three classes is never sure
 

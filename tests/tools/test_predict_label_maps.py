@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import mic_det
-from helpers_data import (
+from helpers.data import (
     HEIGHT,
     WIDTH,
     declared,

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from helpers_data import run_tool_here, write_image
-from helpers_faults import Scene, check_refused, run_program, write_scene
+from helpers.data import run_tool_here, write_image
+from helpers.faults import Scene, check_refused, run_program, write_scene
 from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.predict import Predictor
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.export import PredictionFiles
+
+pytestmark = pytest.mark.slow
 
 PREDICT = "tools/predict.py"
 FORMATS = ["--format", "pictures,coco,csv", "--confidence-threshold", 0.1]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import setuptools
 
-from helpers_data import TOOLS, refusal_here, run_tool_here
+from helpers.data import TOOLS, refusal_here, run_tool_here
 from mic_det.visualization.curves import line_chart, running_mean
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """MODEL: {META_ARCHITECTURE: MIC}
 DATASETS: {TEST: [fog_val]}

@@ -2,7 +2,7 @@
 
 import json
 
-from helpers_data import run_tool_here
+from helpers.data import run_tool_here
 from mic_det.engine.hardware import _cpu_name, describe_hardware
 from mic_det.visualization.curves import bar_chart, line_chart
 from mic_det.visualization.run_files import read_run

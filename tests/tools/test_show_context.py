@@ -10,7 +10,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from PIL import Image
 
-from helpers_data import (
+from helpers.data import (
     CLASSES,
     HEIGHT,
     WIDTH,
@@ -28,6 +28,8 @@ from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches
+
+pytestmark = pytest.mark.slow
 
 KEYS = {
     "MODEL__META_ARCHITECTURE": "MIC",

@@ -7,17 +7,11 @@ import shutil
 import pytest
 import torch
 
-from helpers_data import (
-    CLASSES,
-    finish,
-    refusal,
-    refusal_here,
-    start_tool,
-    tiny_config,
-    write_config,
-    write_two_domains,
-)
+from helpers.data import CLASSES, finish, refusal_here, start_tool, tiny_config, write_config, write_two_domains
+from helpers.faults import check_refused, run_program
 
+TRAIN = "tools/train_net.py"
+pytestmark = pytest.mark.slow
 RCNN_LOSSES = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
 MIC = {
     "MODEL__META_ARCHITECTURE": "MIC",
@@ -38,6 +32,14 @@ def start(folder, name, *args, **keys):
     """Start a training by config alone."""
     config = write_config(folder / f"{name}.yaml", tiny_config(folder, folder / name, **keys))
     return start_tool("train_net.py", "--config-file", config, *args, cwd=folder)
+
+
+def run_here(folder, name, *args, **keys):
+    """As ``start``, to the end and in this process, without the seconds in which a process of its own starts."""
+    config = write_config(folder / f"{name}.yaml", tiny_config(folder, folder / name, **keys))
+    code, text = run_program(TRAIN, "--config-file", config, *args)
+    assert code == 0 and "Traceback" not in text, text[-3000:]
+    return text
 
 
 def metrics(run):
@@ -70,26 +72,11 @@ def check_losses(run, names):
 
 
 @pytest.fixture(scope="module")
-def first_runs(folder):
-    """What needs no other run is started at once."""
-    amp = {"ENABLED": True, "DTYPE": "bfloat16"}
-    images = folder / "broken images"
-    shutil.copytree(folder / "source/images", images)
-    for file in images.glob("train_*.png"):
-        file.write_bytes(file.read_bytes()[:200])
+def source_only(folder):
+    """In a process of its own, as users start it; the other runs are in this one."""
     sets = ["source_val", "target_val"]
-    return {
-        "source_only": start(folder, "source_only", SOLVER__MAX_ITER=80, SOLVER__BASE_LR=0.04, DATASETS__TEST=sets),
-        "oracle": start(folder, "oracle", SOLVER__MAX_ITER=6, SOLVER__AMP=amp, DATASETS__TRAIN=["target_train"]),
-        "broken": start(
-            folder, "broken", DATASETS__DECLARED__source_train__IMAGES=str(images), DATALOADER__NUM_WORKERS=1
-        ),
-    }
-
-
-@pytest.fixture(scope="module")
-def source_only(folder, first_runs):
-    return folder / "source_only", finish(first_runs["source_only"])
+    keys = {"SOLVER__MAX_ITER": 80, "SOLVER__BASE_LR": 0.04, "DATASETS__TEST": sets}
+    return folder / "source_only", finish(start(folder, "source_only", **keys))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +90,7 @@ def mic(folder, source_only):
         "SOLVER__ACCUMULATE_STEPS": 2,
         "SOLVER__CLIP_GRADIENTS": {"ENABLED": True},  # by value: fails where a parameter has no gradient
     }
-    return folder / "mic", finish(start(folder, "mic", **keys)), keys
+    return folder / "mic", run_here(folder, "mic", **keys), keys
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +99,7 @@ def resumed(folder, mic):
     first = folder / "mic_first"
     shutil.copytree(mic[0], first)
     keys = {**mic[2], "SOLVER__MAX_ITER": 26, "MODEL__WEIGHTS": "a/file/that/is/not/needed.pth"}
-    return first, mic[0], finish(start(folder, "mic", "--resume", **keys))
+    return first, mic[0], run_here(folder, "mic", "--resume", **keys)
 
 
 def test_source_only_training_learns_from_config_alone(source_only):
@@ -133,9 +120,11 @@ def test_data_sets_are_described_at_start(source_only):
     assert "target_val: 4 images, 8 boxes" in (run / "log.txt").read_text()
 
 
-def test_oracle_trains_on_target_labels_in_bfloat16(folder, first_runs):
+def test_oracle_trains_on_target_labels_in_bfloat16(folder):
     run = folder / "oracle"
-    assert "target_train: 8 images, 16 boxes" in finish(first_runs["oracle"])
+    amp = {"ENABLED": True, "DTYPE": "bfloat16"}
+    printed = run_here(folder, "oracle", SOLVER__MAX_ITER=6, SOLVER__AMP=amp, DATASETS__TRAIN=["target_train"])
+    assert "target_train: 8 images, 16 boxes" in printed
     check_losses(run, RCNN_LOSSES)
     assert all(v.dtype != torch.bfloat16 for v in weights(run).values())
 
@@ -184,8 +173,8 @@ def evaluated(folder, resumed):
         "plain": {"DATASETS__TRAIN": ["source_train"]},
     }
     args = ("--eval-only", "MODEL.WEIGHTS", file)
-    for process in [start(folder, f"eval_{name}", *args, **keys) for name, keys in cases.items()]:
-        finish(process)
+    for name, keys in cases.items():
+        run_here(folder, f"eval_{name}", *args, **keys)
     return {name: folder / f"eval_{name}" for name in cases}
 
 
@@ -209,9 +198,8 @@ def test_missing_files_end_with_one_error_line_and_exit_code_1(folder):
         "no/such/file.pth": ["--config-file", config, "MODEL.WEIGHTS", "no/such/file.pth"],
         "no/such/other.pth": ["--config-file", config, "--eval-only", "MODEL.WEIGHTS", "no/such/other.pth"],
     }
-    processes = {name: start_tool("train_net.py", *args, cwd=folder) for name, args in calls.items()}
-    for name, process in processes.items():
-        assert name in refusal(process)
+    for name, args in calls.items():
+        check_refused(TRAIN, args, [name])
 
 
 @pytest.mark.parametrize(
@@ -233,9 +221,12 @@ def test_a_wrong_config_ends_with_one_error_line(folder, monkeypatch, keys, args
     assert all(part in message for part in parts), message
 
 
-def test_an_image_that_breaks_in_training_is_named_in_the_last_line(first_runs):
+def test_an_image_that_breaks_in_training_is_named_in_the_last_line(folder):
     """Only decoding finds it; Detectron2 logs a traceback, but the end is readable."""
-    _, err = first_runs["broken"].communicate(timeout=300)
-    assert first_runs["broken"].returncode == 1
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("error: cannot read image") and "broken images" in last and "train_" in last
+    images = folder / "broken images"
+    shutil.copytree(folder / "source/images", images)
+    for file in images.glob("train_*.png"):
+        file.write_bytes(file.read_bytes()[:200])
+    keys = {"DATASETS__DECLARED__source_train__IMAGES": str(images), "DATALOADER__NUM_WORKERS": 1}
+    config = write_config(folder / "broken.yaml", tiny_config(folder, folder / "broken", **keys))
+    check_refused(TRAIN, ["--config-file", config], ["error: cannot read image", "broken images", "train_"])

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from helpers_data import (
+from helpers.data import (
     HEIGHT,
     SPLITS,
     WIDTH,
@@ -26,6 +26,8 @@ from helpers_data import (
     write_two_domains,
 )
 from mic_det.engine.checkpoint import MICCheckpointer
+
+pytestmark = pytest.mark.slow
 
 PANEL = (round(HEIGHT * 800 / WIDTH), 800)  # images narrower than 800 pixels are enlarged to that
 CAPTION = 36

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers_data import HEIGHT, WIDTH, declared, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import HEIGHT, WIDTH, declared, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.engine.hooks import PseudoBoxPictures
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.pseudo_labels import sem_seg_pseudo_labels

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from helpers_data import CLASSES, COLORS, HEIGHT, WIDTH, load, tiny_config, write_coco, write_image
+from helpers.data import CLASSES, COLORS, HEIGHT, WIDTH, load, tiny_config, write_coco, write_image
 from mic_det.engine.trainer import MICTrainer
 
 CLOCK = {"time", "data_time", "rank_data_time", "eta_seconds"}  # of metrics, what tells of the machine alone

@@ -1,6 +1,6 @@
 """tools/train_net.py in two processes, of which the second one's images, or evaluation, never come to an end.
 
-python helpers_hang.py wait|evaluate STEP ...train_net.py's arguments
+python hang.py wait|evaluate STEP ...train_net.py's arguments
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from detectron2.utils import comm
 

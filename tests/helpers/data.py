@@ -26,7 +26,8 @@ WIDTH, HEIGHT = 96, 64
 SPLITS = {"train": 8, "val": 4}
 # On images this small, threads only wait for each other: on shared cores, one is twice as fast
 torch.set_num_threads(1)
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+LOGGERS = ("", "detectron2", "d2", "fvcore", "mic_det")
 
 
 def write_coco(path, images, boxes, classes=CLASSES, changes=()):
@@ -188,9 +189,9 @@ def forget_registered_sets():
 
 
 @contextlib.contextmanager
-def restored_logging():
-    """Trainings log to the output of the moment, which pytest closes: later tests must not find those handlers."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "mic_det")]
+def keep_loggers():
+    """Programs give loggers handlers, which write to a log or a stream that is closed when the next test runs."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(list(x.handlers), x.level, x.propagate) for x in loggers]
     try:
         yield
@@ -198,9 +199,9 @@ def restored_logging():
         for logger, (handlers, level, propagate) in zip(loggers, before):
             for handler in set(logger.handlers) - set(handlers):
                 handler.close()
-                setup_logger.cache_clear()
             logger.handlers[:], logger.propagate = handlers, propagate
             logger.setLevel(level)
+        setup_logger.cache_clear()  # it remembers whom it gave handlers
 
 
 def write_two_images(folder):
@@ -275,7 +276,7 @@ def refusal(process):
 def run_tool_here(name, *args, monkeypatch):
     """Run a tool in this process: Python's start takes longer than many a call."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-    with forget_registered_sets(), restored_logging():
+    with forget_registered_sets(), keep_loggers():
         runpy.run_path(str(TOOLS / name), run_name="__main__")
 
 

@@ -1,12 +1,10 @@
-"""Damaged COCO files through the real programs: each ends with one line that names file and entry."""
+"""Damaged COCO files: training and the check of data sets name file and entry."""
 
 import json
 
 import pytest
 
-from helpers_faults import check_refused, run_program
-
-TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
+from helpers.faults import check_problem, check_told, prepare, problems
 
 
 def without(*path):
@@ -79,12 +77,10 @@ def test_a_wrong_entry_is_named(scene, name):
     content = json.loads(scene.json.read_text())
     changed = change(content)
     scene.json.write_text(json.dumps(content if changed is None else changed))
-    config = scene.config()
     set_or_file = "source_train" if name in ("a category more", "no annotation at all") else "source/train.json"
     set_or_file = "gone.png" if "missing" in name else set_or_file
-    check_refused(TRAIN, ["--config-file", config], [set_or_file, part])
-    code, text = run_program(CHECK, "--config-file", config, "--workers", 1)
-    assert code == 1 and "Traceback" not in text and "problem: " in text, text[-3000:]
+    check_told([set_or_file, part], prepare, scene.config())
+    assert problems(scene.config())
 
 
 FILES = {
@@ -98,12 +94,11 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("program", [TRAIN, CHECK])
 @pytest.mark.parametrize("name", FILES)
-def test_an_unreadable_file_is_named(scene, program, name):
+def test_an_unreadable_file_is_named(scene, name):
     FILES[name](scene.json)
-    extra = ["--workers", 1] if program == CHECK else []
-    check_refused(program, ["--config-file", scene.config(), *extra], ["source/train.json"])
+    check_told(["source/train.json"], prepare, scene.config())
+    check_problem(scene.config(), ["source/train.json"])
 
 
 def test_several_problems_of_one_file_are_listed_together(scene):
@@ -111,12 +106,12 @@ def test_several_problems_of_one_file_are_listed_together(scene):
     content["annotations"][0]["bbox"] = [0, 0, 0, 0]
     content["annotations"][5]["category_id"] = 40
     scene.json.write_text(json.dumps(content))
-    code, text = run_program(CHECK, "--config-file", scene.config(), "--workers", 1)
-    assert code == 1 and "annotation 1 " in text and "annotation 6 " in text and "2 problems" in text, text
+    first, second = problems(scene.config())
+    assert "annotation 1 " in first and "annotation 6 " in second
 
 
 def test_an_image_that_is_listed_twice_is_found_by_the_check(scene):
     content = json.loads(scene.json.read_text())
     content["images"][1]["file_name"] = "train_0.png"
     scene.json.write_text(json.dumps(content))
-    check_refused(CHECK, ["--config-file", scene.config(), "--workers", 1], ["source_train", "train_0.png"])
+    check_problem(scene.config(), ["source_train", "train_0.png"])

@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-TRAIN_NET = Path(__file__).resolve().parents[1] / "tools" / "train_net.py"
+TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
 
 
 class ForkServer:
@@ -108,7 +108,7 @@ def live(question):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import torch
     from detectron2.utils.collect_env import collect_env_info
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401 - what every life needs

@@ -8,7 +8,7 @@ import copy
 import unicodedata
 import uuid
 
-from helpers_clean_set import HEIGHT, WIDTH
+from helpers.clean_set import HEIGHT, WIDTH
 
 # ------------------------------------------------------------------------- ways to write the same
 

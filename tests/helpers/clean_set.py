@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from helpers_data import load, tiny_config, write_image
+from helpers.data import load, tiny_config, write_image
 from mic_det.data.run_sets import check_datasets
 from mic_det.evaluation.coco import DetectionEvaluator
 

@@ -1,0 +1,1 @@
+"""What tests share: models, data, runs and ways to start programs. Fixtures are in conftest.py."""
