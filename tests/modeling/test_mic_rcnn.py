@@ -200,5 +200,7 @@ def test_from_python_a_student_alone_is_enough():
 
 
 def test_the_old_name_is_still_there_and_names_the_new_one(caplog):
-    model = build_model(tiny_cfg(MODEL__META_ARCHITECTURE="MICRCNN"))
+    cfg = tiny_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "MICRCNN"  # merging it would set the name that it has now
+    model = build_model(cfg)
     assert isinstance(model, MIC) and 'use "MIC"' in caplog.text
