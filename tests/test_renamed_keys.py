@@ -196,11 +196,13 @@ def test_a_mistake_below_an_old_name_is_reported_with_its_line(tmp_path):
 
 
 def test_text_of_yaml_stays_what_it_is_except_for_old_names(tmp_path):
-    """Quotes, aliases, flow and tags of Python, which Detectron2's own merge_from_file allows."""
+    """Quotes, aliases, flow, a key twice and tags of Python: Detectron2's own merge_from_file allows all of them."""
     text = """\
 VERSION: 2
 MODEL:
-  "META_ARCHITECTURE": 'MICRCNN'   # ä comment with COLOR: {SOURCE: 1} in it
+  "META_ARCHITECTURE": &name 'MICRCNN'   # ä comment with COLOR: {SOURCE: 1} in it
+  WEIGHTS: *name
+  WEIGHTS: twice.pth
   MIC:
     ALIGNMENT: {IMAGE: &part {REVERSAL_WEIGHT: 0.5, ENABLED: yes}, "CONSISTENCY": {WEIGHT: 0.5},
                 INSTANCE: {<<: *part, WEIGHT: 2.0}}
@@ -212,7 +214,7 @@ MODEL:
     a, strong = cfg.MODEL.MIC.ALIGNMENT, cfg.MODEL.MIC.STRONG_AUG
     assert (a.IMAGE.GRL_WEIGHT, a.INSTANCE.GRL_WEIGHT, a.INSTANCE.WEIGHT, a.AGREEMENT.WEIGHT) == (0.5, 0.5, 2.0, 0.5)
     assert a.IMAGE.ENABLED and a.INSTANCE.ENABLED and strong.ON_SOURCE and strong.BLUR_SIGMA == (0.5, 2.0)
-    assert cfg.MODEL.META_ARCHITECTURE == "MIC"
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.WEIGHTS) == ("MIC", "twice.pth")
 
 
 def test_own_sections_are_added_and_merged_as_in_any_config(tmp_path):

@@ -81,6 +81,7 @@ def _tree(tree, prefix, new_prefix, renamed):
 
 
 def note_current(old, new, value, renamed):
+    """(``new``, the value's current name); in ``renamed`` is noted what has another name now."""
     if new != old and not any(old.startswith(f"{x}.") and renamed[x] + old[len(x) :] == new for x in renamed):
         renamed[old] = new
     known = current_value(new, value)

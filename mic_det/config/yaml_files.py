@@ -127,11 +127,15 @@ def _compose(file, above):
 class _Keys:
     """The keys of one file: the place of each, and which of them are old names."""
 
-    def __init__(self, file):
-        self.file = file
+    def __init__(self, file, once=True):
+        """
+        Args:
+            once (bool): whether a key that is there twice, by the same name, is an error.
+        """
+        self.file, self.once = file, once
         self.places = {}  # dotted key, by its current name -> "FILE, line N"
         self.renamed = {}  # old name -> name
-        self.edits = {}  # (begin, end) in the text -> what is written there now
+        self.edits = {}  # (begin, end) in the text -> (what is in there, what it is called now)
 
     def collect(self, node, prefix="", new_prefix="", above=frozenset()):
         """Go through a mapping and those below it.
@@ -146,10 +150,10 @@ class _Keys:
             old = f"{prefix}{key.value}"
             text = value.value if isinstance(value, yaml.ScalarNode) else None
             new, known = note_current(old, current_name(f"{new_prefix}{key.value}"), text, self.renamed)
-            if new in given:
-                if given[new] == old:
-                    raise ConfigError(f"{_place(self.file, key)}: {old} is there twice. Which of the two is meant?")
+            if given.get(new, old) != old:
                 raise ConfigError(f"{_place(self.file, key)}: {both_given(given[new], old, new)}")
+            if new in given and self.once:
+                raise ConfigError(f"{_place(self.file, key)}: {old} is there twice. Which of the two is meant?")
             given[new] = old
             self._edit(key, key.value, new[len(new_prefix) :])
             self._edit(value, text, known)
@@ -160,7 +164,7 @@ class _Keys:
 
     def _edit(self, node, old, new):
         if new != old:
-            self.edits[node.start_mark.index, node.end_mark.index] = new
+            self.edits[node.start_mark.index, node.end_mark.index] = old, new
 
 
 def with_current_names(text, file):
@@ -178,9 +182,10 @@ def with_current_names(text, file):
         return text, {}
     if not isinstance(root, yaml.MappingNode):
         return text, {}
-    keys = _Keys(file).collect(root)
-    for (begin, end), new in sorted(keys.edits.items(), reverse=True):
-        text = text[:begin] + new + text[end:]
+    keys = _Keys(file, once=False).collect(root)
+    for (begin, end), (old, new) in sorted(keys.edits.items(), reverse=True):
+        before, found, after = text[begin:end].rpartition(old)  # quotes stay, and a YAML anchor before them
+        text = text[:begin] + (before + new + after if found else new) + text[end:]
     return text, keys.renamed
 
 
