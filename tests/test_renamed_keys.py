@@ -262,6 +262,9 @@ def test_settings_in_an_old_checkpoint_are_compared_by_their_current_names():
     before["MODEL.META_ARCHITECTURE"] = "MICRCNN"
     assert len(before.keys() - now.keys()) == 16 and current_settings(before) == now
     assert changed_settings(before, now) == []
+    # a run that is resumed with its own config.yaml, in which YAML has no tuples
+    before["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"], now["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"] = "[(0.5,), 0.6]", "[[0.5], 0.6]"
+    assert changed_settings(before, now) == []
     before[MIC + "WATCH.STEPS"], before[MIC + "CONSISTENCY.ROI_LOC_WEIGHT"] = "7", "1.0"
     assert changed_settings(before, now) == [
         "MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT: was 1.0, is 0.0", "MODEL.MIC.MONITOR.PATIENCE: was 7, is 200",

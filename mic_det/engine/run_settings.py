@@ -81,7 +81,7 @@ def changed_settings(before, now):
     changes = []
     for key in sorted({*before, *now} - ignored):
         old, new = (x.get(key, _default_text(key)) for x in (before, now))
-        if old != new and None not in (old, new):
+        if None not in (old, new) and _as_list(old) != _as_list(new):
             changes.append(f"{key} have changed" if key.startswith(FINGERPRINTS) else f"{key}: was {old}, is {new}")
     return changes
 
@@ -129,3 +129,8 @@ def _length_counts(cfg):
 
 def _text(value):
     return str(list(value) if isinstance(value, tuple) else value)  # tuples and lists mean the same
+
+
+def _as_list(text):
+    """A text in which tuples inside of lists are lists, as they are in a config.yaml that Detectron2 has written."""
+    return text.replace(",)", ")").translate(str.maketrans("()", "[]"))
