@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from .rules import (
     AT_LEAST_0,
     COUNT,
+    NORMS,
     POSITIVE,
     SHARE,
     WEIGHT,
@@ -48,7 +49,6 @@ BOX_LOSSES = one_of("smooth_l1", "giou", "diou", "ciou")
 IOUS, IOU_LABELS = each(SHARE, rising=True), each(one_of(-1, 0, 1))
 FOUR = each(POSITIVE, 4)
 POOLERS = one_of("ROIAlign", "ROIAlignV2", "ROIPool")
-NORMS = one_of("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 # Detectron2 adds a process's rank to the seed, and NumPy takes 32 bits
 SEEDS = Rule(lambda v: v == int(v) and v < 2**32 - 2**10, f"a whole number below {2**32 - 2**10}, negative = drawn")
 RULES = {

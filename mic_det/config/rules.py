@@ -66,6 +66,7 @@ COUNT, AT_LEAST_0 = whole(1), whole(0)
 ANY_NUMBER = Rule(is_number, "a number")
 YES_NO = Rule(lambda v: isinstance(v, bool), "True or False")
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
+NORMS = one_of("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 
 
 @dataclass(frozen=True)
