@@ -8,3 +8,7 @@ class MICError(Exception):
 
     def __init__(self, message):
         super().__init__(printable(message))
+
+
+class ConfigError(MICError, ValueError):
+    """A setting that cannot work; the message names the key and what is allowed."""

@@ -1,5 +1,6 @@
 """Settings that cannot work are refused with the key's name; shipped configs and presets load."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from detectron2.config import get_cfg
 
 from helpers.models import tiny_cfg
 from mic_det import add_mic_config
-from mic_det.config import ConfigError
-from mic_det.config_checks import validate_mic_config
+from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config.docs import page
+from mic_det.config.keys import KEYS
 from mic_det.engine.setup import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -26,7 +28,7 @@ WRONG = [
     ("MODEL.MIC.TEACHER.INPUT_SIZE", [-1], "at least 0"),
     ("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", [-1], "at least 0"),
     ("MODEL.MIC.CONSISTENCY.WEIGHT", [-1.0], "at least 0"),
-    ("MODEL.MIC.CONSISTENCY.ROI_LOC_WEIGHT", [-0.5], "at least 0"),
+    ("MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT", [-0.5], "at least 0"),
     ("SOLVER.IMS_PER_BATCH_TARGET", [0], "at least 1"),
     ("SOLVER.ACCUMULATE_STEPS", [0], "at least 1"),
     ("SOLVER.CHECKPOINT_KEEP", [-1], "at least 0"),
@@ -41,13 +43,13 @@ WRONG = [
     ("SOLVER.NON_FINITE.MAX_OVERFLOWS", [-1], "at least 0"),
     ("SOLVER.REFERENCE_WORLD_SIZE", [-2], "at least 0"),
     ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", ["global"], "'value', 'norm'"),
-    ("MODEL.MIC.WATCH.STEPS", [-1], "at least 0"),
-    ("MODEL.MIC.WATCH.ONE_CLASS_STEPS", [-1], "at least 0"),
-    ("MODEL.MIC.WATCH.BOXES_RATIO", [-0.5], "at least 0"),
-    ("MODEL.MIC.WATCH.PIXEL_QUALITY", [1.5], r"\[0, 1\]"),
-    ("MODEL.MIC.COLOR.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
-    ("MODEL.MIC.COLOR.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
-    ("MODEL.MIC.COLOR.BLUR_PROB", [1.5], r"\[0, 1\]"),
+    ("MODEL.MIC.MONITOR.PATIENCE", [-1], "at least 0"),
+    ("MODEL.MIC.MONITOR.ONE_CLASS_STEPS", [-1], "at least 0"),
+    ("MODEL.MIC.MONITOR.BOXES_RATIO", [-0.5], "at least 0"),
+    ("MODEL.MIC.MONITOR.PIXEL_QUALITY", [1.5], r"\[0, 1\]"),
+    ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
+    ("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
+    ("MODEL.MIC.STRONG_AUG.BLUR_PROB", [1.5], r"\[0, 1\]"),
 ]
 
 
@@ -67,8 +69,9 @@ def test_the_defaults_are_accepted():
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("[!_]*/[!Ba]*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_shipped_configs_load(file):
+def test_shipped_configs_load_and_have_no_old_names(file, caplog):
     load_config(str(file), ["MODEL.DEVICE", "cpu"])
+    assert "old name" not in caplog.text
 
 
 def flat(node, prefix=""):
@@ -79,17 +82,13 @@ def flat(node, prefix=""):
             yield f"{prefix}{key}", value
 
 
-ENABLED = {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")}
+ENABLED = {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "AGREEMENT")}
 PRESETS = {
     "mean_teacher": {"BURN_IN_STEPS": 2000, "TEACHER.ALPHA": 0.9996, "MASK.RATIO": 0.0},
-    "no_mask": {"MASK.RATIO": 0.0}, "mask_source": {"MASK.DOMAINS": "source"}, "mask_both": {"MASK.DOMAINS": "both"},
-    "quality_none": {"CONSISTENCY.QUALITY": "none"}, "quality_student": {"CONSISTENCY.QUALITY": "student"},
-    "quality_teacher": {}, "ratio_0.3": {"MASK.RATIO": 0.3}, "ratio_0.7": {"MASK.RATIO": 0.7},
-    "block_16": {"MASK.BLOCK_SIZE": 16}, "block_64": {"MASK.BLOCK_SIZE": 64},
     "sada": ENABLED,
     "sada_published": {
-        **ENABLED, "EVALUATE": "student", "ALIGNMENT.CONSISTENCY.WEIGHT": 1.0,
-        "ALIGNMENT.CONSISTENCY.REVERSAL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
+        **ENABLED, "EVALUATE": "student", "ALIGNMENT.AGREEMENT.WEIGHT": 1.0,
+        "ALIGNMENT.AGREEMENT.GRL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
     },
     "semseg_published": {"EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
     "detector_published": {
@@ -100,9 +99,8 @@ PRESETS = {
         "SOLVER.WARMUP_ITERS": 500, "SOLVER.WARMUP_FACTOR": 0.3333333333,
     },
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
-    "source_strong": {"EVALUATE": "student", "COLOR.SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
+    "source_strong": {"EVALUATE": "student", "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
-    "align_dann": {"ALIGNMENT.SCHEDULE": "dann"},
     "mic_published": {"EVALUATE": "student", "CONSISTENCY.QUALITY": "published"},
 }  # fmt: skip
 
@@ -118,9 +116,51 @@ def test_presets_change_what_they_name_and_nothing_else(file, tmp_path):
     assert changed == PRESETS[file.stem]
 
 
+def test_ablations_of_a_single_key_set_what_their_table_says():
+    """Each ``KEY VALUE`` of the table in configs/_methods/README.md is one key, by its current name."""
+    text = (CONFIGS / "_methods" / "README.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^\|.*\| `(MODEL[\w.]+) (\S+)`", text, flags=re.MULTILINE)
+    assert len(pairs) == 11
+    defaults = dict(flat(load_config("", ["MODEL.DEVICE", "cpu"])))
+    for key, value in pairs:
+        after = dict(flat(load_config("", ["MODEL.DEVICE", "cpu", key, value])))
+        changed = {k: str(v) for k, v in after.items() if v != defaults[k]}
+        assert changed == ({} if (key, value) == ("MODEL.MIC.CONSISTENCY.QUALITY", "teacher") else {key: value})
+
+
+def test_every_key_of_ours_is_in_the_table_and_fits_its_own_rule():
+    plain, cfg = get_cfg(), get_cfg()
+    add_mic_config(cfg)
+    added = dict(flat(cfg)).keys() - dict(flat(plain)).keys()
+    assert added == KEYS.keys() - {"DATASETS.CUSTOM"}, "an empty mapping is no leaf"
+    for key in KEYS.values():
+        assert key.check.allows(key.default) and key.doc.endswith("."), key.name
+        assert not key.check.allows(object()), key.name
+
+
+def test_two_configs_share_no_default():
+    first, second = get_cfg(), get_cfg()
+    add_mic_config(first)
+    add_mic_config(second)
+    first.merge_from_list(["DATASETS.CUSTOM", {"mine": {"IMAGES": "x"}}])
+    first.DATASETS.CUSTOM["other"] = 1
+    assert not second.DATASETS.CUSTOM and not KEYS["DATASETS.CUSTOM"].default
+
+
+def test_the_page_of_keys_is_current():
+    """Made again by ``python -m mic_det.config.docs docs/configuration.md``."""
+    assert (CONFIGS.parent / "docs" / "configuration.md").read_text(encoding="utf-8") == page()
+    assert all(f"| `{name}` | `" in page() for name in KEYS)
+
+
+def test_a_config_without_our_keys_is_told_what_to_call():
+    with pytest.raises(ConfigError, match="add_mic_config"):
+        validate_mic_config(get_cfg())
+
+
 def test_a_preset_after_a_benchmark_wins(tmp_path):
     joined = tmp_path / "joined.yaml"
-    bases = [str(CONFIGS / "minicity" / "mic.yaml"), str(CONFIGS / "_methods" / "mask_both.yaml")]
+    bases = [str(CONFIGS / "minicity" / "mic.yaml"), str(CONFIGS / "_methods" / "mean_teacher.yaml")]
     joined.write_text(f"VERSION: 2\n_BASE_: {bases}\n")
     cfg = load_config(str(joined))
-    assert cfg.MODEL.MIC.MASK.DOMAINS == "both" and cfg.DATASETS.TARGET == ("minicity_foggy_train",)
+    assert cfg.MODEL.MIC.BURN_IN_STEPS == 2000 and cfg.DATASETS.TARGET == ("minicity_foggy_train",)

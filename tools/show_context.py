@@ -138,7 +138,7 @@ def main(args):
 def labelled_set(cfg, name):
     """Dicts of a set that has all the labels that evaluation needs."""
     if name not in DatasetCatalog.list():
-        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
+        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     if needs_sem_seg(cfg):
         prepare_label_maps(name)
     dicts = DatasetCatalog.get(name)

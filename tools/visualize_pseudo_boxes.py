@@ -55,7 +55,7 @@ def main(args):
     model = load_model(cfg, args.weights, args.trust_checkpoint)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     if name not in DatasetCatalog.list():
-        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
+        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     if needs_sem_seg(cfg):
         prepare_label_maps(name)
     dicts = DatasetCatalog.get(name)

@@ -37,7 +37,7 @@ def check_datasets(cfg, training=True):
     lines, first = [], None
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
-            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.DECLARED.")
+            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.CUSTOM.")
         if needs_sem_seg(cfg) and key != "TARGET":
             prepare_label_maps(name)
         dicts = DatasetCatalog.get(name)
@@ -119,7 +119,7 @@ def check_pseudo_label_set(cfg, first):
     if not name:
         return
     if name not in DatasetCatalog.list():
-        raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.DECLARED.")
+        raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     if needs_sem_seg(cfg):
         prepare_label_maps(name)
     labelled = any(d.get("annotations") for d in DatasetCatalog.get(name))
@@ -212,7 +212,7 @@ def check_label_maps(cfg, key, name, dicts):
         where = absent and absent.get("sem_seg_file_name") or f"that of {(absent or dicts[0])['file_name']}"
         raise DataError(
             f"{name} (DATASETS.{key}) lacks label maps, which {student_architecture(cfg)} learns from: {where} is "
-            f"missing. Declare DATASETS.DECLARED.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the folder."
+            f"missing. Declare DATASETS.CUSTOM.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the folder."
         )
     if len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise DataError(

@@ -9,14 +9,12 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from ..config import add_mic_config
-from ..config_detectron2 import flat_keys, value_of
+from ..config import add_mic_config, current_settings, flat_keys, value_of
 from ..data.fingerprint import annotation_fingerprint, file_fingerprints
 
-RENAMED = {("MODEL.META_ARCHITECTURE", "MICRCNN"): "MIC"}  # values that mean the same as others now
 # Settings that do not change what is learned from which batch, or are told apart by other means
 FREE = (
-    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATALOADER.WORKER_TIMEOUT", "DATASETS.DECLARED", "DATASETS.TEST",
+    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATALOADER.WORKER_TIMEOUT", "DATASETS.CUSTOM", "DATASETS.TEST",
     "GLOBAL", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.MIC.EVALUATE",
     "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.CHECKPOINT_KEEP", "SOLVER.CHECKPOINT_PERIOD", "TEST", "VERSION",
     "VIS_PERIOD",
@@ -74,6 +72,7 @@ def changed_settings(before, now):
 
     A config key that the other did not have yet counts as its default; other entries are compared where both have them.
     """
+    before, now = current_settings(before), current_settings(now)  # a checkpoint may have old names of keys
     # earlier versions left the length out where it did not count
     counted = before.get(LENGTH_COUNTS, str(LENGTH in before))
     ignored = {LENGTH_COUNTS} if "True" in (counted, now.get(LENGTH_COUNTS)) and LENGTH in before else {*LENGTHS}
@@ -81,8 +80,8 @@ def changed_settings(before, now):
     ignored |= {f"{TIMES} {s}" for s in SETS if before.get(f"{NAMES} {s}") != now.get(f"{NAMES} {s}")}
     changes = []
     for key in sorted({*before, *now} - ignored):
-        old, new = (RENAMED.get((key, x), x) for x in (y.get(key, _default_text(key)) for y in (before, now)))
-        if old != new and None not in (old, new):
+        old, new = (x.get(key, _default_text(key)) for x in (before, now))
+        if None not in (old, new) and _as_list(old) != _as_list(new):
             changes.append(f"{key} have changed" if key.startswith(FINGERPRINTS) else f"{key}: was {old}, is {new}")
     return changes
 
@@ -130,3 +129,8 @@ def _length_counts(cfg):
 
 def _text(value):
     return str(list(value) if isinstance(value, tuple) else value)  # tuples and lists mean the same
+
+
+def _as_list(text):
+    """A text in which tuples inside of lists are lists, as they are in a config.yaml that Detectron2 has written."""
+    return text.replace(",)", ")").translate(str.maketrans("()", "[]"))

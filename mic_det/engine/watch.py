@@ -36,13 +36,13 @@ class PseudoLabelWatch(HookBase):
 
     @classmethod
     def from_config(cls, cfg, model):
-        """Of ``MODEL.MIC.WATCH`` for a MIC."""
-        watch = cfg.MODEL.MIC.WATCH
+        """Of ``MODEL.MIC.MONITOR`` for a MIC."""
+        watch = cfg.MODEL.MIC.MONITOR
         names = model.class_names
         if needs_boxes(cfg):  # as they are logged: the index where there is no name
             names = [names[i] if i < len(names) else str(i) for i in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
         return cls(
-            names if needs_boxes(cfg) else (), steps=watch.STEPS, one_class_steps=watch.ONE_CLASS_STEPS,
+            names if needs_boxes(cfg) else (), steps=watch.PATIENCE, one_class_steps=watch.ONE_CLASS_STEPS,
             boxes_ratio=watch.BOXES_RATIO, pixel_quality=watch.PIXEL_QUALITY if needs_sem_seg(cfg) else None,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Scale-aware domain-adaptive Faster R-CNN (SADA; Chen, Wang, Li, Sakaridis, Dai, Van Gool, IJCV 2021), the
 detector that MIC's published detection result adapts: a classifier for each feature map, one for
-the regions of each level, and consistency between the two. Gradient reversal: Ganin and Lempitsky,
+the regions of each level, and the agreement of the two. Gradient reversal: Ganin and Lempitsky,
 "Unsupervised Domain Adaptation by Backpropagation", ICML 2015, whose schedule is ``dann`` here.
 """
 
@@ -113,7 +113,7 @@ class DomainAlignment(nn.Module):
         *,
         image=None,
         instance=None,
-        consistency=None,
+        agreement=None,
         image_classifiers=None,
         instance_classifiers=None,
         strides=None,
@@ -126,7 +126,7 @@ class DomainAlignment(nn.Module):
     ):
         """
         Args:
-            image, instance, consistency (AlignmentPart): which parts there are; None leaves one out.
+            image, instance, agreement (AlignmentPart): which parts there are; None leaves one out.
             image_classifiers (ImageClassifiers), instance_classifiers (InstanceClassifiers): of those parts.
             strides (dict[str, int]): pixels per position of each feature map that is aligned.
             pooler (ROIPooler), pooler_features (tuple[str]): the student's box pooler, and what it reads.
@@ -136,7 +136,7 @@ class DomainAlignment(nn.Module):
             regions_per_image (int): proposals drawn from an image.
         """
         super().__init__()
-        self.image, self.instance, self.consistency = image, instance, consistency
+        self.image, self.instance, self.agreement = image, instance, agreement
         self.image_classifiers = image_classifiers
         self.instance_classifiers = instance_classifiers
         self.strides = strides or {}
@@ -146,7 +146,7 @@ class DomainAlignment(nn.Module):
                 min_level=pooler.min_level, max_level=pooler.max_level,
                 canonical_box_size=pooler.canonical_box_size, canonical_level=pooler.canonical_level,
             )  # fmt: skip
-        if consistency is not None:
+        if agreement is not None:
             self.map_pooler = ROIPooler(
                 output_size=1, scales=[x.spatial_scale for x in pooler.level_poolers], sampling_ratio=0,
                 pooler_type="ROIAlignV2", canonical_box_size=pooler.canonical_box_size,
@@ -166,8 +166,8 @@ class DomainAlignment(nn.Module):
         """
         a = cfg.MODEL.MIC.ALIGNMENT
         parts = {
-            name.lower(): AlignmentPart(a[name].WEIGHT, a[name].REVERSAL_WEIGHT)
-            for name in ("IMAGE", "INSTANCE", "CONSISTENCY")
+            name.lower(): AlignmentPart(a[name].WEIGHT, a[name].GRL_WEIGHT)
+            for name in ("IMAGE", "INSTANCE", "AGREEMENT")
             if a[name].ENABLED and a[name].WEIGHT
         }
         if not parts:
@@ -187,7 +187,7 @@ class DomainAlignment(nn.Module):
         kwargs = {}
         if "image" in parts:
             names = tuple(a.IMAGE.FEATURES) or tuple(shapes)
-            _check_features(names, shapes, pooler_features if "consistency" in parts else ())
+            _check_features(names, shapes, pooler_features if "agreement" in parts else ())
             kwargs["image_classifiers"] = ImageClassifiers({f: shapes[f].channels for f in names}, a.IMAGE.CHANNELS)
             kwargs["strides"] = {f: shapes[f].stride for f in names}
         if "instance" in parts:
@@ -245,9 +245,9 @@ class DomainAlignment(nn.Module):
                 accuracies[f"accuracy_instance_{self.pooler_features[level]}"] = _balanced_accuracy(
                     (logits > 0) == of_target, of_target, (levels == level).float()
                 )
-        if self.consistency is not None:
+        if self.agreement is not None:
             difference = self._disagreement(features, regions, levels, ramp)
-            losses["loss_consistency"] = (difference * domain_weights(of_target)).sum() * self.consistency.weight
+            losses["loss_consistency"] = (difference * domain_weights(of_target)).sum() * self.agreement.weight
         return losses, accuracies
 
     def _image_loss(self, features, image_sizes, target, ramp):
@@ -267,7 +267,7 @@ class DomainAlignment(nn.Module):
 
     def _disagreement(self, features, regions, levels, ramp):
         """|p_img pooled over a region - p_ins| (R,); its gradient has a reversal weight of its own."""
-        relative = self.consistency.reversal_weight * ramp
+        relative = self.agreement.reversal_weight * ramp
         maps = {f: features[f] for f in self.pooler_features}
         image = self.image_classifiers(maps, self.image.reversal_weight * relative)
         pooled = self.map_pooler([image[f].sigmoid() for f in self.pooler_features], regions.boxes).flatten()
@@ -307,6 +307,6 @@ def _check_features(names, shapes, needed):
     missing = [f for f in needed if f not in names]
     if missing:
         raise ConfigError(
-            f"MODEL.MIC.ALIGNMENT.CONSISTENCY compares with the image classifier of {missing[0]!r}, where the box head "
+            f"MODEL.MIC.ALIGNMENT.AGREEMENT compares with the image classifier of {missing[0]!r}, where the box head "
             "pools: add it to MODEL.MIC.ALIGNMENT.IMAGE.FEATURES (or leave that empty for all)."
         )

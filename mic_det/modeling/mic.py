@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ..config_checks import validate_mic_config
+from ..config import validate_mic_config
 from .inputs import preprocess, teacher_view
 from .masking import PatchMask, StrongView
 from .mixing import mix_batch
@@ -112,15 +112,16 @@ class MIC(StudentTeacher):
             terms.append(alignment)
         # one mask for boxes and segmentation; a segmentation that trains alone has one of its own
         mask = mic.MASK if any(task.name == "boxes" for task in tasks) else mic.SEM_SEG.MASK
+        strong = mic.STRONG_AUG
         return {
             "student": student,
             "tasks": tasks,
             "terms": terms,
             "strong_view": StrongView(
-                mic.COLOR.JITTER_STRENGTH, mic.COLOR.JITTER_PROB, mic.COLOR.BLUR_SIGMA, mic.COLOR.BLUR_PROB,
+                strong.JITTER_STRENGTH, strong.JITTER_PROB, strong.BLUR_SIGMA, strong.BLUR_PROB,
                 channels=cfg.INPUT.FORMAT,
             ),
-            "strong_source": mic.COLOR.SOURCE,
+            "strong_source": strong.ON_SOURCE,
             "mask": PatchMask(mask.BLOCK_SIZE, mask.RATIO),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,

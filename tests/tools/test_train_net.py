@@ -209,7 +209,7 @@ def test_missing_files_end_with_one_error_line_and_exit_code_1(folder):
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 5}, [], ["source_train", "MODEL.ROI_HEADS.NUM_CLASSES is 5"]),
         (MIC, ["MODEL.MIC.MASK.RATIO", "1.0"], ["MODEL.MIC.MASK.RATIO", "[0, 1)"]),
         ({**MIC, "DATASETS__TARGET": ["targte_train"]}, [], ["DATASETS.TARGET", "targte_train"]),
-        ({"DATASETS__DECLARED__source_train__IMAGES": "no/images"}, [], ["no/images", "source_train.IMAGES"]),
+        ({"DATASETS__CUSTOM__source_train__IMAGES": "no/images"}, [], ["no/images", "source_train.IMAGES"]),
         ({}, ["--eval-only"], ["MODEL.WEIGHTS is empty", "--resume"]),
         ({}, ["--eval-only", "--resume"], ["MODEL.WEIGHTS is empty"]),
     ],
@@ -227,6 +227,6 @@ def test_an_image_that_breaks_in_training_is_named_in_the_last_line(folder):
     shutil.copytree(folder / "source/images", images)
     for file in images.glob("train_*.png"):
         file.write_bytes(file.read_bytes()[:200])
-    keys = {"DATASETS__DECLARED__source_train__IMAGES": str(images), "DATALOADER__NUM_WORKERS": 1}
+    keys = {"DATASETS__CUSTOM__source_train__IMAGES": str(images), "DATALOADER__NUM_WORKERS": 1}
     config = write_config(folder / "broken.yaml", tiny_config(folder, folder / "broken", **keys))
     check_refused(TRAIN, ["--config-file", config], ["error: cannot read image", "broken images", "train_"])

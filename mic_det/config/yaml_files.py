@@ -6,8 +6,9 @@ import yaml
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from .config import ConfigError
-from .ordinary_files import read_text
+from ..errors import ConfigError
+from ..ordinary_files import read_text
+from .renamed import both_given, current_name, note_current
 
 REMOTE = ("http://", "https://")
 MOST_BYTES = 2**20  # of a file; the shipped configs have a few thousand, and YAML is read at about a megabyte a second
@@ -22,7 +23,7 @@ def check_config_file(file):
         file (str): path of a YAML file.
 
     Returns:
-        dict[str, str]: dotted key -> "FILE, line N", the place that sets it last.
+        dict[str, str]: dotted key, by its current name -> "FILE, line N", the place that sets it last.
 
     Raises:
         ConfigError: a missing file, a circle of bases, broken YAML, a tag that builds objects, a key that one
@@ -41,8 +42,7 @@ def _read(file, above, places):
     root = _compose(file, above)
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{file} is not a mapping of keys to values, as a config is.")
-    own = {}
-    _collect(root, "", file, own, set())
+    own = _Keys(file).collect(root).places
     bases = next((v for k, v in root.value if k.value == BASE_KEY), None)
     for base in [] if bases is None else bases.value if isinstance(bases, yaml.SequenceNode) else [bases]:
         if not isinstance(base, yaml.ScalarNode) or not base.value:
@@ -124,19 +124,69 @@ def _compose(file, above):
         raise ConfigError(f"cannot read the config file {file}{base} ({e.strerror or e}).") from None
 
 
-def _collect(node, prefix, file, places, above):
-    """Note the place of every key below a mapping."""
-    if id(node) in above:
-        raise ConfigError(f"{_place(file, node)} holds itself (a YAML alias).")
-    seen = set()
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        if name in seen:
-            raise ConfigError(f"{_place(file, key)}: {name} is there twice. Which of the two is meant?")
-        seen.add(name)
-        places[name] = _place(file, key)
-        if isinstance(value, yaml.MappingNode):
-            _collect(value, f"{name}.", file, places, above | {id(node)})
+class _Keys:
+    """The keys of one file: the place of each, and which of them are old names."""
+
+    def __init__(self, file, once=True):
+        """
+        Args:
+            once (bool): whether a key that is there twice, by the same name, is an error.
+        """
+        self.file, self.once = file, once
+        self.places = {}  # dotted key, by its current name -> "FILE, line N"
+        self.renamed = {}  # old name -> name
+        self.edits = {}  # (begin, end) in the text -> (what is in there, what it is called now)
+
+    def collect(self, node, prefix="", new_prefix="", above=frozenset()):
+        """Go through a mapping and those below it.
+
+        Raises:
+            ConfigError: a key that is there twice, or by two names; a mapping that holds itself.
+        """
+        if id(node) in above:
+            raise ConfigError(f"{_place(self.file, node)} holds itself (a YAML alias).")
+        given = {}
+        for key, value in node.value:
+            old = f"{prefix}{key.value}"
+            text = value.value if isinstance(value, yaml.ScalarNode) else None
+            new, known = note_current(old, current_name(f"{new_prefix}{key.value}"), text, self.renamed)
+            if given.get(new, old) != old:
+                raise ConfigError(f"{_place(self.file, key)}: {both_given(given[new], old, new)}")
+            if new in given and self.once:
+                raise ConfigError(f"{_place(self.file, key)}: {old} is there twice. Which of the two is meant?")
+            given[new] = old
+            self._edit(key, key.value, new[len(new_prefix) :])
+            self._edit(value, text, known)
+            self.places[new] = _place(self.file, key)
+            if isinstance(value, yaml.MappingNode):
+                self.collect(value, f"{old}.", f"{new}.", above | {id(node)})
+        return self
+
+    def _edit(self, node, old, new):
+        if new != old:
+            self.edits[node.start_mark.index, node.end_mark.index] = old, new
+
+
+def with_current_names(text, file):
+    """A config's text with the names that keys have now, in its own lines, whatever YAML tags it has.
+
+    Returns:
+        (str, dict[str, str]): the text, and old name -> name.
+
+    Raises:
+        ConfigError: a key that is given by two names.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):  # who reads the values tells what is wrong
+        return text, {}
+    if not isinstance(root, yaml.MappingNode):
+        return text, {}
+    keys = _Keys(file, once=False).collect(root)
+    for (begin, end), (old, new) in sorted(keys.edits.items(), reverse=True):
+        before, found, after = text[begin:end].rpartition(old)  # quotes stay, and a YAML anchor before them
+        text = text[:begin] + (before + new + after if found else new) + text[end:]
+    return text, keys.renamed
 
 
 def _place(file, node):

@@ -13,7 +13,23 @@ from detectron2.modeling.roi_heads.box_head import ROI_BOX_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY
 
-from .config import ConfigError
+from ..errors import ConfigError
+from .rules import (
+    AT_LEAST_0,
+    COUNT,
+    NORMS,
+    POSITIVE,
+    SHARE,
+    WEIGHT,
+    Rule,
+    each,
+    is_number,
+    number,
+    one_of,
+    optional,
+    whole,
+)
+from .tree import flat_keys, value_of
 
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -29,64 +45,10 @@ REGISTRIES = {
 }
 UNREGISTERED = (("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"), ("MODEL.ROI_BOX_HEAD.NAME", ""))
 
-
-class Rule:
-    """What the value of a key may be: a test, and the words for it after "use"."""
-
-    def __init__(self, test, words):
-        self.test, self.words = test, words
-
-    def allows(self, value):
-        try:
-            return bool(self.test(value))
-        except (TypeError, ValueError):  # of another type
-            return False
-
-
-def whole(least, most=None):
-    return Rule(
-        lambda v: _is_number(v) and v == int(v) and v >= least and (most is None or v <= most),
-        f"a whole number of at least {least}" + (f" and at most {most}" if most is not None else ""),
-    )
-
-
-def number(least, most=None, *, open_left=False, open_right=False):
-    """In [least, most], or without one of the two ends."""
-    words = f"a number {'above' if open_left else 'of at least'} {least}"
-    if most is not None:
-        words = f"a number in {'(' if open_left else '['}{least}, {most}{')' if open_right else ']'}"
-    return Rule(
-        lambda v: _is_number(v) and least <= v and (most is None or v <= most)
-        and not (open_left and v == least) and not (open_right and v == most),
-        words,
-    )  # fmt: skip
-
-
-def one_of(*names):
-    return Rule(lambda v: v in names, f"one of {', '.join(map(repr, names))}")
-
-
-def each(rule, count=None, rising=False):
-    """A list of values that a rule allows: ``count`` of them, or at least one (0 = it may be empty)."""
-    how_many = f"{count} values" if count else "a list of values"
-    return Rule(
-        lambda v: isinstance(v, (list, tuple)) and (len(v) == count if count else len(v) or count == 0)
-        and all(map(rule.allows, v)) and not (rising and any(x >= y for x, y in zip(v, v[1:]))),
-        f"{how_many}{', each larger than the one before' if rising else ''}, each {rule.words}",
-    )  # fmt: skip
-
-
-def optional(rule):
-    return Rule(lambda v: v is None or rule.allows(v), f"null or {rule.words}")
-
-
-SHARE, POSITIVE, WEIGHT = number(0, 1), number(0, open_left=True), number(0)
-COUNT, AT_LEAST_0 = whole(1), whole(0)
 BOX_LOSSES = one_of("smooth_l1", "giou", "diou", "ciou")
 IOUS, IOU_LABELS = each(SHARE, rising=True), each(one_of(-1, 0, 1))
 FOUR = each(POSITIVE, 4)
 POOLERS = one_of("ROIAlign", "ROIAlignV2", "ROIPool")
-NORMS = one_of("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 # Detectron2 adds a process's rank to the seed, and NumPy takes 32 bits
 SEEDS = Rule(lambda v: v == int(v) and v < 2**32 - 2**10, f"a whole number below {2**32 - 2**10}, negative = drawn")
 RULES = {
@@ -226,12 +188,12 @@ def _check_together(cfg):
 def _check_input(cfg):
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         values = cfg.MODEL[key]
-        if len(values) != 3 or not all(_is_number(v) for v in values) or (key == "PIXEL_STD" and min(values) <= 0):
+        if len(values) != 3 or not all(is_number(v) for v in values) or (key == "PIXEL_STD" and min(values) <= 0):
             more = " above 0" if key == "PIXEL_STD" else ""
             raise ConfigError(f"MODEL.{key} is {list(values)}: use three numbers{more}, in the order of INPUT.FORMAT.")
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     sizes = sizes if isinstance(sizes, (list, tuple)) else [sizes]
-    if not sizes or not all(_is_number(v) and v >= 0 for v in sizes):
+    if not sizes or not all(is_number(v) and v >= 0 for v in sizes):
         raise ConfigError(f"INPUT.MIN_SIZE_TRAIN is {list(sizes)}: use short sides in pixels, such as (800,).")
 
 
@@ -240,26 +202,3 @@ def _check_device(device):
         torch.device(device)
     except RuntimeError:
         raise ConfigError(f"MODEL.DEVICE is {device!r}: use cpu, cuda or cuda:0.") from None
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def flat_keys(cfg, prefix=""):
-    """Dotted names of all keys that hold a value; declared data sets apart, whose names are the user's."""
-    for key, value in cfg.items():
-        if isinstance(value, dict) and f"{prefix}{key}" != "DATASETS.DECLARED":
-            yield from flat_keys(value, f"{prefix}{key}.")
-        elif not isinstance(value, dict):
-            yield f"{prefix}{key}"
-
-
-def value_of(cfg, key, **default):
-    """A key's value by its dotted name; ``default`` where there is no such key."""
-    node = cfg
-    for part in key.split("."):
-        if part not in node:
-            return default["default"]
-        node = node[part]
-    return node

@@ -1,0 +1,269 @@
+"""Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
+
+``docs/configuration.md`` is made from this file: ``python -m mic_det.config.docs docs/configuration.md``.
+"""
+
+from detectron2.config import CfgNode as CN
+
+from .rules import (
+    ANY_NUMBER,
+    AT_LEAST_0,
+    COUNT,
+    SHARE,
+    SHARE_BELOW_1,
+    TEXT,
+    WEIGHT,
+    YES_NO,
+    Key,
+    Rule,
+    Section,
+    each,
+    is_number,
+    number,
+    one_of,
+)
+
+QUALITY_MODES = ("teacher", "student", "published", "none")
+ALIGNED_REGIONS = ("same", "published")
+SIGMAS = Rule(
+    lambda v: len(v) == 2 and all(map(is_number, v)) and 0 < v[0] <= v[1],
+    "two numbers (low, high), 0 < low <= high",
+)
+MARGINS = Rule(
+    lambda v: len(v) == 4 and all(is_number(m) and 0 <= m and (m < 1 or m == int(m)) for m in v),
+    "four numbers (top, bottom, left, right), each a share in [0, 1) or a whole number of pixels",
+)
+SETS = Rule(lambda v: isinstance(v, dict), "a mapping of names to IMAGES, JSON, SEM_SEG and SEM_SEG_CLASSES")
+
+
+# fmt: off
+SECTIONS = (
+    Section("Data sets", "A set has a registered name, or an entry in `DATASETS.CUSTOM`.", (
+        Key("DATASETS.TARGET", (), each(TEXT, 0),
+            "Unlabelled training sets of the target domain. Only their images are used: annotations never reach the "
+            "model. () = train on the source alone."),
+        Key("DATASETS.CUSTOM", CN(new_allowed=True), SETS,
+            "Data sets that need no Python, one entry a name: `my_fog: {JSON: fog/annotations.json, IMAGES: "
+            "fog/images}`. IMAGES: the folder of the images, searched recursively. JSON: a COCO file, whose file names "
+            "are relative to IMAGES; without it the set is unlabelled. SEM_SEG: a folder of label maps (8-bit PNG, 255 "
+            "= ignored) for models with a segmentation head; a map has its image's name with .png, or the "
+            "\"sem_seg_file_name\" of the JSON's image. SEM_SEG_CLASSES: the names of the labels 0, 1, ..., or "
+            "\"cityscapes\" for its 19 train ids. Relative paths are below $DETECTRON2_DATASETS (default ./datasets); "
+            "\"~\" and \"$VAR\" are expanded."),
+        Key("TEST.PSEUDO_LABELS.DATASET", "", TEXT,
+            "A set of target images whose pseudo-labels are measured at each evaluation (TEST.EVAL_PERIOD, the end, "
+            "--eval-only), for analysis alone. With labels: precision, recall, AP50, mIoU. Without: the share of "
+            "images and classes that have pseudo-boxes, and how far teacher and student agree. \"\" = none."),
+        Key("TEST.PSEUDO_LABELS.MAX_IMAGES", 200, AT_LEAST_0,
+            "At most this number of them, evenly spread over the set; 0 = all.", "images"),
+        Key("DATALOADER.WORKER_TIMEOUT", 300, AT_LEAST_0,
+            "Where DATALOADER.NUM_WORKERS processes prepare the batches: a batch that takes longer stops the run with "
+            "an error (shared memory that is too small, a disk that hangs). 0 = wait for ever.", "s"),
+    )),
+    Section("Training", "", (
+        Key("SOLVER.IMS_PER_BATCH_TARGET", 1, COUNT,
+            "Target images of a batch, over all devices. SOLVER.IMS_PER_BATCH counts source images.", "images"),
+        Key("SOLVER.ACCUMULATE_STEPS", 1, COUNT,
+            "Batches whose gradients are added up before one optimizer step and one teacher update.", "batches"),
+        Key("SOLVER.CHECKPOINT_KEEP", 0, AT_LEAST_0,
+            "How many numbered checkpoints stay, the newest ones; 0 = all. They are written every "
+            "SOLVER.CHECKPOINT_PERIOD steps and where a signal stops the run. model_final.pth always stays.", "files"),
+        Key("SOLVER.NON_FINITE.SKIP_STEPS", 0, AT_LEAST_0,
+            "How many steps of a run may be skipped, with a warning, because a loss or gradient is infinite or NaN in "
+            "any process; the next one stops the run. The batch is kept in OUTPUT_DIR/non_finite, and the state before "
+            "the step in a checkpoint.", "optimizer steps"),
+        Key("SOLVER.NON_FINITE.MAX_OVERFLOWS", 30, AT_LEAST_0,
+            "With float16, gradients may overflow: the step is skipped and their scale is lowered. More overflows in a "
+            "row than this stop the run.", "optimizer steps"),
+        Key("SOLVER.SEQUENTIAL_BACKWARD", False, YES_NO,
+            "True: source, masked and mixed images go through the student one after the other, each with its own "
+            "backward pass, for GPUs with little memory. The gradient is that of one merged pass (False), which is "
+            "faster. Views that MODEL.MIC.ALIGNMENT compares stay together. For MIC, and not for trained BatchNorm."),
+        Key("SOLVER.FUSED", True, YES_NO,
+            "PyTorch's fused SGD, which goes through the weights once a step. It saves 2 % of a step of ResNet-50 on a "
+            "CPU."),
+        Key("SOLVER.AMP.DTYPE", "float16", one_of("float16", "bfloat16"),
+            "Number format of SOLVER.AMP.ENABLED. float16 comes with loss scaling; bfloat16 works on CPUs too."),
+    )),
+    Section("Backbone", "", (
+        Key("MODEL.TORCHVISION.NAME", "mobilenet_v2", TEXT,
+            "For MODEL.BACKBONE.NAME build_torchvision_fpn_backbone, an FPN on a classifier of torchvision: resnet*, "
+            "resnext*, wide_resnet*, mobilenet_v2, mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet "
+            "weights are loaded by MODEL.WEIGHTS: \"torchvision://NAME\" (downloads), or a file with torchvision's "
+            "state dict."),
+        Key("MODEL.TORCHVISION.NORM", "FrozenBN", one_of("FrozenBN", "BN"),
+            "FrozenBN: BatchNorm layers become fixed affine maps. BN: they are trained, except in frozen stages. "
+            "MODEL.BACKBONE.FREEZE_AT says how many of the finest stages, the stem included, are frozen."),
+        Key("MODEL.BACKBONE.MIN_MATCHED_KEYS", 0.9, SHARE,
+            "Loading stops where fewer of the backbone's tensors are found in MODEL.WEIGHTS than this share, or where "
+            "another tensor has another shape than the file's; predictors of another number of classes are allowed. 0 "
+            "= whatever fits is taken.", "share of tensors"),
+    )),
+    Section("MIC", "`MODEL.META_ARCHITECTURE: MIC` makes a student and its teacher.", (
+        Key("MODEL.MIC.STUDENT", "GeneralizedRCNN", TEXT,
+            "The student, and the teacher with it: a registered meta-architecture with an R-CNN's parts (backbone, "
+            "proposal_generator, roi_heads), BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with "
+            "instance masks that Detectron2 merges with the pixels) or SemanticSegmentor."),
+        Key("MODEL.MIC.EVALUATE", "teacher", one_of("teacher", "student", "both"),
+            "The model that predicts, in evaluation and elsewhere. both: the teacher is evaluated, then the student "
+            "(metrics \"student/...\"), and the teacher predicts.", source="published: student"),
+        Key("MODEL.MIC.WEIGHTS_FROM", "teacher", one_of("teacher", "student"),
+            "Of a checkpoint that has both models (MIC's, or one of another framework): whose weights a new training "
+            "starts from, and a plain detector takes. Resuming and evaluation take each as it is."),
+        Key("MODEL.MIC.BURN_IN_STEPS", 0, AT_LEAST_0,
+            "Training on the source before the teacher starts. Until then the teacher is a copy of the student (t = 0) "
+            "and L_M is left out; an alignment is not.", "optimizer steps", "mean-teacher detectors; published: 0"),
+    )),
+    Section("Teacher", "An exponential moving average: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).", (
+        Key("MODEL.MIC.TEACHER.ALPHA", 0.9, SHARE_BELOW_1,
+            "The average's weight of its own past.",
+            source="Sec. 3.2; published: 0.9 for detection on SADA, 0.999 for segmentation; mean-teacher detectors: "
+            "0.9996"),
+        Key("MODEL.MIC.TEACHER.INPUT_SIZE", 0, AT_LEAST_0,
+            "Short side at which the teacher sees the target image; 0 = as the student sees it.", "pixels",
+            "published: 0"),
+    )),
+    Section("Pseudo-boxes", "From the teacher's detections on the whole target image.", (
+        Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", 0.8, SHARE, "Least score (delta).", "probability",
+            "Sec. 3.3; published: 0.8"),
+        Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
+            "One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
+        Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
+            "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
+            "MODEL.ROI_HEADS.NMS_THRESH_TEST, so only a smaller value removes more.", "IoU"),
+        Key("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", 100, COUNT,
+            "At most this number an image, those with the highest scores.", "boxes"),
+        Key("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", 0.0, WEIGHT,
+            "Least width and height, in the student's view. Boxes without width or height are never taken.", "pixels"),
+    )),
+    Section("Monitor", "Warnings of pseudo-labels that collapse, with advice, once an episode. 0 switches each off.", (
+        Key("MODEL.MIC.MONITOR.PATIENCE", 200, AT_LEAST_0,
+            "Warns after this number of steps in a row without a pseudo-box, or in which the teacher is sure of too "
+            "few pixels (PIXEL_QUALITY). BOXES_RATIO compares means over as many steps.", "optimizer steps"),
+        Key("MODEL.MIC.MONITOR.ONE_CLASS_STEPS", 500, AT_LEAST_0,
+            "Warns after this number of steps in a row with pseudo-boxes of one class alone.", "optimizer steps"),
+        Key("MODEL.MIC.MONITOR.BOXES_RATIO", 5.0, WEIGHT,
+            "Warns where a target image has more pseudo-boxes than this times the boxes of a source image.", "ratio"),
+        Key("MODEL.MIC.MONITOR.PIXEL_QUALITY", 0.01, SHARE,
+            "Warns where the teacher is sure of a smaller share of the pixels.", "share of pixels"),
+    )),
+    Section("Patch mask", "Random square patches of the normalised image are set to 0.", (
+        Key("MODEL.MIC.MASK.BLOCK_SIZE", 32, COUNT, "Patch size b, in the student's view.", "pixels",
+            "Sec. 3.1, Eq. 4-5; published: 32 for detection (short side 800); for segmentation 64 at 1024 x 2048, 32 "
+            "at half of it"),
+        Key("MODEL.MIC.MASK.RATIO", 0.5, SHARE_BELOW_1, "Share r of patches that are hidden; 0 = no mask.",
+            "share of patches", "Sec. 3.1; published: 0.5 for detection, 0.7 for segmentation"),
+        Key("MODEL.MIC.MASK.DOMAINS", "target", one_of("target", "source", "both"),
+            "Whose masked views are trained on; those of the source with their true boxes.",
+            source="the paper's ablation; published: target"),
+    )),
+    Section("Strong augmentation", "Colour changes of the student's view before the mask, new ones at each step.", (
+        Key("MODEL.MIC.STRONG_AUG.ON_SOURCE", False, YES_NO, "Whether source images get them too.",
+            source="mean-teacher detectors; published: False"),
+        Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", 0.2, number(0, 0.5),  # torchvision: half a turn of the hue
+            "Brightness, contrast, saturation and hue change by up to this much.", source="published: 0.2"),
+        Key("MODEL.MIC.STRONG_AUG.JITTER_PROB", 0.8, SHARE, "How often.", "probability"),
+        Key("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", (0.15, 1.15), SIGMAS,
+            "Gaussian blur: its sigma is drawn uniformly from this range.", "pixels"),
+        Key("MODEL.MIC.STRONG_AUG.BLUR_PROB", 0.5, SHARE, "How often.", "probability"),
+    )),
+    Section("Masked consistency", "The loss L_M of the student's masked view against the teacher's pseudo-boxes.", (
+        Key("MODEL.MIC.CONSISTENCY.WEIGHT", 1.0, WEIGHT,
+            "lambda_M. 0 leaves L_M out, and the teacher's pass over target images with it.",
+            source="published: 1.0, in the released detection config too (0.5 is only its code's default)"),
+        Key("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", 0, AT_LEAST_0,
+            "After burn-in, lambda_M grows linearly from 0 over this number of steps; 0 = at once.", "optimizer steps"),
+        Key("MODEL.MIC.CONSISTENCY.QUALITY", "teacher", one_of(*QUALITY_MODES),
+            "Weight q of each region. teacher: the teacher's probability for the label that the region is given (score "
+            "of the pseudo-box, background). student: the student's probability for what it predicts itself, without "
+            "gradient: max(p, 1 - p) of an anchor, the top probability of a RoI; the weight of its own errors is high. "
+            "published: what the authors' detection code does: RoIs as student; an anchor has the student's foreground "
+            "probability p, whatever its label, and the gradient goes through it. none: 1. Regions of masked source "
+            "images, whose boxes are true, have q = 1 in every mode.", source="Eq. 6-7; published: \"published\""),
+        Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
+            "Images without a pseudo-box are skipped, or are all background."),
+        Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),
+        Key("MODEL.MIC.CONSISTENCY.ROI_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RoI classification in L_M."),
+        Key("MODEL.MIC.CONSISTENCY.RPN_BOX_REG_WEIGHT", 0.0, WEIGHT,
+            "Weight of the RPN's box regression in L_M, on pseudo-boxes. All four are weighted by q.",
+            source="published: 0 (pseudo-boxes are not that exact)"),
+        Key("MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT", 0.0, WEIGHT,
+            "Weight of the RoIs' box regression in L_M.", source="published: 0"),
+    )),
+    Section("Alignment",
+        "Adversarial alignment L_T of SADA (Chen et al., IJCV 2021), the detector that MIC's published detection "
+        "result adapts. Domain classifiers learn to tell source from target. A gradient reversal layer (GRL) trains "
+        "the student to make that impossible. Off unless a part is enabled. Each part has a WEIGHT of its loss (0 "
+        "leaves it out) and a GRL_WEIGHT: the factor of the reversed gradient for the student. A GRL_WEIGHT of 0 "
+        "leaves the student alone: the classifiers then only measure how far apart the domains are.", (
+        Key("MODEL.MIC.ALIGNMENT.VIEW", "whole", one_of("whole", "masked", "both"),
+            "Target views that the classifiers see: whole images. masked and both, of earlier versions, are taken as "
+            "whole, with a warning: source images are never masked, so the patches told the domains apart."),
+        Key("MODEL.MIC.ALIGNMENT.SCHEDULE", "constant", one_of("constant", "dann"),
+            "GRL weights over the steps. dann: times 2 / (1 + exp(-10 p)) - 1, where p goes from 0 to 1.",
+            source="dann: Ganin and Lempitsky, 2015; published: constant"),
+        Key("MODEL.MIC.ALIGNMENT.RAMP_STEPS", 0, AT_LEAST_0,
+            "Steps over which dann's p grows; 0 = SOLVER.MAX_ITER.", "optimizer steps"),
+        Key("MODEL.MIC.ALIGNMENT.IMAGE.ENABLED", False, YES_NO,
+            "One classifier of positions for each feature map."),
+        Key("MODEL.MIC.ALIGNMENT.IMAGE.WEIGHT", 1.0, WEIGHT, "Weight of its loss.", source="published: 1.0"),
+        Key("MODEL.MIC.ALIGNMENT.IMAGE.GRL_WEIGHT", 0.025, WEIGHT, "Factor of its reversed gradient.",
+            source="published: 0.025"),
+        Key("MODEL.MIC.ALIGNMENT.IMAGE.CHANNELS", 512, COUNT, "Width of each classifier.", "channels", "authors' code"),
+        Key("MODEL.MIC.ALIGNMENT.IMAGE.FEATURES", (), each(TEXT, 0),
+            "Names of feature maps; () = all of the backbone."),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.ENABLED", False, YES_NO,
+            "One classifier of regions for each level that the box pooler reads."),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.WEIGHT", 1.0, WEIGHT, "Weight of its loss.", source="published: 1.0"),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.GRL_WEIGHT", 0.1, WEIGHT, "Factor of its reversed gradient.",
+            source="published: 0.1"),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.FC_DIM", 1024, COUNT, "Width of each classifier.", "channels",
+            "authors' code"),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.DROPOUT", 0.5, SHARE_BELOW_1, "Dropout in the classifiers.", "probability",
+            "authors' code"),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.REGIONS", "same", one_of(*ALIGNED_REGIONS),
+            "same: random proposals in both domains, which costs a pass of the box head over that number of source "
+            "regions more. published: random proposals of the target, but of the source those that L_S has sampled. A "
+            "quarter of them are objects, more than among proposals, so the classifiers learn to tell objects from "
+            "background.",
+            source="published: \"published\""),
+        Key("MODEL.MIC.ALIGNMENT.INSTANCE.REGIONS_PER_IMAGE", 0, AT_LEAST_0,
+            "Proposals drawn from an image (with REGIONS published: of the target); 0 = "
+            "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE.", "regions"),
+        Key("MODEL.MIC.ALIGNMENT.AGREEMENT.ENABLED", False, YES_NO,
+            "Agreement of the two classifiers, mean |p_img - p_ins|. It needs both."),
+        Key("MODEL.MIC.ALIGNMENT.AGREEMENT.WEIGHT", 0.1, WEIGHT, "Weight of its loss.", source="published: 1.0"),
+        Key("MODEL.MIC.ALIGNMENT.AGREEMENT.GRL_WEIGHT", -1.0, ANY_NUMBER,
+            "Multiplies the two GRL weights: -1 hands the gradient on without reversal, at each part's own scale. The "
+            "published pair of 1.0 and -0.1 gives features the same gradient as 0.1 and -1.0, and classifiers ten "
+            "times as much.", source="published: -0.1"),
+    )),
+    Section("Segmentation",
+        "For students with a segmentation head (SemSegFPNHead). The loss is L_M's with pixel labels (Eq. 6), weighted "
+        "by the image's quality (Eq. 8). Burn-in and ramp are those of boxes.", (
+        Key("MODEL.MIC.SEM_SEG.WEIGHT", 1.0, WEIGHT, "lambda_M of the segmentation; 0 leaves it out.",
+            source="published: 1.0"),
+        Key("MODEL.MIC.SEM_SEG.PIXEL_THRESHOLD", 0.968, SHARE,
+            "tau: a pixel is sure where the teacher's top probability exceeds it.", "probability",
+            "Eq. 8; published: 0.968"),
+        Key("MODEL.MIC.SEM_SEG.MARGINS", (0, 0, 0, 0), MARGINS,
+            "Margins of the original target image (top, bottom, left, right) whose pseudo-labels get weight 0, such as "
+            "the own car and the rim of a rectified image: below 1 as shares of its height and width, from 1 on in its "
+            "pixels. They go through the same crop, resizing and flip as the image.", "pixels or shares",
+            "published for Cityscapes (1024 x 2048): 30, 240, 30, 30"),
+        Key("MODEL.MIC.SEM_SEG.IGNORE_TOP", 0, AT_LEAST_0,
+            "Old; use MARGINS. Rows of the student's view, which random crops and several scales make wrong.",
+            "pixels"),
+        Key("MODEL.MIC.SEM_SEG.IGNORE_BOTTOM", 0, AT_LEAST_0, "Old; use MARGINS.", "pixels"),
+        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE", 64, COUNT,
+            "Patch size where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used.", "pixels",
+            "published: 64 at 1024 x 2048 (crops of 1024), 32 at half of it"),
+        Key("MODEL.MIC.SEM_SEG.MASK.RATIO", 0.7, SHARE_BELOW_1,
+            "Share of hidden patches where the segmentation trains alone.", "share of patches", "published: 0.7"),
+        Key("MODEL.MIC.SEM_SEG.MIX_WEIGHT", 0.0, WEIGHT,
+            "Weight of ClassMix self-training, the segmentation's L_T; 0 leaves it out.",
+            source="DACS; published: 1.0"),
+    )),
+)
+# fmt: on
+KEYS = {key.name: key for section in SECTIONS for key in section.keys}

@@ -1,0 +1,42 @@
+"""Detectron2's config, whose merges also take old names of keys."""
+
+import io
+
+from detectron2.config import CfgNode
+
+from .renamed import current_pairs, current_tree, warn_of_old_names
+from .yaml_files import with_current_names
+
+
+class MICCfgNode(CfgNode):
+    """The root of a config with mic_det's keys.
+
+    Whatever is merged into it may have the names of :data:`~mic_det.config.renamed.RENAMED`: one warning a source
+    names the current ones. The nodes below are Detectron2's own.
+
+    Raises (of every merge):
+        ConfigError: where a key is given by its old name and its current one.
+    """
+
+    @classmethod
+    def _open_cfg(cls, filename):
+        with super()._open_cfg(filename) as f:
+            text, renamed = with_current_names(f.read(), filename)
+        warn_of_old_names(filename, renamed)
+        file = io.StringIO(text)
+        file.name = filename  # which errors of YAML show
+        return file
+
+    def merge_from_other_cfg(self, cfg_other):
+        tree, renamed = current_tree(cfg_other)
+        warn_of_old_names("The merged config", renamed)
+        super().merge_from_other_cfg(CfgNode(tree) if renamed else cfg_other)
+
+    def merge_from_list(self, cfg_list):
+        pairs, renamed = current_pairs(cfg_list)
+        warn_of_old_names("The list of KEY VALUE pairs", renamed)
+        super().merge_from_list(pairs)
+
+    @classmethod
+    def _decode_cfg_value(cls, value):
+        return CfgNode(value) if isinstance(value, dict) else super()._decode_cfg_value(value)

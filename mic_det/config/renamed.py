@@ -1,0 +1,103 @@
+"""Old names of config keys, which go on working."""
+
+import logging
+
+from detectron2.utils import comm
+
+from ..errors import ConfigError
+
+# Old name -> name. Of a section, all keys below it are meant. A key of a renamed section stands here below the
+# section's new name. Only the last part of a name may differ.
+RENAMED = {
+    "DATASETS.DECLARED": "DATASETS.CUSTOM",
+    "MODEL.MIC.COLOR": "MODEL.MIC.STRONG_AUG",
+    "MODEL.MIC.STRONG_AUG.SOURCE": "MODEL.MIC.STRONG_AUG.ON_SOURCE",
+    "MODEL.MIC.WATCH": "MODEL.MIC.MONITOR",
+    "MODEL.MIC.MONITOR.STEPS": "MODEL.MIC.MONITOR.PATIENCE",
+    "MODEL.MIC.CONSISTENCY.RPN_LOC_WEIGHT": "MODEL.MIC.CONSISTENCY.RPN_BOX_REG_WEIGHT",
+    "MODEL.MIC.CONSISTENCY.ROI_LOC_WEIGHT": "MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT",
+    "MODEL.MIC.ALIGNMENT.CONSISTENCY": "MODEL.MIC.ALIGNMENT.AGREEMENT",
+    "MODEL.MIC.ALIGNMENT.IMAGE.REVERSAL_WEIGHT": "MODEL.MIC.ALIGNMENT.IMAGE.GRL_WEIGHT",
+    "MODEL.MIC.ALIGNMENT.INSTANCE.REVERSAL_WEIGHT": "MODEL.MIC.ALIGNMENT.INSTANCE.GRL_WEIGHT",
+    "MODEL.MIC.ALIGNMENT.AGREEMENT.REVERSAL_WEIGHT": "MODEL.MIC.ALIGNMENT.AGREEMENT.GRL_WEIGHT",
+}
+# (name of a key, old value) -> value
+RENAMED_VALUES = {("MODEL.META_ARCHITECTURE", "MICRCNN"): "MIC"}
+
+
+def current_name(key):
+    """The name that a dotted key has now."""
+    for old, new in RENAMED.items():
+        if key == old or key.startswith(old + "."):
+            key = new + key[len(old) :]
+    return key
+
+
+def current_value(key, value):
+    """What the value of a key (by its current name) is called now."""
+    return RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value
+
+
+def current_settings(settings):
+    """A flat dict of settings, by the names that they have now."""
+    return {current_name(k): current_value(current_name(k), v) for k, v in settings.items()}
+
+
+def current_pairs(pairs):
+    """``[KEY, VALUE, ...]`` with the names that keys have now.
+
+    Returns:
+        (list, dict[str, str]): the pairs, and old name -> name.
+    """
+    pairs, given, renamed = list(pairs), {}, {}
+    for i in range(0, len(pairs) - 1, 2):
+        old = str(pairs[i])
+        pairs[i : i + 2] = note_current(old, current_name(old), pairs[i + 1], renamed)
+        if given.setdefault(pairs[i], old) != old:
+            raise both_given(given[pairs[i]], old, pairs[i])
+    return pairs, renamed
+
+
+def current_tree(tree):
+    """Nested dicts with the names that keys have now.
+
+    Returns:
+        (dict, dict[str, str]): new dicts, and old name -> name.
+    """
+    renamed = {}
+    return _tree(tree, "", "", renamed), renamed
+
+
+def _tree(tree, prefix, new_prefix, renamed):
+    result, given = {}, {}
+    for key, value in tree.items():
+        old = f"{prefix}{key}"
+        new, value = note_current(old, current_name(f"{new_prefix}{key}"), value, renamed)
+        if given.setdefault(new, old) != old:
+            raise both_given(given[new], old, new)
+        value = _tree(value, f"{old}.", f"{new}.", renamed) if isinstance(value, dict) else value
+        result[new[len(new_prefix) :]] = value
+    return result
+
+
+def note_current(old, new, value, renamed):
+    """(``new``, the value's current name); in ``renamed`` is noted what has another name now."""
+    if new != old and not any(old.startswith(f"{x}.") and renamed[x] + old[len(x) :] == new for x in renamed):
+        renamed[old] = new
+    known = current_value(new, value)
+    if known is not value:
+        renamed[f"{new} {value}"] = f"{new} {known}"
+    return new, known
+
+
+def both_given(first, second, new):
+    """The error of a key that is given by its old name and its current one."""
+    old = first if first != new else second
+    return ConfigError(f"{old} is the old name of {new}, and both are given: keep {new} alone.")
+
+
+def warn_of_old_names(source, renamed):
+    """One warning that names the keys to use instead; none where ``renamed`` (old name -> name) is empty."""
+    if renamed and comm.is_main_process():
+        names = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
+        logging.getLogger(__name__).warning("%s has old names of keys, which still work: %s.", source, names)

@@ -1,0 +1,109 @@
+"""Settings that cannot work are refused before anything is built or loaded; those that are right alone, too."""
+
+import logging
+
+from detectron2.config import CfgNode as CN
+
+from ..errors import ConfigError
+from ..printable import printable
+from .detectron2_keys import RULES
+from .keys import KEYS
+from .models import is_mic, student_architecture
+from .renamed import RENAMED
+from .tree import check_key, value_of
+
+# keys of Detectron2 that our own code reads, for configs that no other check has seen
+CHECKED_TOO = (
+    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+)  # fmt: skip
+
+
+def validate_mic_config(cfg):
+    """Refuse settings that cannot work before anything is built or loaded.
+
+    Args:
+        cfg (CfgNode): a config with mic_det's keys.
+
+    Raises:
+        ConfigError: names the first wrong key, its value and what is allowed.
+    """
+    _check_names(cfg)
+    for key in KEYS.values():
+        check_key(cfg, key.name, key.check)
+    for name in CHECKED_TOO:
+        check_key(cfg, name, RULES[name])
+    _check_alignment(cfg)
+    _check_margins(cfg.MODEL.MIC.SEM_SEG)
+    if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
+        raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
+    _check_sequential_backward(cfg)
+    _check_classes(cfg)
+    _check_custom_sets(cfg.DATASETS.CUSTOM)
+
+
+def _check_names(cfg):
+    """Merging takes old names; an attribute that is set by its old name would have no effect."""
+    missing = object()
+    for old, new in RENAMED.items():
+        if value_of(cfg, old, default=missing) is not missing:
+            raise ConfigError(f"{old} is an old name: set {new} instead.")
+
+
+def _check_sequential_backward(cfg):
+    own = "TORCHVISION" if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone" else "RESNETS"
+    norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
+    trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
+    if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
+        raise ConfigError(
+            f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "
+            "of the images that go through together: use FrozenBN or GN, or set it to False."
+        )
+
+
+def _check_alignment(cfg):
+    a, key = cfg.MODEL.MIC.ALIGNMENT, "MODEL.MIC.ALIGNMENT"
+    enabled = [part for part in ("IMAGE", "INSTANCE", "AGREEMENT") if a[part].ENABLED and a[part].WEIGHT]
+    if "AGREEMENT" in enabled and len(enabled) < 3:
+        raise ConfigError(f"{key}.AGREEMENT compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
+    if enabled and is_mic(cfg) and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
+        raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
+
+
+def _check_margins(s):
+    key, margins = "MODEL.MIC.SEM_SEG.MARGINS", tuple(s.MARGINS)
+    for first, second in (margins[:2], margins[2:]):
+        if first < 1 and second < 1 and first + second >= 1:
+            raise ConfigError(f"{key} is {margins}: the shares {first} and {second} leave nothing of an image.")
+    for name in ("IGNORE_TOP", "IGNORE_BOTTOM"):
+        if s[name]:
+            logging.getLogger(__name__).warning(
+                "MODEL.MIC.SEM_SEG.%s is an old key, in rows of the student's view, which random crops and several "
+                "scales make wrong: use %s (top, bottom, left, right of the original image).", name, key,
+            )  # fmt: skip
+
+
+def _check_classes(cfg):
+    per_class = len(cfg.MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
+    if per_class and per_class != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
+        )
+
+
+def _check_custom_sets(sets):
+    for name, entry in sets.items():
+        key = f"DATASETS.CUSTOM.{name}"
+        classes = entry.get("SEM_SEG_CLASSES") if isinstance(entry, CN) else ()
+        for text in (name, *(classes if isinstance(classes, (list, tuple)) else ())):
+            if printable(text) != str(text):
+                raise ConfigError(f"{key}: {text!r} has control characters in it: remove them.")
+        known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
+        if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
+            raise ConfigError(
+                f"{key} must be a mapping with IMAGES (a folder) and, where the set is "
+                "labelled, JSON (a COCO file), SEM_SEG (a folder) and SEM_SEG_CLASSES; "
+                f"it is {dict(entry) if isinstance(entry, CN) else entry!r}."
+            )
+        if entry.get("SEM_SEG") and not entry.get("SEM_SEG_CLASSES"):
+            raise ConfigError(f"{key}.SEM_SEG has no SEM_SEG_CLASSES: give a list of names, or 'cityscapes'.")
