@@ -8,7 +8,7 @@ Both load without mic_det. Example:
 import argparse
 import sys
 
-from mic_det.config import ConfigError, needs_boxes
+from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.export import export
@@ -34,7 +34,7 @@ def main(args):
     # a plain detector's config takes the same part of MIC's checkpoint
     cfg = load_config(args.config_file, [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model])
     model = load_model(cfg, trust_checkpoint=args.trust_checkpoint)
-    names = [name for _, name in class_list(cfg)] if needs_boxes(cfg) else []
+    names = [name for _, name in class_list(cfg)]
     configs = export(cfg, model, args.model, args.output, names)
     print(f"{args.output}: the {args.model}'s weights")
     for path in configs:

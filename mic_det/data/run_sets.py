@@ -5,9 +5,10 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import ConfigError, is_mic, needs_boxes, needs_sem_seg, student_architecture
-from .builtin import prepare_label_maps
+from ..config import ConfigError, is_mic
+from ..label_kinds import consistency_weights
 from .catalog import DataError
+from .labels import labels_of
 
 
 def check_datasets(cfg, training=True):
@@ -21,8 +22,7 @@ def check_datasets(cfg, training=True):
         list[str]: one line a set: images, boxes, boxes per class.
 
     Raises:
-        DataError: missing sets or files; class lists that differ from each other or from
-            ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        DataError: missing sets or files; class lists that differ from each other or from the model's number.
         ConfigError: an unknown or missing set.
     """
     labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
@@ -30,12 +30,13 @@ def check_datasets(cfg, training=True):
     target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
     if training:
         check_roles(cfg)
-    lines, first = [], None
+    lines, kinds = [], labels_of(cfg)
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
             raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.DECLARED.")
-        if needs_sem_seg(cfg) and key != "TARGET":
-            prepare_label_maps(name)
+        learned = kinds if key != "TARGET" else []
+        for kind in learned:
+            kind.prepare(name)
         dicts = DatasetCatalog.get(name)
         if not dicts:
             raise DataError(f"{name} (DATASETS.{key}) has no images.")
@@ -43,34 +44,26 @@ def check_datasets(cfg, training=True):
         if missing:
             raise DataError(f"{name} (DATASETS.{key}): image {missing} is missing.")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-        if key != "TARGET":
-            if needs_boxes(cfg):
-                first = first or (name, classes)
-                check_classes(cfg, key, name, classes, first, dicts)
-            if needs_sem_seg(cfg):
-                check_label_maps(cfg, key, name, dicts)
+        for kind in learned:
+            kind.check(key, name, dicts)
         lines.append(describe(key, name, dicts, classes))
-    check_pseudo_label_set(cfg, first)
+    check_pseudo_label_set(cfg, kinds)
     return lines
 
 
-def check_pseudo_label_set(cfg, first):
+def check_pseudo_label_set(cfg, kinds):
     """Whether the set of ``TEST.PSEUDO_LABELS`` exists and, where it has boxes, has the source's classes.
 
     Args:
-        first ((str, list[str]) or None): name and classes of the first labelled set.
+        kinds (list): :func:`labels_of`, which have checked the labelled sets.
     """
     name = cfg.TEST.PSEUDO_LABELS.DATASET
     if not name:
         return
     if name not in DatasetCatalog.list():
         raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.DECLARED.")
-    if needs_sem_seg(cfg):
-        prepare_label_maps(name)
-    labelled = any(d.get("annotations") for d in DatasetCatalog.get(name))
-    classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-    if labelled and first and classes != first[1]:
-        raise DataError(f"{name} (TEST.PSEUDO_LABELS) has the classes {classes}, but {first[0]} has {first[1]}.")
+    for kind in kinds:
+        kind.check_measured(name)
 
 
 def check_roles(cfg):
@@ -78,7 +71,7 @@ def check_roles(cfg):
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
     mic, adapts = cfg.MODEL.MIC, is_mic(cfg)
-    weight = mic.CONSISTENCY.WEIGHT * needs_boxes(cfg) or mic.SEM_SEG.WEIGHT * needs_sem_seg(cfg)
+    weight = any(consistency_weights(cfg).values())
     if adapts and weight and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
         raise ConfigError(
             "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
@@ -88,39 +81,6 @@ def check_roles(cfg):
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
             "set DATASETS.TARGET to (), or use MIC."
-        )
-
-
-def check_classes(cfg, key, name, classes, first, dicts):
-    if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
-        raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
-    if classes != first[1]:
-        raise DataError(f"{name} (DATASETS.{key}) has the classes {classes}, but {first[0]} has {first[1]}.")
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise DataError(
-            f"{name} (DATASETS.{key}) has {len(classes)} classes {classes}, but MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}."
-        )
-
-
-def check_label_maps(cfg, key, name, dicts):
-    """Every image of a set must have a label map, of as many classes as the model has.
-
-    Raises:
-        DataError: names the set and the first file that is missing.
-    """
-    classes = MetadataCatalog.get(name).get("stuff_classes", [])
-    absent = next((d for d in dicts if not os.path.isfile(d.get("sem_seg_file_name") or "")), None)
-    if not classes or absent:
-        where = absent and absent.get("sem_seg_file_name") or f"that of {(absent or dicts[0])['file_name']}"
-        raise DataError(
-            f"{name} (DATASETS.{key}) lacks label maps, which {student_architecture(cfg)} learns from: {where} is "
-            f"missing. Declare DATASETS.DECLARED.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the folder."
-        )
-    if len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise DataError(
-            f"{name} (DATASETS.{key}) has {len(classes)} classes of pixels ({', '.join(classes)}), but "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}."
         )
 
 

@@ -7,8 +7,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 
-from ..config import ConfigError, needs_boxes, student_architecture
+from ..config import ConfigError, student_architecture
 from ..data.catalog import DataError
+from ..label_kinds import box_keys, label_kinds, num_classes
 from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
@@ -38,16 +39,17 @@ class Predictor:
         """
         Args:
             score_threshold (float): least score of a box, in [0, 1]; may be below
-                ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, which is then lowered to it.
+                ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` (of RetinaNet and FCOS: theirs), which is then lowered to it.
 
         Raises:
             ConfigError: where the model has no boxes, or no weights are named.
         """
-        if not needs_boxes(cfg):
+        if "boxes" not in label_kinds(cfg):
             raise ConfigError(f"{student_architecture(cfg)} predicts pixels alone: give the config of a detector.")
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
+        keys = box_keys(cfg)
+        keys.SCORE_THRESH_TEST = min(keys.SCORE_THRESH_TEST, score_threshold)
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
@@ -78,9 +80,11 @@ def class_list(cfg):
     The data need not be there: without any, classes are called by their number, counted from 1.
 
     Returns:
-        list[(int, str)]: one for each of ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        list[(int, str)]: one for each class of boxes; none where the model has pixels alone.
     """
-    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if "boxes" not in label_kinds(cfg):
+        return []
+    count = num_classes(cfg)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         try:
             if not MetadataCatalog.get(name).get("thing_classes") and name in DatasetCatalog.list():

@@ -42,8 +42,12 @@ def test_losses_of_both_domains_reach_the_student_alone(name):
 @pytest.mark.parametrize("name", STUDENTS)
 def test_the_masked_loss_is_the_detectors_own_times_q(name):
     """By hand: pseudo-boxes are the teacher's detections, the loss of each image counts times their mean score."""
-    plain = {"MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0,
-             "MODEL__MIC__PSEUDO_BOXES__NMS_THRESHOLD": 1.0}  # clipped boxes overlap more than those of its own NMS
+    plain = {
+        "MODEL__MIC__MASK__RATIO": 0.0,
+        "MODEL__MIC__COLOR__JITTER_PROB": 0.0,
+        "MODEL__MIC__COLOR__BLUR_PROB": 0.0,
+        "MODEL__MIC__PSEUDO_BOXES__NMS_THRESHOLD": 1.0,
+    }  # clipped boxes overlap more than those of its own NMS
     sampling = {"MODEL__RPN__BATCH_SIZE_PER_IMAGE": 100000, "MODEL__RPN__POSITIVE_FRACTION": 1.0,
                 "MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 1000, "MODEL__ROI_HEADS__POSITIVE_FRACTION": 1.0}  # fmt: skip
     model = make(name, **plain, **sampling, MODEL__MIC__CONSISTENCY__WEIGHT=0.7).train()
