@@ -3,6 +3,7 @@
 from detectron2.utils.events import get_event_storage
 
 from ...config import ConfigError
+from ..loss_normalizer import of_masked_images
 from .rcnn import BoxTask
 
 
@@ -55,9 +56,11 @@ class WholeModelTask(BoxTask):
         # every process logs the same terms, also where it has no pseudo-box
         losses = {k: view.images.tensor.new_zeros(()) for k in self._loss_names if self._term_weight(k)}
         for x, q in [(x, q) for x, q, use in zip(inputs, quality, used) if use]:
-            for name, value in student([x]).items():
+            with of_masked_images(student):
+                found = student([x])
+            for name, value in found.items():
                 if self._term_weight(name):
-                    losses[name] = losses[name] + value * q * self._term_weight(name) / len(inputs)
+                    losses[name] = losses.get(name, 0) + value * q * self._term_weight(name) / len(inputs)
         return losses
 
     def _quality(self, pseudo):
