@@ -43,7 +43,7 @@ class ExactState(HookBase):
         return get_random_state(), get_normalizers(self.trainer.model)
 
     def _states(self):
-        """State of this process and data state after ``trainer.iter``, which may be the step before the one in progress."""
+        """Of this process and of the data after ``trainer.iter``, which may be the step before that in progress."""
         if self._before is not None and self._before[0] == self.trainer.iter + 1:
             return self._before[1:]
         return self._own_state(), self.trainer.data_loader.state_dict()
