@@ -8,8 +8,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
+from mic_det.benchmark.synthetic import synthetic_batch
+from mic_det.benchmark.variants import make_variant, variant_names
 from mic_det.config import ConfigError
 from mic_det.config_checks import validate_mic_config
+from mic_det.engine.checkpoint import CheckpointError
+from mic_det.engine.weights_match import fitting
 from mic_det.modeling.tasks import RCNNTask, WholeModelTask
 
 DENSE = {
@@ -177,3 +181,34 @@ def test_fcos_of_a_config_is_detectron2s():
 def test_a_new_heads_bias_says_the_prior_probability():
     bias = make("FCOS", MODEL__FCOS__PRIOR_PROB=0.2).student.head.cls_score.bias
     torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.2))
+
+
+@pytest.mark.parametrize("name, key", [("RetinaNet", "RETINANET"), ("FCOS", "FCOS")])
+def test_weights_of_another_number_of_classes_leave_the_classifier_new(name, key, caplog):
+    state = make(name, **{f"MODEL__{key}__NUM_CLASSES": 5}).student.state_dict()
+    student = make(name).student
+    taken = fitting(state, student, "file.pth", 0.9, complete=False)
+    assert student.state_dict().keys() - taken.keys() == {"head.cls_score.weight", "head.cls_score.bias"}
+    assert f"another number of classes (MODEL.{key}.NUM_CLASSES): head.cls_score starts anew" in caplog.text
+    with pytest.raises(CheckpointError, match=f"another number of classes than MODEL.{key}.NUM_CLASSES says"):
+        fitting(state, student, "file.pth", 0.9, complete=True)
+
+
+def test_the_benchmark_compares_what_there_is_for_the_model():
+    """An alignment and a segmentation beside the boxes are an R-CNN's."""
+    names = ["plain", "teacher", "mic", "mic_sequential"]
+    for name in STUDENTS:
+        assert variant_names(tiny_cfg(**STUDENTS[name])) == names
+    assert {"mic_sada", "mic_seg", *names} < set(variant_names(tiny_cfg()))
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_benchmarks_step_has_pseudo_boxes_and_labels_of_the_models_classes(name):
+    cfg = tiny_cfg(**STUDENTS[name], SOLVER__IMS_PER_BATCH=1)
+    batches = [synthetic_batch(cfg, (64, 96), torch.Generator().manual_seed(0))]
+    assert max(int(x["instances"].gt_classes.max()) for x in batches[0]) < 3
+    variant = make_variant(cfg, "mic", batches)
+    pseudo = variant.model.eval().pseudo_labels([x for x in batches[0] if x["domain"] == "target"])["boxes"]
+    assert all(map(len, pseudo.boxes))
+    variant.model.train()
+    variant.run()
