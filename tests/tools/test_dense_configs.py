@@ -33,7 +33,8 @@ def on_the_scene(folder, file, name, output, **keys):
         "DATASETS__DECLARED": declared(folder), "DATASETS__TRAIN": ["source_train"], "DATASETS__TEST": ["target_val"],
         "INPUT__MIN_SIZE_TRAIN": [HEIGHT], "INPUT__MAX_SIZE_TRAIN": WIDTH, "INPUT__MIN_SIZE_TEST": HEIGHT,
         "INPUT__MAX_SIZE_TEST": WIDTH, "SOLVER__WARMUP_ITERS": 1, "SOLVER__BASE_LR": 0.005,
-        "OUTPUT_DIR": str(folder / output), "MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 0.06, **keys,
+        "OUTPUT_DIR": str(folder / output), "MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 0.002,
+        f"MODEL__{KEYS[name]}__SCORE_THRESH_TEST": 0.001, **keys,
     }  # fmt: skip
     for key, value in small.items():
         *parents, last = key.split("__")
@@ -72,7 +73,7 @@ def test_a_short_training_and_all_tools(folder, name, monkeypatch):
     opts = ["MODEL.WEIGHTS", run / "model_final.pth"]
     for tool, *args in (
         ("predict.py", "--input", folder / "target/images/val_0.png", "--format", "pictures,coco",
-         "--confidence-threshold", "0.01", "--output", folder / f"{name}_found"),
+         "--confidence-threshold", "0.001", "--output", folder / f"{name}_found"),
         ("visualize_pseudo_boxes.py", "--num-images", "1", "--output", folder / f"{name}_pictures"),
         ("show_context.py", "--ratios", "0.5", "--images", "1", "--output", folder / f"{name}_context", "--weights",
          f"MIC={run / 'model_final.pth'}"),
@@ -81,7 +82,7 @@ def test_a_short_training_and_all_tools(folder, name, monkeypatch):
         run_tool_here(tool, "--config-file", config, *args, *opts, *high, monkeypatch=monkeypatch)
     found = json.loads((folder / f"{name}_found/predictions.json").read_text())
     # the model's own threshold gives way to that of the command line
-    assert 0.01 <= min(a["score"] for a in found["annotations"]) < 0.9
+    assert 0.001 <= min(a["score"] for a in found["annotations"]) < 0.9
     assert json.loads((folder / f"{name}_context/curve.json").read_text())["checkpoints"]["MIC"]["AP50"] != []
     assert (folder / f"{name}_pictures/contact_sheet.png").is_file()
 
