@@ -9,6 +9,8 @@ import signal
 import pytest
 import torch
 from detectron2.engine import HookBase
+from detectron2.modeling.meta_arch import retinanet
+from fvcore.nn import sigmoid_focal_loss
 
 from helpers_resume import MIC, make_trainer, metrics, same, saved
 from mic_det.engine.finite import NonFiniteError
@@ -59,6 +61,14 @@ def train(root, output, at=None, act=kill, resume=False, **keys):
     trainer.register_hooks([watch])
     trainer.train()
     return watch.losses
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loss_without_jit():
+    """TorchScript's kernels differ in the last bit between the first calls of a process and later ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retinanet, "sigmoid_focal_loss_jit", sigmoid_focal_loss)
+        yield
 
 
 @pytest.fixture(scope="module")
