@@ -14,7 +14,6 @@ MASKED_DOMAINS = ("target", "source", "both")
 EMPTY_IMAGE_RULES = ("skip", "background")
 WEIGHT_SOURCES = ("teacher", "student")
 EVALUATED_MODELS = ("teacher", "student", "both")
-SEM_SEG_MODELS = ("BoxPanopticFPN", "PanopticFPN", "SemanticSegmentor")
 AMP_DTYPES = ("float16", "bfloat16")
 ALIGNED_VIEWS = ("whole", "masked", "both")
 ALIGNED_REGIONS = ("same", "published")
@@ -30,6 +29,7 @@ def add_mic_config(cfg: CN) -> None:
     """
     _add_dataset_keys(cfg)
     _add_backbone_keys(cfg)
+    _add_fcos_keys(cfg)
     _add_method_keys(cfg)
     _add_alignment_keys(cfg.MODEL.MIC)
     _add_sem_seg_keys(cfg.MODEL.MIC)
@@ -97,11 +97,37 @@ def _add_backbone_keys(cfg):
     cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS = 0.9
 
 
+def _add_fcos_keys(cfg):
+    # For MODEL.META_ARCHITECTURE or MODEL.MIC.STUDENT "FCOS": Detectron2's FCOS (Tian et al., ICCV 2019), which has no
+    # keys of its own. The defaults are those of its model zoo. Detections an image: TEST.DETECTIONS_PER_IMAGE.
+    fcos = cfg.MODEL.FCOS = CN()
+    # Classes of boxes, without background.
+    fcos.NUM_CLASSES = 80
+    # Feature maps of the backbone, the finest first: all of them, as each has weights.
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # 3 x 3 convolutions of each of the head's two branches, without the last one, and the norm after each ("" = none).
+    fcos.NUM_CONVS = 4
+    fcos.NORM = "GN"
+    # Probability of an object that a new head predicts everywhere, in (0, 1).
+    fcos.PRIOR_PROB = 0.01
+    # A point is an object's where it is nearer to the middle of its box than this many strides.
+    fcos.CENTER_SAMPLING_RADIUS = 1.5
+    # Focal loss: weight of objects (in [0, 1]; background has the rest), and exponent.
+    fcos.FOCAL_LOSS_ALPHA = 0.25
+    fcos.FOCAL_LOSS_GAMMA = 2.0
+    # Prediction: least score sqrt(class x centerness), in [0, 1]; the number of points of each map that may go on to
+    # the non-maximum suppression; and its IoU, in [0, 1].
+    fcos.SCORE_THRESH_TEST = 0.2
+    fcos.TOPK_CANDIDATES_TEST = 1000
+    fcos.NMS_THRESH_TEST = 0.6
+
+
 def _add_method_keys(cfg):
     mic = cfg.MODEL.MIC = CN()
-    # The student: a registered meta-architecture with an R-CNN's parts (backbone, proposal_generator,
-    # roi_heads), BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that
-    # Detectron2 merges with the pixels) or SemanticSegmentor. The teacher is a second one.
+    # The student: a registered meta-architecture, such as GeneralizedRCNN, RetinaNet, FCOS, BoxPanopticFPN (boxes and
+    # segmentation), PanopticFPN (the same, with instance masks that Detectron2 merges with the pixels) or
+    # SemanticSegmentor. The teacher is a second one. L_M weights each region of a GeneralizedRCNN; of RetinaNet, FCOS
+    # and of a Cascade R-CNN (MODEL.ROI_HEADS.NAME) it weights each image, by the mean score of its pseudo-boxes.
     mic.STUDENT = "GeneralizedRCNN"
     # Which of the two answers in evaluation and prediction: "teacher" or "student"; "both" evaluates
     # the teacher and then the student (metrics "student/..."), and predicts by the teacher. Published: student.
@@ -129,7 +155,7 @@ def _add_method_keys(cfg):
     # One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.
     mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS = ()
     # IoU of the class-wise non-maximum suppression of pseudo-boxes, in [0, 1]. It comes after the
-    # model's own MODEL.ROI_HEADS.NMS_THRESH_TEST, so only a smaller value removes more.
+    # model's own NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.
     mic.PSEUDO_BOXES.NMS_THRESHOLD = 0.5
     # At most so many an image, those with the highest scores.
     mic.PSEUDO_BOXES.MAX_PER_IMAGE = 100
@@ -172,7 +198,8 @@ def _add_method_keys(cfg):
     mic.CONSISTENCY.WEIGHT = 1.0
     # Optimizer steps after burn-in over which lambda_M grows linearly from 0; 0 = at once.
     mic.CONSISTENCY.RAMP_UP_STEPS = 0
-    # Weight q of each region.
+    # Weight q of each region. Where an image has a single q (MODEL.MIC.STUDENT), "teacher" is the mean score of its
+    # pseudo-boxes; "student" and "published" are not defined there, and are refused.
     # "teacher": the teacher's probability for the label that the region is given (score of the pseudo-box, background).
     # "student": the student's probability for what it predicts itself, without gradient: max(p, 1 - p) of an anchor,
     # the top probability of a RoI. The weight of its own errors is high.
@@ -185,6 +212,7 @@ def _add_method_keys(cfg):
     mic.CONSISTENCY.EMPTY_IMAGES = "skip"
     # Weights of the terms inside L_M: RPN objectness, RoI classification, and box regression of
     # both on pseudo-boxes (off by default: pseudo-boxes are not that exact). All four are weighted by q.
+    # The losses of RetinaNet and FCOS have the weights of RoIs; FCOS's centerness that of box regression.
     # 0 leaves a term out.
     mic.CONSISTENCY.RPN_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.ROI_CLS_WEIGHT = 1.0
@@ -254,16 +282,6 @@ def is_mic(cfg):
     """Whether the model is MIC, or a registered class of one's own that derives from it."""
     name = cfg.MODEL.META_ARCHITECTURE
     return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "wraps_student", False)
-
-
-def needs_sem_seg(cfg):
-    """Whether the model learns from label maps."""
-    return student_architecture(cfg) in SEM_SEG_MODELS
-
-
-def needs_boxes(cfg):
-    """Whether the model learns from boxes."""
-    return student_architecture(cfg) != "SemanticSegmentor"
 
 
 class ConfigError(MICError, ValueError):

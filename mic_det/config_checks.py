@@ -19,6 +19,7 @@ from .config import (
     is_mic,
     student_architecture,
 )
+from .label_kinds import classes_key, num_classes
 from .printable import printable
 
 
@@ -64,6 +65,7 @@ def validate_mic_config(cfg):
     _check_color(mic.COLOR)
     _check_alignment(cfg)
     _check_sem_seg(mic.SEM_SEG)
+    _check_dense(cfg.MODEL)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
@@ -80,6 +82,19 @@ def _check_numbers(cfg):
     _check_at_least("MODEL.MIC.WATCH.ONE_CLASS_STEPS", watch.ONE_CLASS_STEPS, 0, whole=True)
     _check_at_least("MODEL.MIC.WATCH.BOXES_RATIO", watch.BOXES_RATIO, 0)
     _check_unit_interval("MODEL.MIC.WATCH.PIXEL_QUALITY", watch.PIXEL_QUALITY)
+
+
+def _check_dense(model):
+    for name in ("RETINANET", "FCOS"):
+        for key in ("SCORE_THRESH_TEST", "NMS_THRESH_TEST", "FOCAL_LOSS_ALPHA"):
+            _check_unit_interval(f"MODEL.{name}.{key}", model[name][key])
+        for key, least in (("NUM_CLASSES", 1), ("NUM_CONVS", 1), ("TOPK_CANDIDATES_TEST", 1)):
+            _check_at_least(f"MODEL.{name}.{key}", model[name][key], least, whole=True)
+        _check_at_least(f"MODEL.{name}.FOCAL_LOSS_GAMMA", model[name].FOCAL_LOSS_GAMMA, 0)
+        if not 0 < model[name].PRIOR_PROB < 1:
+            raise ConfigError(f"MODEL.{name}.PRIOR_PROB is {model[name].PRIOR_PROB}: use a number in (0, 1).")
+    if not 0 < model.FCOS.CENTER_SAMPLING_RADIUS < float("inf"):
+        raise ConfigError(f"MODEL.FCOS.CENTER_SAMPLING_RADIUS is {model.FCOS.CENTER_SAMPLING_RADIUS}: use one above 0.")
 
 
 def _check_sequential_backward(cfg):
@@ -159,10 +174,10 @@ def _check_margins(key, margins):
 def _check_classes_and_sets(cfg):
     mic = cfg.MODEL.MIC
     per_class = len(mic.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
-    if per_class and per_class != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    if per_class and per_class != num_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
+            f"{classes_key(cfg)} is {num_classes(cfg)}: give one a class, or ()."
         )
     for name, entry in cfg.DATASETS.DECLARED.items():
         classes = entry.get("SEM_SEG_CLASSES") if isinstance(entry, CN) else ()
