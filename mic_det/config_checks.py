@@ -65,7 +65,7 @@ def validate_mic_config(cfg):
     _check_color(mic.COLOR)
     _check_alignment(cfg)
     _check_sem_seg(mic.SEM_SEG)
-    _check_dense(cfg.MODEL)
+    _check_fcos(cfg.MODEL.FCOS)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
@@ -84,17 +84,16 @@ def _check_numbers(cfg):
     _check_unit_interval("MODEL.MIC.WATCH.PIXEL_QUALITY", watch.PIXEL_QUALITY)
 
 
-def _check_dense(model):
-    for name in ("RETINANET", "FCOS"):
-        for key in ("SCORE_THRESH_TEST", "NMS_THRESH_TEST", "FOCAL_LOSS_ALPHA"):
-            _check_unit_interval(f"MODEL.{name}.{key}", model[name][key])
-        for key, least in (("NUM_CLASSES", 1), ("NUM_CONVS", 1), ("TOPK_CANDIDATES_TEST", 1)):
-            _check_at_least(f"MODEL.{name}.{key}", model[name][key], least, whole=True)
-        _check_at_least(f"MODEL.{name}.FOCAL_LOSS_GAMMA", model[name].FOCAL_LOSS_GAMMA, 0)
-        if not 0 < model[name].PRIOR_PROB < 1:
-            raise ConfigError(f"MODEL.{name}.PRIOR_PROB is {model[name].PRIOR_PROB}: use a number in (0, 1).")
-    if not 0 < model.FCOS.CENTER_SAMPLING_RADIUS < float("inf"):
-        raise ConfigError(f"MODEL.FCOS.CENTER_SAMPLING_RADIUS is {model.FCOS.CENTER_SAMPLING_RADIUS}: use one above 0.")
+def _check_fcos(fcos):
+    for key in ("SCORE_THRESH_TEST", "NMS_THRESH_TEST", "FOCAL_LOSS_ALPHA"):
+        _check_unit_interval(f"MODEL.FCOS.{key}", fcos[key])
+    for key in ("NUM_CLASSES", "NUM_CONVS", "TOPK_CANDIDATES_TEST"):
+        _check_at_least(f"MODEL.FCOS.{key}", fcos[key], 1, whole=True)
+    _check_at_least("MODEL.FCOS.FOCAL_LOSS_GAMMA", fcos.FOCAL_LOSS_GAMMA, 0)
+    if not 0 < fcos.PRIOR_PROB < 1:
+        raise ConfigError(f"MODEL.FCOS.PRIOR_PROB is {fcos.PRIOR_PROB}: use a number in (0, 1).")
+    if not 0 < fcos.CENTER_SAMPLING_RADIUS < float("inf"):
+        raise ConfigError(f"MODEL.FCOS.CENTER_SAMPLING_RADIUS is {fcos.CENTER_SAMPLING_RADIUS}: use one above 0.")
 
 
 def _check_sequential_backward(cfg):

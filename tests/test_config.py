@@ -51,7 +51,6 @@ WRONG = [
     ("MODEL.FCOS.NUM_CLASSES", [0], "at least 1"),
     ("MODEL.FCOS.NUM_CONVS", [0], "at least 1"),
     ("MODEL.FCOS.PRIOR_PROB", [0.0, 1.0], r"\(0, 1\)"),
-    ("MODEL.RETINANET.PRIOR_PROB", [0.0], r"\(0, 1\)"),
     ("MODEL.FCOS.CENTER_SAMPLING_RADIUS", [0.0], "above 0"),
     ("MODEL.FCOS.FOCAL_LOSS_ALPHA", [1.5], r"\[0, 1\]"),
     ("MODEL.FCOS.FOCAL_LOSS_GAMMA", [-1.0], "at least 0"),
