@@ -48,7 +48,7 @@ def _add_dataset_keys(cfg):
     # SEM_SEG_CLASSES: names of the labels 0, 1, ...; "cityscapes" = its 19 train ids.
     # IMAGES: folder to which the JSON's file names are relative.
     # Relative paths are below $DETECTRON2_DATASETS (default ./datasets); "~" and "$VAR" are expanded.
-    cfg.DATASETS.DECLARED = CN(new_allowed=True)
+    cfg.DATASETS.CUSTOM = CN(new_allowed=True)
     # A set of target images whose pseudo-labels are measured at each evaluation (TEST.EVAL_PERIOD, the end,
     # --eval-only), for analysis alone; "" = none. With labels: precision, recall, AP50, mIoU. Without: the
     # share of images and classes that have pseudo-boxes, and the agreement of teacher and student.
@@ -181,15 +181,15 @@ def _add_method_keys(cfg):
     mic.MASK.DOMAINS = "target"
 
     # Colour changes of the student's view before it is masked; drawn per image and step.
-    mic.COLOR = CN()
+    mic.STRONG_AUG = CN()
     # Whether source images get them too (mean-teacher detectors; MIC leaves source images as they are).
-    mic.COLOR.SOURCE = False
+    mic.STRONG_AUG.ON_SOURCE = False
     # Brightness, contrast, saturation and hue are changed by up to this much. Published: 0.2.
-    mic.COLOR.JITTER_STRENGTH = 0.2
-    mic.COLOR.JITTER_PROB = 0.8
+    mic.STRONG_AUG.JITTER_STRENGTH = 0.2
+    mic.STRONG_AUG.JITTER_PROB = 0.8
     # Gaussian blur; sigma in pixels is drawn uniformly from this range.
-    mic.COLOR.BLUR_SIGMA = (0.15, 1.15)
-    mic.COLOR.BLUR_PROB = 0.5
+    mic.STRONG_AUG.BLUR_SIGMA = (0.15, 1.15)
+    mic.STRONG_AUG.BLUR_PROB = 0.5
 
     # Masked consistency loss L_M, Sec. 3.2-3.3, Eq. 6-7.
     mic.CONSISTENCY = CN()
@@ -216,8 +216,8 @@ def _add_method_keys(cfg):
     # 0 leaves a term out.
     mic.CONSISTENCY.RPN_CLS_WEIGHT = 1.0
     mic.CONSISTENCY.ROI_CLS_WEIGHT = 1.0
-    mic.CONSISTENCY.RPN_LOC_WEIGHT = 0.0
-    mic.CONSISTENCY.ROI_LOC_WEIGHT = 0.0
+    mic.CONSISTENCY.RPN_BOX_REG_WEIGHT = 0.0
+    mic.CONSISTENCY.ROI_BOX_REG_WEIGHT = 0.0
 
 
 def _add_alignment_keys(mic):
@@ -232,23 +232,23 @@ def _add_alignment_keys(mic):
     # p goes from 0 to 1 in RAMP_STEPS optimizer steps (0 = SOLVER.MAX_ITER; Ganin and Lempitsky, 2015).
     a.SCHEDULE = "constant"
     a.RAMP_STEPS = 0
-    # Each part: WEIGHT of its loss (0 leaves it out), and REVERSAL_WEIGHT, the factor at which its gradient is reversed
+    # Each part: WEIGHT of its loss (0 leaves it out), and GRL_WEIGHT, the factor at which its gradient is reversed
     # for the student. A reversal weight of 0 leaves the student alone: the classifiers then only
     # measure how far apart the domains are.
     # One classifier of positions for each feature map; FEATURES: () = all that the backbone has.
-    a.IMAGE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.025, CHANNELS=512, FEATURES=()))
+    a.IMAGE = CN(dict(ENABLED=False, WEIGHT=1.0, GRL_WEIGHT=0.025, CHANNELS=512, FEATURES=()))
     # One classifier of regions for each level that the box pooler reads. REGIONS: "same" = random proposals in both
     # domains; "published" = random proposals of the target, but of the source those that L_S has sampled, a quarter of
     # which are objects: more than among proposals, so that the classifiers learn to tell objects from background.
     # "same" costs a pass of the box head over as many source regions more. REGIONS_PER_IMAGE: proposals
     # drawn from an image ("published": of the target); 0 = MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE.
-    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, REVERSAL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5))
+    a.INSTANCE = CN(dict(ENABLED=False, WEIGHT=1.0, GRL_WEIGHT=0.1, FC_DIM=1024, DROPOUT=0.5))
     a.INSTANCE.REGIONS = "same"
     a.INSTANCE.REGIONS_PER_IMAGE = 0
-    # Consistency of the two, mean |p_img - p_ins|; needs both. REVERSAL_WEIGHT multiplies theirs: -1 hands the
-    # gradient on without reversal, at each part's own scale. Published: WEIGHT 1.0 and REVERSAL_WEIGHT -0.1, the same
+    # Consistency of the two, mean |p_img - p_ins|; needs both. GRL_WEIGHT multiplies theirs: -1 hands the
+    # gradient on without reversal, at each part's own scale. Published: WEIGHT 1.0 and GRL_WEIGHT -0.1, the same
     # gradient for the features and ten times as much for the classifiers.
-    a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, REVERSAL_WEIGHT=-1.0))
+    a.CONSISTENCY = CN(dict(ENABLED=False, WEIGHT=0.1, GRL_WEIGHT=-1.0))
 
 
 def _add_sem_seg_keys(mic):

@@ -60,9 +60,9 @@ def validate_mic_config(cfg):
     _check_numbers(cfg)
     _check_at_least("TEST.PSEUDO_LABELS.MAX_IMAGES", cfg.TEST.PSEUDO_LABELS.MAX_IMAGES, 0, whole=True)
     _check_at_least("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", mic.PSEUDO_BOXES.MIN_SIZE, 0)
-    for key in ("WEIGHT", "RPN_CLS_WEIGHT", "ROI_CLS_WEIGHT", "RPN_LOC_WEIGHT", "ROI_LOC_WEIGHT"):
+    for key in ("WEIGHT", "RPN_CLS_WEIGHT", "ROI_CLS_WEIGHT", "RPN_BOX_REG_WEIGHT", "ROI_BOX_REG_WEIGHT"):
         _check_at_least(f"MODEL.MIC.CONSISTENCY.{key}", mic.CONSISTENCY[key], 0)
-    _check_color(mic.COLOR)
+    _check_color(mic.STRONG_AUG)
     _check_alignment(cfg)
     _check_sem_seg(mic.SEM_SEG)
     _check_fcos(cfg.MODEL.FCOS)
@@ -73,15 +73,15 @@ def validate_mic_config(cfg):
 
 
 def _check_numbers(cfg):
-    solver, watch = cfg.SOLVER, cfg.MODEL.MIC.WATCH
+    solver, watch = cfg.SOLVER, cfg.MODEL.MIC.MONITOR
     _check_at_least("SOLVER.NON_FINITE.SKIP_STEPS", solver.NON_FINITE.SKIP_STEPS, 0, whole=True)
     _check_at_least("SOLVER.NON_FINITE.MAX_OVERFLOWS", solver.NON_FINITE.MAX_OVERFLOWS, 0, whole=True)
     _check_at_least("SOLVER.REFERENCE_WORLD_SIZE", solver.REFERENCE_WORLD_SIZE, 0, whole=True)
     _check_enum("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", solver.CLIP_GRADIENTS.CLIP_TYPE, ("value", "norm"))
-    _check_at_least("MODEL.MIC.WATCH.STEPS", watch.STEPS, 0, whole=True)
-    _check_at_least("MODEL.MIC.WATCH.ONE_CLASS_STEPS", watch.ONE_CLASS_STEPS, 0, whole=True)
-    _check_at_least("MODEL.MIC.WATCH.BOXES_RATIO", watch.BOXES_RATIO, 0)
-    _check_unit_interval("MODEL.MIC.WATCH.PIXEL_QUALITY", watch.PIXEL_QUALITY)
+    _check_at_least("MODEL.MIC.MONITOR.PATIENCE", watch.PATIENCE, 0, whole=True)
+    _check_at_least("MODEL.MIC.MONITOR.ONE_CLASS_STEPS", watch.ONE_CLASS_STEPS, 0, whole=True)
+    _check_at_least("MODEL.MIC.MONITOR.BOXES_RATIO", watch.BOXES_RATIO, 0)
+    _check_unit_interval("MODEL.MIC.MONITOR.PIXEL_QUALITY", watch.PIXEL_QUALITY)
 
 
 def _check_fcos(fcos):
@@ -109,13 +109,15 @@ def _check_sequential_backward(cfg):
 
 def _check_color(color):
     for key in ("JITTER_PROB", "BLUR_PROB"):
-        _check_unit_interval(f"MODEL.MIC.COLOR.{key}", color[key])
+        _check_unit_interval(f"MODEL.MIC.STRONG_AUG.{key}", color[key])
     # torchvision shifts the hue by at most half a turn
     if not 0 <= color.JITTER_STRENGTH <= 0.5:
-        raise ConfigError(f"MODEL.MIC.COLOR.JITTER_STRENGTH is {color.JITTER_STRENGTH}: use a number in [0, 0.5].")
+        raise ConfigError(f"MODEL.MIC.STRONG_AUG.JITTER_STRENGTH is {color.JITTER_STRENGTH}: use a number in [0, 0.5].")
     low_high = tuple(color.BLUR_SIGMA)
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
-        raise ConfigError(f"MODEL.MIC.COLOR.BLUR_SIGMA is {low_high}: use two numbers (low, high), 0 < low <= high.")
+        raise ConfigError(
+            f"MODEL.MIC.STRONG_AUG.BLUR_SIGMA is {low_high}: use two numbers (low, high), 0 < low <= high."
+        )
 
 
 def _check_alignment(cfg):
@@ -124,15 +126,15 @@ def _check_alignment(cfg):
     _check_enum(f"{key}.INSTANCE.REGIONS", a.INSTANCE.REGIONS, ALIGNED_REGIONS)
     _check_enum(f"{key}.SCHEDULE", a.SCHEDULE, REVERSAL_SCHEDULES)
     _check_at_least(f"{key}.RAMP_STEPS", a.RAMP_STEPS, 0, whole=True)
-    for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
+    for part in ("IMAGE", "INSTANCE", "AGREEMENT"):
         _check_at_least(f"{key}.{part}.WEIGHT", a[part].WEIGHT, 0)
     for part in ("IMAGE", "INSTANCE"):
-        _check_at_least(f"{key}.{part}.REVERSAL_WEIGHT", a[part].REVERSAL_WEIGHT, 0)
+        _check_at_least(f"{key}.{part}.GRL_WEIGHT", a[part].GRL_WEIGHT, 0)
     _check_at_least(f"{key}.IMAGE.CHANNELS", a.IMAGE.CHANNELS, 1, whole=True)
     _check_at_least(f"{key}.INSTANCE.FC_DIM", a.INSTANCE.FC_DIM, 1, whole=True)
     _check_at_least(f"{key}.INSTANCE.REGIONS_PER_IMAGE", a.INSTANCE.REGIONS_PER_IMAGE, 0, whole=True)
     _check_unit_interval(f"{key}.INSTANCE.DROPOUT", a.INSTANCE.DROPOUT, right_open=True)
-    enabled = [part for part in ("IMAGE", "INSTANCE", "CONSISTENCY") if a[part].ENABLED and a[part].WEIGHT]
+    enabled = [part for part in ("IMAGE", "INSTANCE", "AGREEMENT") if a[part].ENABLED and a[part].WEIGHT]
     if "CONSISTENCY" in enabled and len(enabled) < 3:
         raise ConfigError(f"{key}.CONSISTENCY compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
     if enabled and is_mic(cfg) and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
@@ -178,21 +180,21 @@ def _check_classes_and_sets(cfg):
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
             f"{classes_key(cfg)} is {num_classes(cfg)}: give one a class, or ()."
         )
-    for name, entry in cfg.DATASETS.DECLARED.items():
+    for name, entry in cfg.DATASETS.CUSTOM.items():
         classes = entry.get("SEM_SEG_CLASSES") if isinstance(entry, CN) else ()
         for text in (name, *(classes if isinstance(classes, (list, tuple)) else ())):
             if printable(text) != str(text):
-                raise ConfigError(f"DATASETS.DECLARED.{name}: {text!r} has control characters in it: remove them.")
+                raise ConfigError(f"DATASETS.CUSTOM.{name}: {text!r} has control characters in it: remove them.")
         known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
             raise ConfigError(
-                f"DATASETS.DECLARED.{name} must be a mapping with IMAGES (a folder) and, where the set is "
+                f"DATASETS.CUSTOM.{name} must be a mapping with IMAGES (a folder) and, where the set is "
                 "labelled, JSON (a COCO file), SEM_SEG (a folder) and SEM_SEG_CLASSES; "
                 f"it is {dict(entry) if isinstance(entry, CN) else entry!r}."
             )
         if entry.get("SEM_SEG") and not entry.get("SEM_SEG_CLASSES"):
             raise ConfigError(
-                f"DATASETS.DECLARED.{name}.SEM_SEG has no SEM_SEG_CLASSES: give a list of names, or 'cityscapes'."
+                f"DATASETS.CUSTOM.{name}.SEM_SEG has no SEM_SEG_CLASSES: give a list of names, or 'cityscapes'."
             )
 
 

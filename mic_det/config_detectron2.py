@@ -250,7 +250,7 @@ def _is_number(value):
 def flat_keys(cfg, prefix=""):
     """Dotted names of all keys that hold a value; declared data sets apart, whose names are the user's."""
     for key, value in cfg.items():
-        if isinstance(value, dict) and f"{prefix}{key}" != "DATASETS.DECLARED":
+        if isinstance(value, dict) and f"{prefix}{key}" != "DATASETS.CUSTOM":
             yield from flat_keys(value, f"{prefix}{key}.")
         elif not isinstance(value, dict):
             yield f"{prefix}{key}"

@@ -58,7 +58,7 @@ class CleanSet:
         """A config that trains on ``clean.json`` and tests on ``test.json``."""
         sets = {n: {"JSON": str(self.folder / f"{f}.json"), "IMAGES": str(self.folder / "images")}
                 for n, f in (("clean", "clean"), ("damaged", "test"))}  # fmt: skip
-        sets = {"DATASETS__DECLARED": sets, "DATASETS__TRAIN": ["clean"], "DATASETS__TEST": ["damaged"]}
+        sets = {"DATASETS__CUSTOM": sets, "DATASETS__TRAIN": ["clean"], "DATASETS__TEST": ["damaged"]}
         return load(self.folder, tiny_config(self.folder, self.folder / "output", **{**sets, **keys}))
 
     def evaluate(self, fast):

@@ -98,7 +98,7 @@ def _scene(rng):
 
 
 def declared(root):
-    """``DATASETS.DECLARED`` of what :func:`write_two_domains` wrote."""
+    """``DATASETS.CUSTOM`` of what :func:`write_two_domains` wrote."""
     root = Path(root)
     return {
         f"{domain}_{split}": {"JSON": str(root / domain / f"{split}.json"), "IMAGES": str(root / domain / "images")}
@@ -140,7 +140,7 @@ def tiny_config(root, output="output", **changes):
             "FORMAT": "RGB", "MIN_SIZE_TRAIN": [HEIGHT], "MAX_SIZE_TRAIN": WIDTH, "MIN_SIZE_TEST": HEIGHT,
             "MAX_SIZE_TEST": WIDTH,
         },
-        "DATASETS": {"DECLARED": declared(root), "TRAIN": ["source_train"], "TEST": ["target_val"]},
+        "DATASETS": {"CUSTOM": declared(root), "TRAIN": ["source_train"], "TEST": ["target_val"]},
         "DATALOADER": {"NUM_WORKERS": 0},
         "SOLVER": {"IMS_PER_BATCH": 2, "IMS_PER_BATCH_TARGET": 2, "BASE_LR": 0.02, "MAX_ITER": 20, "WARMUP_ITERS": 5},
         "SEED": 1,
@@ -232,7 +232,7 @@ def load_with_sets(folder, declared, **keys):
         "DATASETS__TEST": [],
         **keys,
     }
-    return load(folder, tiny_config(folder, DATASETS__DECLARED=entries, **keys))
+    return load(folder, tiny_config(folder, DATASETS__CUSTOM=entries, **keys))
 
 
 def start_tool(name, *args, cwd):

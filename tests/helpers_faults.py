@@ -104,4 +104,4 @@ def pixel_keys(root):
         entry["SEM_SEG"] = str(Path(root) / name.split("_")[0] / "labels")
         entry["SEM_SEG_CLASSES"] = ["left", "right", "none"]
     head = {"NAME": "SemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "NUM_CLASSES": 3, "CONVS_DIM": 32}
-    return {"DATASETS__DECLARED": sets, "MODEL__META_ARCHITECTURE": "SemanticSegmentor", "MODEL__SEM_SEG_HEAD": head}
+    return {"DATASETS__CUSTOM": sets, "MODEL__META_ARCHITECTURE": "SemanticSegmentor", "MODEL__SEM_SEG_HEAD": head}

@@ -20,7 +20,7 @@ MIC = {
     "MODEL__MIC__CONSISTENCY": {"RAMP_UP_STEPS": 4},
     "MODEL__MIC__ALIGNMENT": {
         "SCHEDULE": "dann", "IMAGE": {"ENABLED": True, "CHANNELS": 8}, "INSTANCE": {"ENABLED": True, "FC_DIM": 8},
-        "CONSISTENCY": {"ENABLED": True},
+        "AGREEMENT": {"ENABLED": True},
     },
     "DATASETS__TARGET": ["fog"],
     "SOLVER__ACCUMULATE_STEPS": 2,
@@ -58,7 +58,7 @@ def run_config(root, output, **keys):
         "MODEL__ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
     }
     defaults = dict(
-        DATASETS__DECLARED=sets, DATASETS__TRAIN=["day"], DATASETS__TEST=[], INPUT__MIN_SIZE_TRAIN=[48, 64],
+        DATASETS__CUSTOM=sets, DATASETS__TRAIN=["day"], DATASETS__TEST=[], INPUT__MIN_SIZE_TRAIN=[48, 64],
         SOLVER__MAX_ITER=8, SOLVER__BASE_LR=0.01, SOLVER__CHECKPOINT_PERIOD=1000,
     )  # fmt: skip
     return tiny_config(root, output, **{**small, **defaults, **keys})

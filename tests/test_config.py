@@ -7,8 +7,7 @@ from detectron2.config import get_cfg
 
 from conftest import tiny_cfg
 from mic_det import add_mic_config
-from mic_det.config import ConfigError
-from mic_det.config_checks import validate_mic_config
+from mic_det.config import ConfigError, validate_mic_config
 from mic_det.engine.setup import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -26,7 +25,7 @@ WRONG = [
     ("MODEL.MIC.TEACHER.INPUT_SIZE", [-1], "at least 0"),
     ("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", [-1], "at least 0"),
     ("MODEL.MIC.CONSISTENCY.WEIGHT", [-1.0], "at least 0"),
-    ("MODEL.MIC.CONSISTENCY.ROI_LOC_WEIGHT", [-0.5], "at least 0"),
+    ("MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT", [-0.5], "at least 0"),
     ("SOLVER.IMS_PER_BATCH_TARGET", [0], "at least 1"),
     ("SOLVER.ACCUMULATE_STEPS", [0], "at least 1"),
     ("SOLVER.CHECKPOINT_KEEP", [-1], "at least 0"),
@@ -41,13 +40,13 @@ WRONG = [
     ("SOLVER.NON_FINITE.MAX_OVERFLOWS", [-1], "at least 0"),
     ("SOLVER.REFERENCE_WORLD_SIZE", [-2], "at least 0"),
     ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", ["global"], "'value', 'norm'"),
-    ("MODEL.MIC.WATCH.STEPS", [-1], "at least 0"),
-    ("MODEL.MIC.WATCH.ONE_CLASS_STEPS", [-1], "at least 0"),
-    ("MODEL.MIC.WATCH.BOXES_RATIO", [-0.5], "at least 0"),
-    ("MODEL.MIC.WATCH.PIXEL_QUALITY", [1.5], r"\[0, 1\]"),
-    ("MODEL.MIC.COLOR.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
-    ("MODEL.MIC.COLOR.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
-    ("MODEL.MIC.COLOR.BLUR_PROB", [1.5], r"\[0, 1\]"),
+    ("MODEL.MIC.MONITOR.PATIENCE", [-1], "at least 0"),
+    ("MODEL.MIC.MONITOR.ONE_CLASS_STEPS", [-1], "at least 0"),
+    ("MODEL.MIC.MONITOR.BOXES_RATIO", [-0.5], "at least 0"),
+    ("MODEL.MIC.MONITOR.PIXEL_QUALITY", [1.5], r"\[0, 1\]"),
+    ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
+    ("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
+    ("MODEL.MIC.STRONG_AUG.BLUR_PROB", [1.5], r"\[0, 1\]"),
     ("MODEL.FCOS.NUM_CLASSES", [0], "at least 1"),
     ("MODEL.FCOS.NUM_CONVS", [0], "at least 1"),
     ("MODEL.FCOS.PRIOR_PROB", [0.0, 1.0], r"\(0, 1\)"),
@@ -88,7 +87,7 @@ def flat(node, prefix=""):
             yield f"{prefix}{key}", value
 
 
-ENABLED = {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "CONSISTENCY")}
+ENABLED = {f"ALIGNMENT.{part}.ENABLED": True for part in ("IMAGE", "INSTANCE", "AGREEMENT")}
 PRESETS = {
     "mean_teacher": {"BURN_IN_STEPS": 2000, "TEACHER.ALPHA": 0.9996, "MASK.RATIO": 0.0},
     "no_mask": {"MASK.RATIO": 0.0}, "mask_source": {"MASK.DOMAINS": "source"}, "mask_both": {"MASK.DOMAINS": "both"},
@@ -97,8 +96,8 @@ PRESETS = {
     "block_16": {"MASK.BLOCK_SIZE": 16}, "block_64": {"MASK.BLOCK_SIZE": 64},
     "sada": ENABLED,
     "sada_published": {
-        **ENABLED, "EVALUATE": "student", "ALIGNMENT.CONSISTENCY.WEIGHT": 1.0,
-        "ALIGNMENT.CONSISTENCY.REVERSAL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
+        **ENABLED, "EVALUATE": "student", "ALIGNMENT.AGREEMENT.WEIGHT": 1.0,
+        "ALIGNMENT.AGREEMENT.GRL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
     },
     "semseg_published": {"EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
     "detector_published": {
@@ -109,7 +108,7 @@ PRESETS = {
         "SOLVER.WARMUP_ITERS": 500, "SOLVER.WARMUP_FACTOR": 0.3333333333,
     },
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
-    "source_strong": {"EVALUATE": "student", "COLOR.SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
+    "source_strong": {"EVALUATE": "student", "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
     "align_dann": {"ALIGNMENT.SCHEDULE": "dann"},
     "mic_published": {"EVALUATE": "student", "CONSISTENCY.QUALITY": "published"},

@@ -8,8 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from mic_det.config import ConfigError
-from mic_det.config_detectron2 import RULES
+from mic_det.config import RULES, ConfigError
 from mic_det.engine.setup import load_config
 
 WRONG = [

@@ -195,7 +195,7 @@ def test_run_folders(folder):
 
 
 KEYS = st.sampled_from(
-    ["MODEL", "SOLVER", "DATASETS", "MIC", "DECLARED", "TRAIN", "BASE_LR", "STEPS", "MAX_ITER", "SEED", "_BASE_",
+    ["MODEL", "SOLVER", "DATASETS", "MIC", "CUSTOM", "TRAIN", "BASE_LR", "STEPS", "MAX_ITER", "SEED", "_BASE_",
      "MASK", "RATIO", "OUTPUT_DIR", "INPUT", "FORMAT", "DEVICE", "WEIGHTS", "VERSION", "<<", "NUM_CLASSES", "ROI_HEADS"]
 )  # fmt: skip
 TREES = st.recursive(

@@ -139,7 +139,7 @@ def test_detectron2s_mapper_is_one(tmp_path):
 def test_a_mapper_that_cannot_work(tmp_path, mapper, error, text):
     write_two_domains(tmp_path)
     with forget_registered_sets():
-        cfg = load(tmp_path, tiny_config(tmp_path, DATASETS__DECLARED=declared(tmp_path)))
+        cfg = load(tmp_path, tiny_config(tmp_path, DATASETS__CUSTOM=declared(tmp_path)))
         with pytest.raises(error, match=text):
             next(iter(mic_det.build_mic_train_loader(cfg, mapper)))
 

@@ -74,7 +74,7 @@ def test_class_names_with_control_characters_are_refused(tmp_path):
     box = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20], "area": 400, "iscrowd": 0}]
     write_coco(tmp_path / "a.json", [("a.png", 64, 48)], [], changes={"annotations": box, "categories": category})
     sets = {"mine": {"JSON": str(tmp_path / "a.json"), "IMAGES": str(tmp_path / "images")}}
-    keys = {"DATASETS__DECLARED": sets, "DATASETS__TRAIN": ["mine"], "DATASETS__TEST": []}
+    keys = {"DATASETS__CUSTOM": sets, "DATASETS__TRAIN": ["mine"], "DATASETS__TEST": []}
     config = write_config(tmp_path / "c.yaml", tiny_config(tmp_path, tmp_path / "out", **keys))
     for program in ("tools/train_net.py", "datasets/check.py"):
         line = check_refused(program, ["--config-file", config], ["a.json", "'name'", "without control characters"])
@@ -84,7 +84,7 @@ def test_class_names_with_control_characters_are_refused(tmp_path):
 def test_names_of_sets_and_pixel_classes_with_control_characters_are_refused():
     for entry in ({f"a{CLEAR}": {"IMAGES": "x"}}, {"a": {"IMAGES": "x", "SEM_SEG": "y", "SEM_SEG_CLASSES": [CLEAR]}}):
         with pytest.raises(ConfigError, match="control characters"):
-            load_config("", ["DATASETS.DECLARED", entry])
+            load_config("", ["DATASETS.CUSTOM", entry])
 
 
 def test_a_file_whose_name_clears_the_screen_is_named_harmlessly(tmp_path):
@@ -94,7 +94,7 @@ def test_a_file_whose_name_clears_the_screen_is_named_harmlessly(tmp_path):
         write_image(tmp_path / f"images/{i}.png", np.zeros((48, 64, 3), np.uint8))
     (tmp_path / "images" / name).write_bytes(b"nothing")
     sets = {"mine": {"IMAGES": str(tmp_path / "images")}}
-    keys = {"DATASETS__DECLARED": sets, "DATASETS__TRAIN": ["mine"], "DATASETS__TEST": []}
+    keys = {"DATASETS__CUSTOM": sets, "DATASETS__TRAIN": ["mine"], "DATASETS__TEST": []}
     config = write_config(tmp_path / "c.yaml", tiny_config(tmp_path, tmp_path / "out", **keys))
     code, text = run_program("datasets/check.py", "--config-file", config, "--workers", 1)
     assert code == 1 and printable(name) in text
@@ -136,7 +136,7 @@ def test_names_are_read_and_written_as_utf_8_in_a_locale_of_another_encoding(tmp
     }
     (tmp_path / "a.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     sets = {"mine": {"JSON": str(tmp_path / "a.json"), "IMAGES": str(tmp_path / "images")}}
-    keys = {"DATASETS__DECLARED": sets, "DATASETS__TRAIN": ["mine"], "DATASETS__TEST": []}
+    keys = {"DATASETS__CUSTOM": sets, "DATASETS__TRAIN": ["mine"], "DATASETS__TEST": []}
     config = tiny_config(tmp_path, tmp_path / "out", **keys)
     config["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] = 1
     write_config(tmp_path / "c.yaml", config)

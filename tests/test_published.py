@@ -71,8 +71,8 @@ def test_patches_of_the_segmentation_are_a_sixteenth_of_the_short_side(folder, r
 def test_gradients_of_the_agreement(name, classifiers, factor, tmp_path):
     """Against autograd through the formula without any reversal: mean |p_img pooled over the RoI - p_ins|."""
     a = preset(name, tmp_path).MODEL.MIC.ALIGNMENT
-    keys = {f"MODEL__MIC__ALIGNMENT__{p}__{k}": a[p][k] for p in ("IMAGE", "INSTANCE", "CONSISTENCY")
-            for k in ("ENABLED", "WEIGHT", "REVERSAL_WEIGHT")}  # fmt: skip
+    keys = {f"MODEL__MIC__ALIGNMENT__{p}__{k}": a[p][k] for p in ("IMAGE", "INSTANCE", "AGREEMENT")
+            for k in ("ENABLED", "WEIGHT", "GRL_WEIGHT")}  # fmt: skip
     cfg = tiny_cfg(**{**ALIGNMENT, **keys, "MODEL__MIC__ALIGNMENT__INSTANCE__DROPOUT": 0.0})
     alignment = MICTrainer.build_model(cfg).train().alignment
     maps = {k: torch.randn(2, 16, *s) for k, s in

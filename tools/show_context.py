@@ -137,7 +137,7 @@ def main(args):
 def labelled_set(cfg, name):
     """Dicts of a set that has all the labels that evaluation needs."""
     if name not in DatasetCatalog.list():
-        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
+        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     kinds = labels_of(cfg)
     for kind in kinds:
         kind.prepare(name)

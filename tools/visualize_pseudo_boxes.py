@@ -56,7 +56,7 @@ def main(args):
     model = load_model(cfg, args.weights, args.trust_checkpoint)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     if name not in DatasetCatalog.list():
-        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.DECLARED.")
+        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     for kind in labels_of(cfg):
         kind.prepare(name)
     dicts = DatasetCatalog.get(name)

@@ -11,8 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
-from ..config import ConfigError, is_mic, student_architecture
-from ..config_checks import validate_mic_config
+from ..config import ConfigError, is_mic, student_architecture, validate_mic_config
 from ..engine.checkpoint import MICCheckpointer
 from ..engine.optimizer import build_fused_optimizer
 from ..engine.train_loop import AccumulatingTrainer
@@ -84,7 +83,7 @@ def variant_config(cfg, name):
     mic.STUDENT = student
     own = cfg.MODEL.META_ARCHITECTURE if is_mic(cfg) else "MIC"  # the config's, which may be a subclass
     cfg.MODEL.META_ARCHITECTURE = own if name.startswith("mic") else student
-    for part in ("IMAGE", "INSTANCE", "CONSISTENCY"):
+    for part in ("IMAGE", "INSTANCE", "AGREEMENT"):
         mic.ALIGNMENT[part].ENABLED = name == "mic_sada"
     cfg.SOLVER.SEQUENTIAL_BACKWARD = name == "mic_sequential"
     mic.BURN_IN_STEPS = mic.CONSISTENCY.RAMP_UP_STEPS = 0

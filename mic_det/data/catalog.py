@@ -29,7 +29,7 @@ def resolve_path(path):
 
 
 def register_declared_datasets(cfg):
-    """Register every set of ``DATASETS.DECLARED``. The disk is not touched until a set is loaded.
+    """Register every set of ``DATASETS.CUSTOM``. The disk is not touched until a set is loaded.
 
     Declaring a name again with the same content is fine; with other content it replaces the set. A set that is a
     target alone is loaded without its annotations, whatever they are. The classes of all labelled sets are those of the
@@ -39,11 +39,11 @@ def register_declared_datasets(cfg):
         ConfigError: where a declared name is one that was registered elsewhere.
     """
     targets = targets_alone(cfg)
-    for name, entry in cfg.DATASETS.DECLARED.items():
+    for name, entry in cfg.DATASETS.CUSTOM.items():
         declared = (str(entry.get("JSON", "")), str(entry.IMAGES), str(entry.get("SEM_SEG", "")))
         if name in DatasetCatalog.list():
             if MetadataCatalog.get(name).get("declared") is None:
-                raise ConfigError(f"DATASETS.DECLARED.{name}: a data set of this name exists already; use another.")
+                raise ConfigError(f"DATASETS.CUSTOM.{name}: a data set of this name exists already; use another.")
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         with_labels = name not in targets
@@ -79,7 +79,7 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
         name (str): the set's name; its metadata gets ``thing_classes`` where there are categories.
         json_file (str): COCO annotations, "" for a folder of unlabelled images.
         image_folder (str): where the images are.
-        sem_seg_folder (str): where their label maps are, "" for none; see ``DATASETS.DECLARED``.
+        sem_seg_folder (str): where their label maps are, "" for none; see ``DATASETS.CUSTOM``.
         labelled (bool): False for a target set: its annotations are not looked at.
 
     Raises:
@@ -88,7 +88,7 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
     """
     folder = resolve_path(image_folder)
     if not folder.is_dir():
-        raise DataError(f"{name}: there is no image folder {folder}. Set DATASETS.DECLARED.{name}.IMAGES.")
+        raise DataError(f"{name}: there is no image folder {folder}. Set DATASETS.CUSTOM.{name}.IMAGES.")
     if not json_file:
         return _with_label_maps(_list_images(name, folder), folder, sem_seg_folder)
     path = resolve_path(json_file)

@@ -78,7 +78,7 @@ def _load(report, kinds):
     """A set's dicts; where it cannot be loaded, all that is wrong with it instead."""
     name = report.name
     if name not in DatasetCatalog.list():
-        report.problems.append(f"{name} is neither registered nor in DATASETS.DECLARED.")
+        report.problems.append(f"{name} is neither registered nor in DATASETS.CUSTOM.")
         return []
     declared = MetadataCatalog.get(name).get("declared")
     try:

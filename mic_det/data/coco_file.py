@@ -22,7 +22,7 @@ def read_coco(name, path, labelled=True):
         # some editors and exporters begin a file with a byte order mark
         content = json.loads(read_text(path).removeprefix("\ufeff"))
     except FileNotFoundError:
-        raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.DECLARED.{name}.JSON.") from None
+        raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.CUSTOM.{name}.JSON.") from None
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{name}: {path} is not a readable JSON file ({e}).") from e
     images = content.get("images") if isinstance(content, dict) else None

@@ -159,7 +159,7 @@ class LabelMaps:
             where = absent and absent.get("sem_seg_file_name") or f"that of {(absent or dicts[0])['file_name']}"
             raise DataError(
                 f"{name} (DATASETS.{key}) lacks label maps, which {student_architecture(self.cfg)} learns from: "
-                f"{where} is missing. Declare DATASETS.DECLARED.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the "
+                f"{where} is missing. Declare DATASETS.CUSTOM.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the "
                 "folder."
             )
         if len(classes) != num_classes(self.cfg, self.name):

@@ -36,7 +36,7 @@ def check_datasets(cfg, training=True):
     lines, kinds = [], labels_of(cfg)
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
-            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.DECLARED.")
+            raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.CUSTOM.")
         learned = kinds if key != "TARGET" else []
         for kind in learned:
             kind.prepare(name)
@@ -98,7 +98,7 @@ def check_pseudo_label_set(cfg, kinds):
     if not name:
         return
     if name not in DatasetCatalog.list():
-        raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.DECLARED.")
+        raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     for kind in kinds:
         kind.check_measured(name)
 

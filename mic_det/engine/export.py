@@ -8,8 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from ..config import ConfigError, student_architecture
-from ..config_detectron2 import flat_keys, value_of
+from ..config import ConfigError, flat_keys, student_architecture, value_of
 from ..modeling import MIC
 from ..modeling.panoptic import BoxPanopticFPN
 from ..modeling.torchvision_backbone import TorchvisionStages

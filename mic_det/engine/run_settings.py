@@ -9,14 +9,13 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from ..config import add_mic_config
-from ..config_detectron2 import flat_keys, value_of
+from ..config import add_mic_config, flat_keys, value_of
 from ..data.fingerprint import annotation_fingerprint, file_fingerprints
 
 RENAMED = {("MODEL.META_ARCHITECTURE", "MICRCNN"): "MIC"}  # values that mean the same as others now
 # Settings that do not change what is learned from which batch, or are told apart by other means
 FREE = (
-    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATALOADER.WORKER_TIMEOUT", "DATASETS.DECLARED", "DATASETS.TEST",
+    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATALOADER.WORKER_TIMEOUT", "DATASETS.CUSTOM", "DATASETS.TEST",
     "GLOBAL", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.BACKBONE.MIN_MATCHED_KEYS", "MODEL.MIC.EVALUATE",
     "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.CHECKPOINT_KEEP", "SOLVER.CHECKPOINT_PERIOD", "TEST", "VERSION",
     "VIS_PERIOD",

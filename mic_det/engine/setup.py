@@ -14,10 +14,14 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import ConfigError, add_mic_config
-from ..config_checks import validate_mic_config
-from ..config_detectron2 import check_detectron2_keys, flat_keys
-from ..config_files import check_config_file
+from ..config import (
+    ConfigError,
+    add_mic_config,
+    check_config_file,
+    check_detectron2_keys,
+    flat_keys,
+    validate_mic_config,
+)
 from ..data.catalog import register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..ordinary_files import absence
@@ -167,7 +171,7 @@ def _check_output_dir(cfg):
         if "not an ordinary file" in absence(path):
             raise ConfigError(f"OUTPUT_DIR: {path} {absence(path)}: remove it, or name another folder.")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST) if cfg.VIS_PERIOD else ():
-        entry = cfg.DATASETS.DECLARED.get(name, {})
+        entry = cfg.DATASETS.CUSTOM.get(name, {})
         if entry and not entry.get("JSON"):
             images, output = (Path(os.path.realpath(x)) for x in (resolve_path(entry.IMAGES), cfg.OUTPUT_DIR))
             if images in (output, *output.parents):

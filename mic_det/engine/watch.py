@@ -34,11 +34,11 @@ class PseudoLabelWatch(HookBase):
 
     @classmethod
     def from_config(cls, cfg, model):
-        """Of ``MODEL.MIC.WATCH`` for a MIC."""
-        watch = cfg.MODEL.MIC.WATCH
+        """Of ``MODEL.MIC.MONITOR`` for a MIC."""
+        watch = cfg.MODEL.MIC.MONITOR
         boxes, pixels = model.task("boxes"), model.task("pixels")
         return cls(
-            boxes.logged_names(model.teacher, model.class_names) if boxes else (), steps=watch.STEPS,
+            boxes.logged_names(model.teacher, model.class_names) if boxes else (), steps=watch.PATIENCE,
             one_class_steps=watch.ONE_CLASS_STEPS, boxes_ratio=watch.BOXES_RATIO,
             pixel_quality=watch.PIXEL_QUALITY if pixels else None,
         )  # fmt: skip

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from ..config import ConfigError
-from ..config_files import compose_bounded
+from ..config import ConfigError, compose_bounded
 from ..data.catalog import DataError
 from ..ordinary_files import read_text
 from ..visualization.report import final_results

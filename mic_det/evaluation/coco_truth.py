@@ -30,7 +30,7 @@ def labelled_dicts(name):
     if own and expected and list(own) != list(expected):
         raise DataError(
             f"{name} has the classes {list(own)}, but {whose} has {list(expected)}. Declare the set in "
-            "DATASETS.DECLARED: then they are mapped by name."
+            "DATASETS.CUSTOM: then they are mapped by name."
         )
     if not meta.get("json_file") or meta.get("repairs") is not None or meta.get("declared"):
         return dicts

@@ -167,8 +167,8 @@ class DomainAlignment(nn.Module):
         """
         a = cfg.MODEL.MIC.ALIGNMENT
         parts = {
-            name.lower(): AlignmentPart(a[name].WEIGHT, a[name].REVERSAL_WEIGHT)
-            for name in ("IMAGE", "INSTANCE", "CONSISTENCY")
+            name.lower(): AlignmentPart(a[name].WEIGHT, a[name].GRL_WEIGHT)
+            for name in ("IMAGE", "INSTANCE", "AGREEMENT")
             if a[name].ENABLED and a[name].WEIGHT
         }
         if not parts:
@@ -311,6 +311,6 @@ def _check_features(names, shapes, needed):
     missing = [f for f in needed if f not in names]
     if missing:
         raise ConfigError(
-            f"MODEL.MIC.ALIGNMENT.CONSISTENCY compares with the image classifier of {missing[0]!r}, where the box head "
+            f"MODEL.MIC.ALIGNMENT.AGREEMENT compares with the image classifier of {missing[0]!r}, where the box head "
             "pools: add it to MODEL.MIC.ALIGNMENT.IMAGE.FEATURES (or leave that empty for all)."
         )

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ..config_checks import validate_mic_config
+from ..config import validate_mic_config
 from ..label_kinds import mask_keys
 from .inputs import preprocess, teacher_view
 from .masking import PatchMask, StrongView
@@ -117,10 +117,10 @@ class MIC(StudentTeacher):
             "tasks": tasks,
             "terms": terms,
             "strong_view": StrongView(
-                mic.COLOR.JITTER_STRENGTH, mic.COLOR.JITTER_PROB, mic.COLOR.BLUR_SIGMA, mic.COLOR.BLUR_PROB,
+                mic.STRONG_AUG.JITTER_STRENGTH, mic.STRONG_AUG.JITTER_PROB, mic.STRONG_AUG.BLUR_SIGMA, mic.STRONG_AUG.BLUR_PROB,
                 channels=cfg.INPUT.FORMAT,
             ),
-            "strong_source": mic.COLOR.SOURCE,
+            "strong_source": mic.STRONG_AUG.ON_SOURCE,
             "mask": PatchMask(mask.BLOCK_SIZE, mask.RATIO),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,

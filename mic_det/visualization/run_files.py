@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..config_files import compose_bounded
+from ..config import compose_bounded
 from ..data.catalog import DataError
 from ..data.files import glob_files
 from ..ordinary_files import NotOrdinary, read_text

@@ -123,7 +123,7 @@ def test_declaring_again_replaces_the_set(labelled):
 
 def test_a_name_that_was_registered_elsewhere_is_not_taken_over(labelled):
     DatasetCatalog.register("t_foreign", lambda: ["kept"])
-    with pytest.raises(ConfigError, match=r"DATASETS\.DECLARED\.t_foreign"):
+    with pytest.raises(ConfigError, match=r"DATASETS\.CUSTOM\.t_foreign"):
         load_with_sets(labelled, {"t_foreign": ("", labelled / "images")})
     assert DatasetCatalog.get("t_foreign") == ["kept"]
 

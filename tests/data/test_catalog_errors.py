@@ -93,12 +93,12 @@ def test_labelled_images_need_a_size(labelled):
 
 def test_missing_image_folder(labelled):
     message = one_error(labelled, DataError, {"t_train": (labelled / "set.json", labelled / "gone")})
-    assert str(labelled / "gone") in message and "DATASETS.DECLARED.t_train.IMAGES" in message
+    assert str(labelled / "gone") in message and "DATASETS.CUSTOM.t_train.IMAGES" in message
 
 
 def test_missing_json(labelled):
     message = one_error(labelled, DataError, {"t_train": (labelled / "gone.json", labelled / "images")})
-    assert str(labelled / "gone.json") in message and "DATASETS.DECLARED.t_train.JSON" in message
+    assert str(labelled / "gone.json") in message and "DATASETS.CUSTOM.t_train.JSON" in message
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_an_unknown_set_and_a_missing_role(root):
 
 
 def test_the_program_exits_with_1_where_something_is_wrong(root, monkeypatch, capsys):
-    file = write_config(root / "run.yaml", tiny_config(root, DATASETS__DECLARED=declared(root), **ROLES))
+    file = write_config(root / "run.yaml", tiny_config(root, DATASETS__CUSTOM=declared(root), **ROLES))
     for damaged in (False, True):
         if damaged:
             (root / "source/images/train_0.png").write_bytes(b"")
@@ -158,7 +158,7 @@ def test_cityscapes_names_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     root = write_cityscapes(tmp_path / "cityscapes", betas=("0.02",))
     names = dict(
-        DATASETS__DECLARED={}, MODEL__ROI_HEADS__NUM_CLASSES=8, DATASETS__TRAIN=["cityscapes_det_train"],
+        DATASETS__CUSTOM={}, MODEL__ROI_HEADS__NUM_CLASSES=8, DATASETS__TRAIN=["cityscapes_det_train"],
         DATASETS__TARGET=["cityscapes_foggy_0.02_train"], DATASETS__TEST=["cityscapes_foggy_0.02_val"],
     )  # fmt: skip
     problems, _, reports = check(tmp_path, **names)
@@ -172,7 +172,7 @@ def test_label_maps_are_opened_too(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     root = write_cityscapes(tmp_path / "cityscapes", betas=("0.02",))
     names = dict(
-        DATASETS__DECLARED={}, DATASETS__TRAIN=["cityscapes_det_train"],
+        DATASETS__CUSTOM={}, DATASETS__TRAIN=["cityscapes_det_train"],
         DATASETS__TARGET=["cityscapes_foggy_0.02_train"],
         DATASETS__TEST=["cityscapes_foggy_0.02_val"], MODEL__META_ARCHITECTURE="MIC",
         MODEL__MIC__STUDENT="SemanticSegmentor", MODEL__SEM_SEG_HEAD__NUM_CLASSES=19,

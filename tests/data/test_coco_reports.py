@@ -211,7 +211,7 @@ def test_the_check_program_exits_with_1_and_lists_each_entry(clean, monkeypatch,
     changed(clean, change)
     sets = {n: {"JSON": str(clean.folder / f), "IMAGES": str(clean.folder / "images")}
             for n, f in (("clean", "clean.json"), ("damaged", "test.json"))}  # fmt: skip
-    keys = {"DATASETS__DECLARED": sets, "DATASETS__TRAIN": ["clean"], "DATASETS__TEST": ["damaged"]}
+    keys = {"DATASETS__CUSTOM": sets, "DATASETS__TRAIN": ["clean"], "DATASETS__TEST": ["damaged"]}
     file = write_config(clean.folder / "run.yaml", tiny_config(clean.folder, **keys))
     with pytest.raises(SystemExit) as caught:
         run_tool_here("../datasets/check.py", "--config-file", file, "--workers", 1, monkeypatch=monkeypatch)

@@ -86,7 +86,7 @@ def test_a_set_of_ones_own_code_in_another_order_is_refused(clean):
         damage(clean, ["classes in another order"])
         register_coco_instances("damaged", {}, str(clean.folder / "test.json"), str(clean.folder / "images"))
         expect_classes(classes=["car", "bus", "traffic light"])
-        with pytest.raises(DataError, match="damaged has the classes .*the model has.*DATASETS.DECLARED"):
+        with pytest.raises(DataError, match="damaged has the classes .*the model has.*DATASETS.CUSTOM"):
             clean.evaluate(fast=True)
 
 

@@ -118,7 +118,7 @@ def test_the_check_counts_linked_images(scene):
     (images / "linked").symlink_to(scene.root / "disk")
     put(images / "._train_0.png")
     sets = {**declared(scene.root), "tgt": {"IMAGES": str(images)}}
-    keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__DECLARED": sets, "DATASETS__TARGET": ["tgt"]}
+    keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__CUSTOM": sets, "DATASETS__TARGET": ["tgt"]}
     config = scene.config(DATASETS__TEST=[], **keys)
     code, text = run_program("datasets/check.py", "--config-file", config, "--workers", 1)
     assert code == 0 and any(line.split()[:2] == ["TARGET", "12"] for line in text.splitlines()), text

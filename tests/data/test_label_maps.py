@@ -75,7 +75,7 @@ def test_a_run_with_a_segmentation_head_makes_them_and_a_detector_does_not(tmp_p
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     root = write_cityscapes(tmp_path / "cityscapes")
     keys = {
-        "DATASETS__DECLARED": {}, "DATASETS__TRAIN": ["cityscapes_det_val"], "DATASETS__TEST": [],
+        "DATASETS__CUSTOM": {}, "DATASETS__TRAIN": ["cityscapes_det_val"], "DATASETS__TEST": [],
         "MODEL__ROI_HEADS__NUM_CLASSES": 8, "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 19,
     }  # fmt: skip
     check_datasets(load(tmp_path, tiny_config(tmp_path, **keys)))
@@ -112,7 +112,7 @@ def sem_seg_config(root, kind="BoxPanopticFPN", classes=("a", "b", "c"), **chang
     for split in ("train", "val"):
         sets[f"source_{split}"].update(SEM_SEG=str(root / "source/labels"), SEM_SEG_CLASSES=classes and list(classes))
     keys = {
-        "DATASETS__DECLARED": sets, "DATASETS__TEST": ["source_val"], "MODEL__META_ARCHITECTURE": kind,
+        "DATASETS__CUSTOM": sets, "DATASETS__TEST": ["source_val"], "MODEL__META_ARCHITECTURE": kind,
         "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 3, **changes,
     }  # fmt: skip
     return load(root, tiny_config(root, **keys))
@@ -146,7 +146,7 @@ def test_a_folder_without_boxes_is_enough_for_a_segmentation(root):
                       "SEM_SEG_CLASSES": ["a", "b", "c"]}}  # fmt: skip
     for file in (root / "source/images").glob("val_*"):
         file.unlink()
-    changes = {"DATASETS__DECLARED": sets, "DATASETS__TRAIN": ["plain"], "DATASETS__TEST": []}
+    changes = {"DATASETS__CUSTOM": sets, "DATASETS__TRAIN": ["plain"], "DATASETS__TEST": []}
     cfg = sem_seg_config(root, "SemanticSegmentor", **changes)
     check_datasets(cfg)
     batch = next(iter(build_mic_train_loader(cfg)))

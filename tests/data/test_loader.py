@@ -84,7 +84,7 @@ def test_flips_move_boxes_with_their_pixels(tmp_path, flip, axis):
     write_coco(tmp_path / "set.json", [("bright.png", WIDTH, HEIGHT)], [(0, 1, (60, 10, 30, 24))])
     entry = {"one_box": {"JSON": str(tmp_path / "set.json"), "IMAGES": str(tmp_path)}}
     cfg = load(tmp_path, tiny_config(
-        tmp_path, DATASETS__DECLARED=entry, DATASETS__TRAIN=["one_box"], INPUT__RANDOM_FLIP=flip,
+        tmp_path, DATASETS__CUSTOM=entry, DATASETS__TRAIN=["one_box"], INPUT__RANDOM_FLIP=flip,
         INPUT__MIN_SIZE_TRAIN=[2 * HEIGHT], INPUT__MAX_SIZE_TRAIN=2 * WIDTH,
     ))  # fmt: skip
     mapper = DomainMapper(cfg, True, "source")
@@ -182,7 +182,7 @@ def test_a_folder_without_sizes_can_be_the_target(data, tmp_path):
     for i, (height, width) in enumerate([(64, 96), (96, 64), (64, 96), (96, 64)]):
         write_image(tmp_path / f"fog/{i}.png", np.full((height, width, 3), 40 * i, np.uint8))
     config = tiny_config(data, DATASETS__TARGET=["only_images"])
-    config["DATASETS"]["DECLARED"]["only_images"] = {"IMAGES": str(tmp_path / "fog")}
+    config["DATASETS"]["CUSTOM"]["only_images"] = {"IMAGES": str(tmp_path / "fog")}
     shapes = [[tuple(x["image"].shape) for x in batch[2:]] for batch in batches(load(tmp_path, config), 6)]
     assert all(len(set(pair)) == 1 for pair in shapes), "wide and tall images are not mixed"
     assert len({pair[0] for pair in shapes}) == 2, "but both occur"
@@ -195,7 +195,7 @@ def test_wide_and_tall_images_are_not_mixed_within_a_domain(tmp_path):
     write_coco(tmp_path / "set.json", images, [(i, 0, (5, 5, 30, 30)) for i in range(8)])
     entry = {"mixed": {"JSON": str(tmp_path / "set.json"), "IMAGES": str(tmp_path / "images")}}
     cfg = load(tmp_path, tiny_config(
-        tmp_path, DATASETS__DECLARED=entry, DATASETS__TRAIN=["mixed"], DATASETS__TARGET=["mixed"]
+        tmp_path, DATASETS__CUSTOM=entry, DATASETS__TRAIN=["mixed"], DATASETS__TARGET=["mixed"]
     ))  # fmt: skip
     for batch in batches(cfg, 6):
         for part in (batch[:2], batch[2:]):
@@ -207,7 +207,7 @@ def test_worker_processes_name_a_broken_image_in_one_line(data, tmp_path):
     (tmp_path / "fog").mkdir()
     (tmp_path / "fog/broken.png").write_bytes(b"no image")
     config = tiny_config(data, DATASETS__TARGET=["only_broken"], DATALOADER__NUM_WORKERS=1)
-    config["DATASETS"]["DECLARED"]["only_broken"] = {"IMAGES": str(tmp_path / "fog")}
+    config["DATASETS"]["CUSTOM"]["only_broken"] = {"IMAGES": str(tmp_path / "fog")}
     with pytest.raises(DataError) as caught:
         batches(load(tmp_path, config), 1)
     assert "broken.png" in str(caught.value)

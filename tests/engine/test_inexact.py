@@ -94,7 +94,7 @@ def test_the_same_data_elsewhere_are_the_same(root, caplog):
 CHANGED = {
     "a switched part": (
         {"MODEL__MIC__ALIGNMENT": {"SCHEDULE": "constant", "INSTANCE": {"ENABLED": True, "FC_DIM": 8}}},
-        ["ALIGNMENT.IMAGE.ENABLED: was True, is False", "ALIGNMENT.CONSISTENCY.ENABLED"],
+        ["ALIGNMENT.IMAGE.ENABLED: was True, is False", "ALIGNMENT.AGREEMENT.ENABLED"],
     ),
     "a frozen stage": ({"MODEL__BACKBONE__FREEZE_AT": 3}, ["MODEL.BACKBONE.FREEZE_AT: was 0, is 3"]),
     "a plain detector": (

@@ -219,7 +219,7 @@ def warnings_of_resume(data, stopped, tmp_path, caplog, **keys):
 )
 def test_settings_that_make_it_inexact_are_told_in_one_warning(data, stopped, tmp_path, caplog, keys, told):
     if "DATASETS__TARGET" in keys:
-        keys["DATASETS__DECLARED__fog2"] = {"IMAGES": str(data / "fog")}
+        keys["DATASETS__CUSTOM__fog2"] = {"IMAGES": str(data / "fog")}
     (message,) = warnings_of_resume(data, stopped, tmp_path, caplog, **keys)
     assert all(x in message for x in told)
     assert "CHECKPOINT_PERIOD" not in message

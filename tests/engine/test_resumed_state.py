@@ -67,7 +67,7 @@ def four_classes(data):
     content = json.loads((data / "day.json").read_text())
     content["categories"].append({"id": 9, "name": "yellow"})
     (data / "day4.json").write_text(json.dumps(content))
-    return {"DATASETS__DECLARED__day": {"JSON": str(data / "day4.json"), "IMAGES": str(data / "day")}}
+    return {"DATASETS__CUSTOM__day": {"JSON": str(data / "day4.json"), "IMAGES": str(data / "day")}}
 
 
 ALIGNMENT = MIC["MODEL__MIC__ALIGNMENT"]

@@ -104,8 +104,8 @@ def test_values_are_checked_when_a_config_is_loaded():
 
 @pytest.mark.parametrize("entry", [{"JSON": "a.json"}, {"IMAGES": "a", "IMAGE": "b"}, "folder", {"IMAGES": ""}])
 def test_declared_set_without_images_or_with_unknown_entries(tmp_path, entry):
-    path = write_config(tmp_path / "c.yaml", {"DATASETS": {"DECLARED": {"mine": entry}}})
-    assert "DATASETS.DECLARED.mine" in refused(path)
+    path = write_config(tmp_path / "c.yaml", {"DATASETS": {"CUSTOM": {"mine": entry}}})
+    assert "DATASETS.CUSTOM.mine" in refused(path)
 
 
 @pytest.mark.parametrize("asked", ["cuda", "cuda:1"])

@@ -20,7 +20,7 @@ def test_iou_of_each_class_for_teacher_and_student(tmp_path):
     sets = declared(tmp_path)
     sets["target_val"].update(SEM_SEG=str(tmp_path / "maps"), SEM_SEG_CLASSES=["road", "sky", "car"])
     keys = {
-        "MODEL__META_ARCHITECTURE": "MIC", "MODEL__MIC__STUDENT": "BoxPanopticFPN", "DATASETS__DECLARED": sets,
+        "MODEL__META_ARCHITECTURE": "MIC", "MODEL__MIC__STUDENT": "BoxPanopticFPN", "DATASETS__CUSTOM": sets,
         "MODEL__MIC__EVALUATE": "both", "DATASETS__TARGET": ["target_train"],
         "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},
     }  # fmt: skip

@@ -28,7 +28,7 @@ def evaluate(folder, truth, predictions, num_images=2):
     images = [(f"{i}.png", SIZE, SIZE) for i in range(num_images)]
     write_coco(folder / "truth.json", images, truth, NAMES)
     declared = {"hand_made": {"JSON": str(folder / "truth.json"), "IMAGES": str(folder)}}
-    keys = {"DATASETS__DECLARED": declared, "MODEL__ROI_HEADS__NUM_CLASSES": len(NAMES)}
+    keys = {"DATASETS__CUSTOM": declared, "MODEL__ROI_HEADS__NUM_CLASSES": len(NAMES)}
     load(folder, tiny_config(folder, **keys))
     DatasetCatalog.get("hand_made")
     evaluator = DetectionEvaluator("hand_made", output_dir=str(folder / "out"))

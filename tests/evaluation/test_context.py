@@ -82,7 +82,7 @@ def test_a_detector_loses_what_it_relies_on(tmp_path, relies_on, expected):
     write_coco(tmp_path / "set.json", [(f"{i}.png", SIZE[1], SIZE[0]) for i in range(3)], boxes, classes=("car",))
     with forget_registered_sets():
         entry = {"set": {"JSON": str(tmp_path / "set.json"), "IMAGES": str(tmp_path)}}
-        load(tmp_path, tiny_config(tmp_path, DATASETS__DECLARED=entry, DATASETS__TEST=["set"]))
+        load(tmp_path, tiny_config(tmp_path, DATASETS__CUSTOM=entry, DATASETS__TEST=["set"]))
         dicts = DatasetCatalog.get("set")
         truth = true_boxes(dicts)
         image = torch.full((3, 80, 120), 200, dtype=torch.uint8)

@@ -36,7 +36,7 @@ def random_set(tmp_path):
         x["iscrowd"] = 1
     write_coco(tmp_path / "truth.json", images, truth, CLASSES, {"annotations": content["annotations"]})
     declared = {"random_set": {"JSON": str(tmp_path / "truth.json"), "IMAGES": str(tmp_path)}}
-    keys = {"DATASETS__DECLARED": declared, "MODEL__ROI_HEADS__NUM_CLASSES": len(CLASSES)}
+    keys = {"DATASETS__CUSTOM": declared, "MODEL__ROI_HEADS__NUM_CLASSES": len(CLASSES)}
     with forget_registered_sets():
         load(tmp_path, tiny_config(tmp_path, **keys))
         DatasetCatalog.get("random_set")

@@ -26,7 +26,7 @@ def register_declared(entries):
     """Declare sets as a config does, which names the label that is ignored too."""
     cfg = get_cfg()
     add_mic_config(cfg)
-    cfg.DATASETS.DECLARED, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = CfgNode(entries), 255
+    cfg.DATASETS.CUSTOM, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = CfgNode(entries), 255
     register_declared_datasets(cfg)
 
 

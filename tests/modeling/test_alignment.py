@@ -8,8 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 
 from conftest import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
-from mic_det.config import ALIGNED_REGIONS, ConfigError
-from mic_det.config_checks import validate_mic_config
+from mic_det.config import ALIGNED_REGIONS, ConfigError, validate_mic_config
 from mic_det.modeling.alignment import domain_weights, gradient_reversal
 from mic_det.modeling.regions import Regions
 
@@ -192,11 +191,11 @@ def test_the_ramp_scales_what_reaches_the_student_and_not_what_the_classifiers_l
 
 @pytest.mark.parametrize("overrides", [{}, C4], ids=["FPN", "C4"])
 def test_with_all_weights_0_the_students_gradients_are_those_without_alignment(overrides):
-    off = {ALIGN + f"{part}__WEIGHT": 0.0 for part in ("IMAGE", "INSTANCE", "CONSISTENCY")}
+    off = {ALIGN + f"{part}__WEIGHT": 0.0 for part in ("IMAGE", "INSTANCE", "AGREEMENT")}
     batch = [source_input(0), source_input(1), target_input(2)]
     without = gradients(model_of(**overrides), batch)
     zero = gradients(model_of(**overrides, **ALIGNMENT, **off), batch)
-    probe = {ALIGN + f"{part}__REVERSAL_WEIGHT": 0.0 for part in ("IMAGE", "INSTANCE")}
+    probe = {ALIGN + f"{part}__GRL_WEIGHT": 0.0 for part in ("IMAGE", "INSTANCE")}
     probed = gradients(model_of(**overrides, **ALIGNMENT, **probe), batch)
     assert without.keys() == zero.keys() == probed.keys()
     for name in without:
@@ -262,7 +261,7 @@ def test_a_classifier_learns_what_differs_and_reversal_takes_it_away():
 
     def train(reversal, steps=300):
         alignment = model_of(**{**IMAGE, ALIGN + "IMAGE__FEATURES": ["p4"],
-                                ALIGN + "IMAGE__REVERSAL_WEIGHT": reversal}).alignment  # fmt: skip
+                                ALIGN + "IMAGE__GRL_WEIGHT": reversal}).alignment  # fmt: skip
         embed, recent = torch.nn.Conv2d(16, 16, 1), []
         optimizer = torch.optim.Adam([*alignment.parameters(), *embed.parameters()], lr=3e-3)
         for _ in range(steps):
@@ -301,8 +300,8 @@ def test_bfloat16_losses_are_near_float32_ones(overrides):
         ({ALIGN + "SCHEDULE": "cosine"}, "ALIGNMENT.SCHEDULE"),
         ({ALIGN + "INSTANCE__DROPOUT": 1.0}, "INSTANCE.DROPOUT"),
         ({ALIGN + "IMAGE__WEIGHT": -1.0}, "IMAGE.WEIGHT"),
-        ({ALIGN + "IMAGE__REVERSAL_WEIGHT": -0.1}, "IMAGE.REVERSAL_WEIGHT"),
-        ({ALIGN + "CONSISTENCY__ENABLED": True, **IMAGE}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
+        ({ALIGN + "IMAGE__GRL_WEIGHT": -0.1}, "IMAGE.GRL_WEIGHT"),
+        ({ALIGN + "AGREEMENT__ENABLED": True, **IMAGE}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
         ({**ALIGNMENT, ALIGN + "IMAGE__WEIGHT": 0.0}, "enable MODEL.MIC.ALIGNMENT.IMAGE and"),
         ({**IMAGE, "DATASETS__TRAIN": ("some_train",)}, "DATASETS.TARGET is empty"),
         ({ALIGN + "INSTANCE__REGIONS": "all"}, "INSTANCE.REGIONS.*'same', 'published'"),

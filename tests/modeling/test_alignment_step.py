@@ -14,7 +14,7 @@ from mic_det.config import ALIGNED_REGIONS
 from mic_det.modeling.regions import Regions
 
 ALIGN = "MODEL__MIC__ALIGNMENT__"
-REVERSAL = {"IMAGE": 0.3, "INSTANCE": 0.7, "CONSISTENCY": -2.0}
+REVERSAL = {"IMAGE": 0.3, "INSTANCE": 0.7, "AGREEMENT": -2.0}
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 SIZE = 256  # of images without padding: each map's positions are all inside
 
@@ -46,7 +46,7 @@ def plain_losses(alignment, features, boxes, x):
 
 @pytest.mark.parametrize("schedule", ["constant", "dann"])
 def test_what_reaches_the_student_is_each_parts_gradient_times_its_own_reversal_weights(schedule):
-    keys = {ALIGN + f"{part}__REVERSAL_WEIGHT": weight for part, weight in REVERSAL.items()}
+    keys = {ALIGN + f"{part}__GRL_WEIGHT": weight for part, weight in REVERSAL.items()}
     keys.update({ALIGN + "SCHEDULE": schedule, ALIGN + "RAMP_STEPS": 50, ALIGN + "INSTANCE__DROPOUT": 0.0})
     alignment = model_of(**keys).alignment
     ramp = 1.0 if schedule == "constant" else 2 / (1 + math.exp(-2)) - 1  # after 10 of 50 steps
@@ -112,7 +112,7 @@ def test_as_many_regions_of_an_image_as_the_config_says(number, regions):
 
 def test_regions_teach_the_backbone_from_both_domains():
     """The instance part's gradient reaches what each image alone lights up."""
-    model = model_of(**{ALIGN + "IMAGE__WEIGHT": 0.0, ALIGN + "CONSISTENCY__WEIGHT": 0.0})
+    model = model_of(**{ALIGN + "IMAGE__WEIGHT": 0.0, ALIGN + "AGREEMENT__WEIGHT": 0.0})
     maps = []
     model.student.backbone.register_forward_hook(lambda module, args, out: maps.append(out))
     batch = [source_input(), target_input()]

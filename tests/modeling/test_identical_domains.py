@@ -14,7 +14,7 @@ IMAGE = {ALIGN + "IMAGE__ENABLED": True, ALIGN + "IMAGE__CHANNELS": 8}
 NO_CONSISTENCY = {"MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}
 OPTIONS = {
     "default": {},
-    "strong source views": {"MODEL__MIC__COLOR__SOURCE": True},
+    "strong source views": {"MODEL__MIC__STRONG_AUG__ON_SOURCE": True},
     "source masked too": {"MODEL__MIC__MASK__DOMAINS": "both"},
     "an old config's VIEW masked": {ALIGN + "VIEW": "masked"},
     "an old config's VIEW both": {ALIGN + "VIEW": "both"},

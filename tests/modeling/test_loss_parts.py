@@ -7,8 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 from conftest import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError
-from mic_det.config_checks import validate_mic_config
+from mic_det.config import ConfigError, validate_mic_config
 from mic_det.engine.train_loop import AccumulatingTrainer
 
 # all anchors and proposals are taken, so that only their order is left to chance

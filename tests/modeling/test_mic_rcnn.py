@@ -8,7 +8,11 @@ from conftest import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
 from mic_det.config import QUALITY_MODES, ConfigError
 from mic_det.modeling import MIC
 
-NO_CHANGE = {"MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0}
+NO_CHANGE = {
+    "MODEL__MIC__MASK__RATIO": 0.0,
+    "MODEL__MIC__STRONG_AUG__JITTER_PROB": 0.0,
+    "MODEL__MIC__STRONG_AUG__BLUR_PROB": 0.0,
+}
 
 
 class Negative(torch.nn.Module):
@@ -71,8 +75,8 @@ def test_one_backbone_pass_sees_source_whole_and_the_chosen_domains_masked(domai
 
 
 def test_hidden_patches_are_the_mean_colour_and_padding_is_not_masked():
-    model = build_model(tiny_cfg(MODEL__MIC__MASK__BLOCK_SIZE=16, MODEL__MIC__COLOR__JITTER_PROB=0.0,
-                                 MODEL__MIC__COLOR__BLUR_PROB=0.0, **ALL_BOXES))  # fmt: skip
+    model = build_model(tiny_cfg(MODEL__MIC__MASK__BLOCK_SIZE=16, MODEL__MIC__STRONG_AUG__JITTER_PROB=0.0,
+                                 MODEL__MIC__STRONG_AUG__BLUR_PROB=0.0, **ALL_BOXES))  # fmt: skip
     batch = [source_input(0, (64, 96)), target_input(1, (48, 64)), target_input(2, (64, 40))]
     seen, _ = backbone_inputs(model, batch)
     for row, (h, w) in ((1, (48, 64)), (2, (64, 40))):
@@ -94,7 +98,7 @@ def test_strong_view_without_mask_is_a_valid_setting():
 
 
 def test_source_images_get_the_colour_changes_where_asked_and_are_never_hidden():
-    model = build_model(tiny_cfg(MODEL__MIC__COLOR__SOURCE=True, MODEL__MIC__CONSISTENCY__WEIGHT=0.0))
+    model = build_model(tiny_cfg(MODEL__MIC__STRONG_AUG__ON_SOURCE=True, MODEL__MIC__CONSISTENCY__WEIGHT=0.0))
     model.strong_view = Negative()
     seen, losses = backbone_inputs(model, [source_input(0), source_input(1)])
     for i in (0, 1):
@@ -167,7 +171,7 @@ def test_masked_source_images_have_true_boxes_and_so_the_same_losses_in_every_qu
 
 
 def test_box_regression_terms_appear_when_selected():
-    keys = {"MODEL__MIC__CONSISTENCY__RPN_LOC_WEIGHT": 1.0, "MODEL__MIC__CONSISTENCY__ROI_LOC_WEIGHT": 1.0}
+    keys = {"MODEL__MIC__CONSISTENCY__RPN_BOX_REG_WEIGHT": 1.0, "MODEL__MIC__CONSISTENCY__ROI_BOX_REG_WEIGHT": 1.0}
     losses = build_model(tiny_cfg(**keys, **ALL_BOXES)).train()([source_input(), target_input()])
     assert {"masked/loss_rpn_loc", "masked/loss_box_reg"} <= losses.keys()
 

@@ -73,7 +73,7 @@ def test_boxes_without_width_or_height_are_never_pseudo_boxes(nms, min_size):
 
 def test_a_detection_at_the_border_makes_no_anchor_positive_and_the_box_loss_infinite():
     """One of the teacher's detections has no area: the step's losses are those without it."""
-    keys = {"MODEL__MIC__CONSISTENCY__RPN_LOC_WEIGHT": 1.0, "MODEL__MIC__CONSISTENCY__ROI_LOC_WEIGHT": 1.0}
+    keys = {"MODEL__MIC__CONSISTENCY__RPN_BOX_REG_WEIGHT": 1.0, "MODEL__MIC__CONSISTENCY__ROI_BOX_REG_WEIGHT": 1.0}
     model, losses = build_model(tiny_cfg(**keys)).train(), []
     model.begin_step()
     heads = model.teacher.roi_heads

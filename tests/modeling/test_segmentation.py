@@ -5,8 +5,7 @@ import torch
 from detectron2.modeling import build_model
 
 from conftest import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError
-from mic_det.config_checks import validate_mic_config
+from mic_det.config import ConfigError, validate_mic_config
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.mixing import class_mix
 from mic_det.modeling.segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss, teacher_pixel_labels
@@ -17,7 +16,7 @@ HEAD = {SEM_SEG + "NAME": "SemSegFPNHead", SEM_SEG + "NUM_CLASSES": 5, SEM_SEG +
 BOTH = {**HEAD, **ALL_BOXES, "MODEL__MIC__STUDENT": "BoxPanopticFPN"}
 ALONE = {**HEAD, "MODEL__MIC__STUDENT": "SemanticSegmentor"}
 MIX = {"MODEL__MIC__SEM_SEG__MIX_WEIGHT": 1.0}
-NO_CHANGE = {"MODEL__MIC__COLOR__JITTER_PROB": 0.0, "MODEL__MIC__COLOR__BLUR_PROB": 0.0}
+NO_CHANGE = {"MODEL__MIC__STRONG_AUG__JITTER_PROB": 0.0, "MODEL__MIC__STRONG_AUG__BLUR_PROB": 0.0}
 SIZES = [(64, 96), (40, 70)]
 
 

@@ -12,7 +12,7 @@ from mic_det.modeling.segmentation import SemSegSettings, teacher_pixel_labels
 HEAD = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": "",
         "MODEL__SEM_SEG_HEAD__IGNORE_VALUE": 255}  # fmt: skip
 MIX = {**HEAD, "MODEL__MIC__STUDENT": "SemanticSegmentor", "MODEL__MIC__SEM_SEG__MIX_WEIGHT": 0.5}
-JITTER, BLUR = "MODEL__MIC__COLOR__JITTER_PROB", "MODEL__MIC__COLOR__BLUR_PROB"
+JITTER, BLUR = "MODEL__MIC__STRONG_AUG__JITTER_PROB", "MODEL__MIC__STRONG_AUG__BLUR_PROB"
 
 
 def model_of(**overrides):
@@ -49,7 +49,7 @@ def test_the_mixture_is_jittered_and_blurred_as_a_whole():
     values = jittered.flatten(1).unique(dim=1)
     # two colours still, but not those of before: each channel was changed, all pixels of a colour alike
     assert values.shape[1] <= 4 and not any(abs(v - k) < 1e-3 for v in values.flatten() for k in (40.0, 200.0))
-    blurred = seen_mixture(**{JITTER: 0.0, BLUR: 1.0, "MODEL__MIC__COLOR__BLUR_SIGMA": (1.0, 1.0)})
+    blurred = seen_mixture(**{JITTER: 0.0, BLUR: 1.0, "MODEL__MIC__STRONG_AUG__BLUR_SIGMA": (1.0, 1.0)})
     between = (blurred > 45) & (blurred < 195)
     assert between.any(dim=0).any(dim=0).sum() >= 2, "the edge between source and target is soft"
     assert torch.isclose(blurred, torch.tensor(40.0), atol=1e-3).any()

@@ -10,8 +10,7 @@ from detectron2.utils.events import EventStorage
 from conftest import ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.benchmark.synthetic import synthetic_batch
 from mic_det.benchmark.variants import make_variant, variant_names
-from mic_det.config import ConfigError
-from mic_det.config_checks import validate_mic_config
+from mic_det.config import ConfigError, validate_mic_config
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.weights_match import fitting
 from mic_det.modeling.tasks import RCNNTask, WholeModelTask
@@ -62,8 +61,8 @@ def test_the_masked_loss_is_the_detectors_own_times_q(name):
     """By hand: pseudo-boxes are the teacher's detections, the loss of each image counts times their mean score."""
     plain = {
         "MODEL__MIC__MASK__RATIO": 0.0,
-        "MODEL__MIC__COLOR__JITTER_PROB": 0.0,
-        "MODEL__MIC__COLOR__BLUR_PROB": 0.0,
+        "MODEL__MIC__STRONG_AUG__JITTER_PROB": 0.0,
+        "MODEL__MIC__STRONG_AUG__BLUR_PROB": 0.0,
         "MODEL__MIC__PSEUDO_BOXES__NMS_THRESHOLD": 1.0,
     }  # clipped boxes overlap more than those of its own NMS
     sampling = {"MODEL__RPN__BATCH_SIZE_PER_IMAGE": 100000, "MODEL__RPN__POSITIVE_FRACTION": 1.0,

@@ -43,7 +43,7 @@ def scene(tmp_path_factory):
 def config_file(scene, train, test="damaged", **keys):
     sets = {n: {"JSON": str(scene.folder / f), "IMAGES": str(scene.folder / "images")}
             for n, f in (("clean", "clean.json"), ("damaged", "test.json"), ("gone", "gone.json"))}  # fmt: skip
-    keys = {**ANY_SCORE, "DATASETS__DECLARED": sets, "DATASETS__TRAIN": train, "DATASETS__TEST": [test], **keys}
+    keys = {**ANY_SCORE, "DATASETS__CUSTOM": sets, "DATASETS__TRAIN": train, "DATASETS__TEST": [test], **keys}
     return write_config(scene.folder / "run.yaml", tiny_config(scene.folder, scene.folder / "run", **keys))
 
 

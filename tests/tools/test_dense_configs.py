@@ -30,7 +30,7 @@ def on_the_scene(folder, file, name, output, **keys):
     content = {"VERSION": 2, "_BASE_": str(CONFIGS / file)}
     small = {
         f"MODEL__{KEYS[name]}__NUM_CLASSES": len(CLASSES), "MODEL__DEVICE": "cpu",
-        "DATASETS__DECLARED": declared(folder), "DATASETS__TRAIN": ["source_train"], "DATASETS__TEST": ["target_val"],
+        "DATASETS__CUSTOM": declared(folder), "DATASETS__TRAIN": ["source_train"], "DATASETS__TEST": ["target_val"],
         "INPUT__MIN_SIZE_TRAIN": [HEIGHT], "INPUT__MAX_SIZE_TRAIN": WIDTH, "INPUT__MIN_SIZE_TEST": HEIGHT,
         "INPUT__MAX_SIZE_TEST": WIDTH, "SOLVER__WARMUP_ITERS": 1, "SOLVER__BASE_LR": 0.005,
         "OUTPUT_DIR": str(folder / output), "MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 0.002,

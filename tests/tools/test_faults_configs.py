@@ -111,12 +111,12 @@ KEYS = {
     "a target without MIC": ({"DATASETS__TARGET": ["target_train"]}, [], ["DATASETS.TARGET", "MIC"]),
     "an unregistered set": ({"DATASETS__TRAIN": ["sourc_train"]}, [], ["DATASETS.TRAIN", "sourc_train"]),
     "an unregistered test set": ({"DATASETS__TEST": ["coco_fog"]}, [], ["DATASETS.TEST", "coco_fog"]),
-    "a declared set without images": ({"DATASETS__DECLARED__x": {"JSON": "a"}}, [], ["DATASETS.DECLARED.x", "IMAGES"]),
+    "a declared set without images": ({"DATASETS__CUSTOM__x": {"JSON": "a"}}, [], ["DATASETS.CUSTOM.x", "IMAGES"]),
     "a declared set with a wrong key": (
-        {"DATASETS__DECLARED__x": {"IMAGES": "a", "JSN": "b"}}, [], ["DATASETS.DECLARED.x", "JSN"]
+        {"DATASETS__CUSTOM__x": {"IMAGES": "a", "JSN": "b"}}, [], ["DATASETS.CUSTOM.x", "JSN"]
     ),
     "a declared set of a known name": (
-        {"DATASETS__DECLARED__coco_2017_val": {"IMAGES": "a"}}, [], ["DATASETS.DECLARED.coco_2017_val"]
+        {"DATASETS__CUSTOM__coco_2017_val": {"IMAGES": "a"}}, [], ["DATASETS.CUSTOM.coco_2017_val"]
     ),
 }  # fmt: skip
 

@@ -38,7 +38,7 @@ EVERYTHING = {
     "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.1},
     "MODEL__MIC__ALIGNMENT": {
         "IMAGE": {"ENABLED": True, "CHANNELS": 8}, "INSTANCE": {"ENABLED": True, "FC_DIM": 8},
-        "CONSISTENCY": {"ENABLED": True},
+        "AGREEMENT": {"ENABLED": True},
     },
     "DATASETS__TARGET": ["target_train"], "TEST__PSEUDO_LABELS": {"DATASET": "target_val"},
     "SOLVER__MAX_ITER": 3, "SOLVER__ACCUMULATE_STEPS": 2, "SOLVER__AMP": {"ENABLED": True, "DTYPE": "bfloat16"},
@@ -75,7 +75,7 @@ def everything(folder, output, **keys):
     sets = declared(folder)
     for name, entry in sets.items():
         entry.update(SEM_SEG=str(folder / name.split("_")[0] / "labels"), SEM_SEG_CLASSES=["none", *CLASSES])
-    return tiny_config(folder, output, DATASETS__DECLARED=sets, **EVERYTHING, **keys)
+    return tiny_config(folder, output, DATASETS__CUSTOM=sets, **EVERYTHING, **keys)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def started(folder):
     for file in (folder / "source/images").iterdir():
         data = file.read_bytes()
         (broken / file.name).write_bytes(data[:200] if file.name == "train_3.png" else data)
-    keys = {"DATASETS__DECLARED__source_train__IMAGES": str(broken), "SOLVER__MAX_ITER": 50}
+    keys = {"DATASETS__CUSTOM__source_train__IMAGES": str(broken), "SOLVER__MAX_ITER": 50}
     config = write_config(folder / "fails.yaml", tiny_config(folder, folder / "fails", **keys))
     fails = start_tool("train_net.py", "--num-gpus", 2, "--config-file", config, cwd=folder)
     yield torchrun, fails

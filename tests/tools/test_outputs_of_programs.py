@@ -151,7 +151,7 @@ def test_training_pictures_do_not_become_images_of_a_folder_set(scene, tmp_path)
     own = Scene(tmp_path)
     sets = {"source_train": {"JSON": str(own.json), "IMAGES": str(tmp_path / "source/images")},
             "fog": {"IMAGES": str(tmp_path / "target/images")}}  # fmt: skip
-    keys = {**MIC, "DATASETS__TARGET": ["fog"], "DATASETS__DECLARED": sets, "DATASETS__TEST": [], "VIS_PERIOD": 1}
+    keys = {**MIC, "DATASETS__TARGET": ["fog"], "DATASETS__CUSTOM": sets, "DATASETS__TEST": [], "VIS_PERIOD": 1}
     args = ["--config-file", own.config(**keys), "OUTPUT_DIR", tmp_path / "target/images/run"]
     check_refused("tools/train_net.py", args, ["OUTPUT_DIR", "image folder of fog"])
 

@@ -34,7 +34,7 @@ def keys(root, student):
     sets["target_val"].update(SEM_SEG="maps", SEM_SEG_CLASSES=NAMES)
     return {
         "MODEL__META_ARCHITECTURE": "MIC", "MODEL__MIC__STUDENT": student, "MODEL__SEM_SEG_HEAD": HEAD, "INPUT": SIZE,
-        "DATASETS__TARGET": ["target_train"], "DATASETS__DECLARED": sets, "DATASETS__TEST": ["target_val"],
+        "DATASETS__TARGET": ["target_train"], "DATASETS__CUSTOM": sets, "DATASETS__TEST": ["target_val"],
     }  # fmt: skip
 
 

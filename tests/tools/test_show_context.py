@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
         "SEM_SEG": str(root / "maps"),
         "SEM_SEG_CLASSES": ["road", "sky", "car"],
     }
-    config["DATASETS"]["DECLARED"]["own"] = {"JSON": str(root / "own.json"), **entry}
+    config["DATASETS"]["CUSTOM"]["own"] = {"JSON": str(root / "own.json"), **entry}
     (root / "maps").mkdir()
     with forget_registered_sets():
         cfg = load(root, config)

@@ -82,7 +82,7 @@ def first_runs(folder):
         "source_only": start(folder, "source_only", SOLVER__MAX_ITER=80, SOLVER__BASE_LR=0.04, DATASETS__TEST=sets),
         "oracle": start(folder, "oracle", SOLVER__MAX_ITER=6, SOLVER__AMP=amp, DATASETS__TRAIN=["target_train"]),
         "broken": start(
-            folder, "broken", DATASETS__DECLARED__source_train__IMAGES=str(images), DATALOADER__NUM_WORKERS=1
+            folder, "broken", DATASETS__CUSTOM__source_train__IMAGES=str(images), DATALOADER__NUM_WORKERS=1
         ),
     }
 
@@ -221,7 +221,7 @@ def test_missing_files_end_with_one_error_line_and_exit_code_1(folder):
         ({"MODEL__ROI_HEADS__NUM_CLASSES": 5}, [], ["source_train", "MODEL.ROI_HEADS.NUM_CLASSES is 5"]),
         (MIC, ["MODEL.MIC.MASK.RATIO", "1.0"], ["MODEL.MIC.MASK.RATIO", "[0, 1)"]),
         ({**MIC, "DATASETS__TARGET": ["targte_train"]}, [], ["DATASETS.TARGET", "targte_train"]),
-        ({"DATASETS__DECLARED__source_train__IMAGES": "no/images"}, [], ["no/images", "source_train.IMAGES"]),
+        ({"DATASETS__CUSTOM__source_train__IMAGES": "no/images"}, [], ["no/images", "source_train.IMAGES"]),
         ({}, ["--eval-only"], ["MODEL.WEIGHTS is empty", "--resume"]),
         ({}, ["--eval-only", "--resume"], ["MODEL.WEIGHTS is empty"]),
     ],

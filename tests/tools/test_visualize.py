@@ -45,8 +45,8 @@ def folder(tmp_path_factory):
         write_image(root / "drives" / name, np.full((HEIGHT, WIDTH, 3), 99, np.uint8))
     (root / "hazy images").mkdir()
     config = tiny_config(root, **MIC)
-    config["DATASETS"]["DECLARED"]["drives"] = {"IMAGES": str(root / "drives")}
-    config["DATASETS"]["DECLARED"]["empty"] = {"IMAGES": str(root / "hazy images")}
+    config["DATASETS"]["CUSTOM"]["drives"] = {"IMAGES": str(root / "drives")}
+    config["DATASETS"]["CUSTOM"]["empty"] = {"IMAGES": str(root / "hazy images")}
     write_config(root / "mic.yaml", config)
     write_config(root / "plain.yaml", tiny_config(root))
     with forget_registered_sets():

@@ -22,7 +22,7 @@ def model(tmp_path_factory):
     keys = {
         "MODEL__META_ARCHITECTURE": "MIC",
         "MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone",
-        "MODEL__MIC__COLOR": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},  # what is not hidden stays as it is
+        "MODEL__MIC__STRONG_AUG": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},  # what is not hidden stays as it is
     }
     with forget_registered_sets():
         return build_model(load(folder, tiny_config(folder, **keys))).eval()

@@ -36,9 +36,9 @@ def setup(tmp_path_factory):
     sets = declared(root)
     sets["source_train"].update(SEM_SEG=str(root / "maps"), SEM_SEG_CLASSES=["road", "sidewalk", "building"])
     keys = {
-        "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"], "DATASETS__DECLARED": sets,
+        "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"], "DATASETS__CUSTOM": sets,
         "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""},
-        "MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__MIC__COLOR": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},
+        "MODEL__MIC__STUDENT": "BoxPanopticFPN", "MODEL__MIC__STRONG_AUG": {"JITTER_PROB": 0.0, "BLUR_PROB": 0.0},
         "MODEL__MIC__SEM_SEG": {"MARGINS": [0.25, 0, 0, 0], "MIX_WEIGHT": 1.0}, "VIS_PERIOD": 1,
     }  # fmt: skip
     with forget_registered_sets():

@@ -58,7 +58,9 @@ class BoxTask(Task):
             score_threshold=p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, nms_threshold=p.NMS_THRESHOLD,
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
         )  # fmt: skip
-        weights = ConsistencyWeights(c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_LOC_WEIGHT, c.ROI_LOC_WEIGHT, c.QUALITY)
+        weights = ConsistencyWeights(
+            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY
+        )
         return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
 
     def classes_key(self, model):
