@@ -50,6 +50,15 @@ WRONG = [
     ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
     ("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
     ("MODEL.MIC.STRONG_AUG.BLUR_PROB", [1.5], r"\[0, 1\]"),
+    ("MODEL.FCOS.NUM_CLASSES", [0], "at least 1"),
+    ("MODEL.FCOS.NUM_CONVS", [0], "at least 1"),
+    ("MODEL.FCOS.PRIOR_PROB", [0.0, 1.0], r"\(0, 1\)"),
+    ("MODEL.FCOS.CENTER_SAMPLING_RADIUS", [0.0], "above 0"),
+    ("MODEL.FCOS.FOCAL_LOSS_ALPHA", [1.5], r"\[0, 1\]"),
+    ("MODEL.FCOS.FOCAL_LOSS_GAMMA", [-1.0], "at least 0"),
+    ("MODEL.FCOS.SCORE_THRESH_TEST", [2.0], r"\[0, 1\]"),
+    ("MODEL.FCOS.TOPK_CANDIDATES_TEST", [0], "at least 1"),
+    ("MODEL.FCOS.NMS_THRESH_TEST", [-0.5], r"\[0, 1\]"),
 ]
 
 

@@ -72,6 +72,9 @@ WRONG = [
     ("MODEL.SEM_SEG_HEAD.NAME", "Head", "SemSegFPNHead"),
     ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "-1.0", "of at least 0"),
     ("MODEL.RETINANET.PRIOR_PROB", "0.0", "(0, 1)"),
+    ("MODEL.RETINANET.NUM_CONVS", "0", "at least 1"),
+    ("MODEL.RETINANET.FOCAL_LOSS_ALPHA", "1.5", "[0, 1]"),
+    ("MODEL.RETINANET.FOCAL_LOSS_GAMMA", "-1.0", "at least 0"),
     ("TEST.DETECTIONS_PER_IMAGE", "0", "of at least 1"),
     ("TEST.AUG.MIN_SIZES", "()", "list of values"),
 ]

@@ -106,7 +106,9 @@ def test_a_mapper_of_ones_own_sees_both_domains_and_no_label_of_the_target(tmp_p
         return {"image": torch.zeros(3, 4, 4), "file_name": x["file_name"]}
 
     with forget_registered_sets():
-        cfg = load(tmp_path, tiny_config(tmp_path, DATASETS__TARGET=["target_train"]))
+        # a set that something measures is loaded with its labels, which training must not see
+        keys = {"DATASETS__TARGET": ["target_train"], "TEST__PSEUDO_LABELS__DATASET": "target_train"}
+        cfg = load(tmp_path, tiny_config(tmp_path, **keys))
         assert all(x["annotations"] for x in DatasetCatalog.get("target_train")), "the set has labels to hide"
         ours = [x for b in itertools.islice(mic_det.build_mic_train_loader(cfg, mapper), 3) for x in b]
         default = [x for b in itertools.islice(mic_det.build_mic_train_loader(cfg), 1) for x in b]

@@ -7,8 +7,8 @@ import re
 import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from helpers.data import forget_registered_sets, write_config
 
+from helpers.data import forget_registered_sets, write_config
 from mic_det import add_mic_config
 from mic_det.config import ConfigError, current_settings, flat_keys, validate_mic_config, value_of
 from mic_det.config.renamed import RENAMED

@@ -8,7 +8,7 @@ Both load without mic_det. Example:
 import argparse
 import sys
 
-from mic_det.config import ConfigError, needs_boxes
+from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.export import export
@@ -39,7 +39,7 @@ def main(args):
     args.opts = [*args.opts, "MODEL.MIC.WEIGHTS_FROM", args.model]
     cfg = config_of(args)
     model = load_model(cfg, trust_checkpoint=args.trust_checkpoint)
-    names = [name for _, name in class_list(cfg)] if needs_boxes(cfg) else []
+    names = [name for _, name in class_list(cfg)]
     inputs = [args.config_file, cfg.MODEL.WEIGHTS]
     configs = export(cfg, model, args.model, args.output, names, inputs, args.overwrite)
     print(f"{printable(args.output)}: the {args.model}'s weights")

@@ -18,7 +18,7 @@ import sys
 
 from tqdm import tqdm
 
-from mic_det.config import ConfigError, needs_boxes, needs_sem_seg, student_architecture
+from mic_det.config import ConfigError, student_architecture
 from mic_det.data.catalog import DataError
 from mic_det.data.pixels import ImageError
 from mic_det.engine.checkpoint import CheckpointError
@@ -27,6 +27,7 @@ from mic_det.engine.predict import Predictor, class_list, label_map_classes
 from mic_det.engine.setup import add_model_arguments, config_of, split_opts
 from mic_det.engine.signals import ends_in_order
 from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
+from mic_det.label_kinds import label_kinds
 from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
@@ -109,11 +110,11 @@ def check_formats(cfg, formats):
     Raises:
         ConfigError: where a file is asked for that the model has nothing to write to.
     """
-    model, boxes, pixels = student_architecture(cfg), needs_boxes(cfg), needs_sem_seg(cfg)
-    if "label_maps" in formats and not pixels:
+    model, kinds = student_architecture(cfg), label_kinds(cfg)
+    if "label_maps" in formats and "pixels" not in kinds:
         raise ConfigError(f"--format label_maps: {model} predicts boxes alone.")
     for name in ("coco", "csv"):
-        if name in formats and not boxes:
+        if name in formats and "boxes" not in kinds:
             raise ConfigError(f"--format {name}: {model} predicts pixels alone: use label_maps.")
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if "label_maps" in formats and count > 255:

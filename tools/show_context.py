@@ -24,11 +24,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 from tqdm import tqdm
 
-from mic_det.config import ConfigError, needs_boxes, needs_sem_seg
-from mic_det.data.builtin import prepare_label_maps
+from mic_det.config import ConfigError
 from mic_det.data.catalog import DataError
+from mic_det.data.labels import labels_of
 from mic_det.data.mapper import DomainMapper
-from mic_det.data.run_sets import check_label_maps, what_is_read
+from mic_det.data.run_sets import what_is_read
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
@@ -36,7 +36,8 @@ from mic_det.engine.setup import add_model_arguments, config_of, split_opts
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
 from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
-from mic_det.evaluation.sem_seg import LabelMapEvaluator
+from mic_det.evaluation.kinds import METRICS, make_evaluators
+from mic_det.label_kinds import label_kinds, mask_keys
 from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
@@ -84,10 +85,10 @@ def main(args):
     cfg = config_of(args)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     dicts = labelled_set(cfg, name)
-    if args.objects and not needs_boxes(cfg):
+    if args.objects and "boxes" not in label_kinds(cfg):
         raise ConfigError("--objects needs a detector: the config's model has no boxes.")
     # before time is spent
-    metrics = ["AP50"] * needs_boxes(cfg) + ["mIoU"] * needs_sem_seg(cfg)
+    metrics = [METRICS[kind] for kind in label_kinds(cfg)]
     files = [f"curve_{m}.png" for m in metrics] + ["objects_AP50.png"] * args.objects
     files += ["curve.json", "contact_sheet.png"]
     inputs = [*what_is_read(name, dicts), args.config_file, *args.weights.values()]
@@ -95,9 +96,7 @@ def main(args):
     outputs.check(files)
     models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
     dicts = labelled_set(cfg, name)  # once more: checkpoints may name the classes
-    # a segmentation that trains alone has a mask of its own
-    mask = cfg.MODEL.MIC.MASK if needs_boxes(cfg) else cfg.MODEL.MIC.SEM_SEG.MASK
-    block_size, output = mask.BLOCK_SIZE, Path(args.output)
+    block_size, output = mask_keys(cfg).BLOCK_SIZE, Path(args.output)
     logging.getLogger("detectron2").setLevel(logging.WARNING)
 
     boxes = true_boxes(dicts)
@@ -110,7 +109,7 @@ def main(args):
     passes = sum(len(args.ratios) + bool(v) + len(v) for v in shown.values())
     with tqdm(total=passes * len(dicts), unit="image") as progress, contextlib.redirect_stdout(io.StringIO()):
         for label, model in models.items():  # pycocotools prints its tables
-            judge = evaluator(cfg, name, output)
+            judge = DatasetEvaluators(make_evaluators(cfg, name, str(output / "inference")))
             curves[label] = evaluate_hidden(hidden[label].values(), loader, judge, progress.update)
             if args.objects:
                 views = [HiddenPatches(model, block_size, 0.0), *shown[label].values()]
@@ -139,20 +138,13 @@ def labelled_set(cfg, name):
     """Dicts of a set that has all the labels that evaluation needs."""
     if name not in DatasetCatalog.list():
         raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
-    if needs_sem_seg(cfg):
-        prepare_label_maps(name)
+    kinds = labels_of(cfg)
+    for kind in kinds:
+        kind.prepare(name)
     dicts = DatasetCatalog.get(name)
-    if needs_boxes(cfg) and not any(d.get("annotations") for d in dicts):
-        raise DataError(f"{name} has no labels: AP needs a labelled set. Name one with --dataset.")
-    if needs_sem_seg(cfg):
-        check_label_maps(cfg, "TEST", name, dicts)
+    for kind in kinds:
+        kind.check_for_metrics(name, dicts)
     return dicts
-
-
-def evaluator(cfg, name, output):
-    """Of boxes, pixels or both."""
-    boxes = [DetectionEvaluator(name, output_dir=str(output / "inference"))] if needs_boxes(cfg) else []
-    return DatasetEvaluators(boxes + ([LabelMapEvaluator(name)] if needs_sem_seg(cfg) else []))
 
 
 def sheet_rows(cfg, views, dicts, name, num_images):
@@ -161,36 +153,60 @@ def sheet_rows(cfg, views, dicts, name, num_images):
     ``views`` are those of each checkpoint by caption.
     """
     mapper = DomainMapper.with_truth(cfg)
-    class_names = MetadataCatalog.get(name).get("thing_classes", ())
-    ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    drawings = [DRAWINGS[kind](cfg, name) for kind in label_kinds(cfg)]
     rows = []
     for i in np.unique(np.linspace(0, len(dicts) - 1, num_images).astype(int)):
         mapped = mapper(dicts[i])
         size = dict(zip(("height", "width"), mapped["image"].shape[-2:]))
-        plain = to_rgb(mapped["image"], cfg.INPUT.FORMAT)
         for label, of_model in views.items():
-            boxes, pixels = [], []
+            found = [[] for _ in drawings]
             for what, view in of_model.items():
                 seen = view.hide(mapped)
                 with torch.no_grad():
                     answer = view.model([{"image": seen["image"], **size}])[0]
-                caption = f"{label}, {what}"
-                if needs_boxes(cfg):
-                    found = answer["instances"][answer["instances"].scores >= 0.5]
-                    picture = to_rgb(seen["image"].clamp(0, 255).round().to(torch.uint8), cfg.INPUT.FORMAT)
-                    drawn = draw_instances(picture, found, found.pred_boxes, found.pred_classes, class_names)
-                    boxes.append((caption, drawn))
-                if needs_sem_seg(cfg):
-                    labels = color_labels(answer["sem_seg"].argmax(dim=0).cpu().numpy(), ignored)
-                    pixels.append((caption, draw_boxes(labels, [], [])))
-            if boxes:
-                truth = mapped["instances"]
-                drawn = draw_boxes(plain, truth.gt_boxes.tensor.numpy(), truth.gt_classes.tolist(), None, class_names)
-                rows.append([*boxes, ("truth", drawn)])
-            if pixels:
-                labels = color_labels(mapped["sem_seg"].numpy(), ignored)
-                rows.append([*pixels, ("true labels", draw_boxes(labels, [], []))])
+                for row, drawing in zip(found, drawings):
+                    row.append((f"{label}, {what}", drawing.answer(answer, seen["image"])))
+            rows += [[*row, drawing.truth(mapped)] for row, drawing in zip(found, drawings)]
     return rows
+
+
+class BoxDrawing:
+    """Pictures of boxes."""
+
+    def __init__(self, cfg, dataset_name):
+        self.channels = cfg.INPUT.FORMAT
+        self.class_names = MetadataCatalog.get(dataset_name).get("thing_classes", ())
+
+    def answer(self, answer, image):
+        """What a model found in an image (3, H, W), of which a part may be hidden."""
+        found = answer["instances"][answer["instances"].scores >= 0.5]
+        picture = to_rgb(image.clamp(0, 255).round().to(torch.uint8), self.channels)
+        return draw_instances(picture, found, found.pred_boxes, found.pred_classes, self.class_names)
+
+    def truth(self, mapped):
+        """Caption and picture of a mapped image's labels."""
+        truth, picture = mapped["instances"], to_rgb(mapped["image"], self.channels)
+        boxes = truth.gt_boxes.tensor.numpy()
+        return "truth", draw_boxes(picture, boxes, truth.gt_classes.tolist(), None, self.class_names)
+
+
+class PixelDrawing:
+    """Pictures of label maps; see :class:`BoxDrawing`."""
+
+    def __init__(self, cfg, dataset_name):
+        self.ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+
+    def answer(self, answer, image):
+        return self._draw(answer["sem_seg"].argmax(dim=0).cpu().numpy())
+
+    def truth(self, mapped):
+        return "true labels", self._draw(mapped["sem_seg"].numpy())
+
+    def _draw(self, labels):
+        return draw_boxes(color_labels(labels, self.ignored), [], [])
+
+
+DRAWINGS = {"boxes": BoxDrawing, "pixels": PixelDrawing}
 
 
 def save(args, outputs, name, block_size, curves, objects, metrics):

@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mic_det.config import ConfigError, is_mic, needs_sem_seg
-from mic_det.data.builtin import prepare_label_maps
+from mic_det.config import ConfigError, is_mic
 from mic_det.data.catalog import DataError
+from mic_det.data.labels import labels_of
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import what_is_read
 from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.media import write_picture
 from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_model_arguments, config_of
+from mic_det.modeling.terms import ClassMix
 from mic_det.outputs import Outputs, add_overwrite_argument
 from mic_det.printable import printable
 from mic_det.programs import start_program
@@ -56,8 +57,8 @@ def main(args):
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     if name not in DatasetCatalog.list():
         raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
-    if needs_sem_seg(cfg):
-        prepare_label_maps(name)
+    for kind in labels_of(cfg):
+        kind.prepare(name)
     dicts = DatasetCatalog.get(name)
     class_names = MetadataCatalog.get(name).get("thing_classes") or source_classes(cfg)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
@@ -74,7 +75,7 @@ def main(args):
         rows.append(
             mic_panels(
                 model, mapped, mapped.get("instances"), generator, class_names=class_names,
-                input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, mapper, int(i)),
+                input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, model, mapper, int(i)),
             )
         )  # fmt: skip
         picture = contact_sheet([[panel] for panel in rows[-1]])
@@ -96,11 +97,12 @@ def picture_names(files):
     return stems[1:]
 
 
-def mixed_source(cfg, mapper, i):
+def mixed_source(cfg, model, mapper, i):
     """A source image with its label map, where ClassMix is trained with; None elsewhere."""
-    if not (needs_sem_seg(cfg) and cfg.MODEL.MIC.SEM_SEG.MIX_WEIGHT and cfg.DATASETS.TRAIN):
+    if not (any(isinstance(term, ClassMix) for term in model.terms) and cfg.DATASETS.TRAIN):
         return None
-    prepare_label_maps(cfg.DATASETS.TRAIN[0])
+    for kind in labels_of(cfg):
+        kind.prepare(cfg.DATASETS.TRAIN[0])
     dicts = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
     return mapper(dicts[i % len(dicts)])
 

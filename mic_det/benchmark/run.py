@@ -7,8 +7,9 @@ import statistics
 import torch
 from tabulate import tabulate
 
-from ..config import is_mic, needs_boxes
+from ..config import is_mic
 from ..data.loader import build_mic_train_loader
+from ..label_kinds import label_kinds
 from .data_speed import evaluation_speed, loader_speed
 from .memory import peak_memory
 from .synthetic import NOISE, has_training_sets, is_there, make_batches
@@ -49,7 +50,8 @@ def benchmark_steps(cfg, repeats, names, size=None, synthetic=False, num_batches
         },
     }
     if "mic" in variants:
-        result["score_threshold"] = variants["mic"].model.task("boxes").select["score_threshold"]
+        boxes = variants["mic"].model.task("boxes")
+        result["score_threshold"] = boxes and boxes.select["score_threshold"]
         step = variants["mic"].run
         if origin != NOISE:  # then a step also waits for data
             loader = build_mic_train_loader(variant_config(cfg, "mic"))
@@ -80,7 +82,7 @@ def benchmark_data(cfg, max_images):
     if has_training_sets(cfg):
         result["loader_images_per_second"] = loader_speed(cfg)
         result["loader_workers"] = cfg.DATALOADER.NUM_WORKERS
-    if cfg.DATASETS.TEST and is_there(cfg.DATASETS.TEST[0]) and needs_boxes(cfg):
+    if cfg.DATASETS.TEST and is_there(cfg.DATASETS.TEST[0]) and "boxes" in label_kinds(cfg):
         own = cfg if is_mic(cfg) else variant_config(cfg, "plain")
         model = make_variant(cfg, "teacher", make_batches(cfg, 1)[0]).model
         result["evaluation"] = evaluation_speed(own, model, cfg.DATASETS.TEST[0], max_images)

@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, Instances
 
 from ..data.catalog import DataError
 from ..data.loader import build_mic_train_loader
+from ..label_kinds import num_classes
 
 BOXES_PER_IMAGE = 10
 NOISE = "noise"
@@ -51,9 +52,9 @@ def _labels(cfg, size, generator):
     extent = torch.tensor([width, height], dtype=torch.float32)
     corner = torch.rand(BOXES_PER_IMAGE, 2, generator=generator) * extent * 0.75
     box = torch.cat([corner, corner + (0.05 + 0.2 * torch.rand(BOXES_PER_IMAGE, 2, generator=generator)) * extent], 1)
-    classes = torch.randint(0, cfg.MODEL.ROI_HEADS.NUM_CLASSES, (BOXES_PER_IMAGE,), generator=generator)
+    classes = torch.randint(0, num_classes(cfg), (BOXES_PER_IMAGE,), generator=generator)
     grid = (-(-height // 32), -(-width // 32))
-    cells = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, grid, generator=generator)
+    cells = torch.randint(0, num_classes(cfg, "pixels"), grid, generator=generator)
     return {
         "instances": Instances((height, width), gt_boxes=Boxes(box), gt_classes=classes),
         "sem_seg": cells.repeat_interleave(32, 0).repeat_interleave(32, 1)[:height, :width].contiguous(),

@@ -11,10 +11,11 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
-from ..config import ConfigError, is_mic, needs_boxes, student_architecture, validate_mic_config
+from ..config import ConfigError, is_mic, student_architecture, validate_mic_config
 from ..engine.checkpoint import MICCheckpointer
 from ..engine.optimizer import build_fused_optimizer
 from ..engine.train_loop import AccumulatingTrainer
+from ..label_kinds import weights_regions
 from ..modeling import MIC
 
 # what each is, in the words of the printed table
@@ -55,7 +56,7 @@ class Variant:
 
 def variant_names(cfg, chosen=()):
     """Those that fit the config; ``chosen`` and what they are compared with, where some are chosen."""
-    names = [n for n in TITLES if needs_boxes(cfg) or n in ("plain", "teacher", "mic", "mic_sequential")]
+    names = [n for n in TITLES if weights_regions(cfg) or n in ("plain", "teacher", "mic", "mic_sequential")]
     if not _can_be_sequential(cfg):
         names.remove("mic_sequential")
     if chosen:
@@ -142,10 +143,10 @@ def _infer(model, inputs):
 def _find_pseudo_boxes(model, batch):
     """Lower the score threshold where the weights (random ones, say) leave the target without pseudo-boxes."""
     target = [x for x in batch if x["domain"] == "target"]
-    found = _infer(model.teacher.eval(), target)
-    found = found[0] if isinstance(found, tuple) else found  # BoxPanopticFPN: detections, pixels
+    task = model.task("boxes")
+    found = task.detections(model.teacher.eval(), model.teacher_view(target))
     scores = torch.cat([x.scores for x in found]).sort(descending=True).values
-    select = model.task("boxes").select
+    select = task.select
     threshold = select["score_threshold"]
     least = min(threshold) if isinstance(threshold, (tuple, list)) else threshold
     if len(scores) and scores[0] < least:

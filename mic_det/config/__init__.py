@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from ..errors import ConfigError
 from .detectron2_keys import check_detectron2_keys
 from .keys import ALIGNED_REGIONS, KEYS, QUALITY_MODES
-from .models import is_mic, needs_boxes, needs_sem_seg, student_architecture
+from .models import is_mic, student_architecture
 from .node import MICCfgNode
 from .renamed import current_settings
 from .together import validate_mic_config
@@ -14,12 +14,12 @@ from .yaml_files import check_config_file, compose_bounded
 
 __all__ = [
     "ALIGNED_REGIONS", "QUALITY_MODES", "ConfigError", "add_mic_config", "check_config_file", "check_detectron2_keys",
-    "compose_bounded", "current_settings", "flat_keys", "is_mic", "needs_boxes", "needs_sem_seg",
+    "compose_bounded", "current_settings", "flat_keys", "is_mic",
     "student_architecture", "validate_mic_config", "value_of",
 ]  # fmt: skip
 
 
-def add_mic_config(cfg):
+def add_mic_config(cfg: CfgNode) -> None:
     """Add mic_det's keys to a Detectron2 config, in place. What is merged into it may have old names of them.
 
     Args:

@@ -9,6 +9,8 @@ from .rules import (
     ANY_NUMBER,
     AT_LEAST_0,
     COUNT,
+    NORMS,
+    POSITIVE,
     SHARE,
     SHARE_BELOW_1,
     TEXT,
@@ -99,11 +101,37 @@ SECTIONS = (
             "another tensor has another shape than the file's; predictors of another number of classes are allowed. 0 "
             "= whatever fits is taken.", "share of tensors"),
     )),
+    Section("FCOS",
+        "For MODEL.META_ARCHITECTURE or MODEL.MIC.STUDENT FCOS: Detectron2's FCOS (Tian et al., ICCV 2019), which has "
+        "no keys of its own. The defaults are those of its model zoo. Detections: TEST.DETECTIONS_PER_IMAGE.", (
+        Key("MODEL.FCOS.NUM_CLASSES", 80, COUNT, "Classes of boxes, without background.",
+            source="Detectron2's zoo"),
+        Key("MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"], each(TEXT),
+            "Feature maps of the backbone, the finest first: all of them, as each has weights.",
+            source="Detectron2's zoo"),
+        Key("MODEL.FCOS.NUM_CONVS", 4, COUNT, "3 x 3 convolutions of each of the two branches of the head.", "layers",
+            "Detectron2's zoo"),
+        Key("MODEL.FCOS.NORM", "GN", NORMS, "The norm after each of them; '' = none.", source="Detectron2's zoo"),
+        Key("MODEL.FCOS.PRIOR_PROB", 0.01, number(0, 1, open_left=True, open_right=True),
+            "Probability of an object that a new head predicts everywhere.", "probability", "Detectron2's zoo"),
+        Key("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 1.5, POSITIVE,
+            "A point is an object's where it is nearer to the middle of its box than this.", "strides",
+            "Detectron2's zoo"),
+        Key("MODEL.FCOS.FOCAL_LOSS_ALPHA", 0.25, SHARE, "Focal loss: weight of objects; background has the rest.",
+            source="Detectron2's zoo"),
+        Key("MODEL.FCOS.FOCAL_LOSS_GAMMA", 2.0, WEIGHT, "Focal loss: exponent.", source="Detectron2's zoo"),
+        Key("MODEL.FCOS.SCORE_THRESH_TEST", 0.2, SHARE, "Least score of a prediction, sqrt(class x centerness).",
+            "probability", "Detectron2's zoo"),
+        Key("MODEL.FCOS.TOPK_CANDIDATES_TEST", 1000, COUNT,
+            "Points of each map that may go on to the non-maximum suppression.", "points", "Detectron2's zoo"),
+        Key("MODEL.FCOS.NMS_THRESH_TEST", 0.6, SHARE, "Its threshold.", "IoU", "Detectron2's zoo"),
+    )),
     Section("MIC", "`MODEL.META_ARCHITECTURE: MIC` makes a student and its teacher.", (
         Key("MODEL.MIC.STUDENT", "GeneralizedRCNN", TEXT,
-            "The student, and the teacher with it: a registered meta-architecture with an R-CNN's parts (backbone, "
-            "proposal_generator, roi_heads), BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with "
-            "instance masks that Detectron2 merges with the pixels) or SemanticSegmentor."),
+            "The student, and the teacher with it: a registered meta-architecture, such as GeneralizedRCNN, RetinaNet, "
+            "FCOS, BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that Detectron2 "
+            "merges with the pixels) or SemanticSegmentor. L_M weights each region of a GeneralizedRCNN. Of RetinaNet, "
+            "FCOS and a Cascade R-CNN it weights each image, by the mean score of its pseudo-boxes."),
         Key("MODEL.MIC.EVALUATE", "teacher", one_of("teacher", "student", "both"),
             "The model that predicts, in evaluation and elsewhere. both: the teacher is evaluated, then the student "
             "(metrics \"student/...\"), and the teacher predicts.", source="published: student"),
@@ -130,7 +158,7 @@ SECTIONS = (
             "One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
         Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
             "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
-            "MODEL.ROI_HEADS.NMS_THRESH_TEST, so only a smaller value removes more.", "IoU"),
+            "NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.", "IoU"),
         Key("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", 100, COUNT,
             "At most this number an image, those with the highest scores.", "boxes"),
         Key("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", 0.0, WEIGHT,
@@ -179,11 +207,13 @@ SECTIONS = (
             "gradient: max(p, 1 - p) of an anchor, the top probability of a RoI; the weight of its own errors is high. "
             "published: what the authors' detection code does: RoIs as student; an anchor has the student's foreground "
             "probability p, whatever its label, and the gradient goes through it. none: 1. Regions of masked source "
-            "images, whose boxes are true, have q = 1 in every mode.", source="Eq. 6-7; published: \"published\""),
+            "images, whose boxes are true, have q = 1 in every mode. Where an image has a single q (MODEL.MIC.STUDENT), "
+            "student and published are not defined, and are refused.", source="Eq. 6-7; published: \"published\""),
         Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
             "Images without a pseudo-box are skipped, or are all background."),
         Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),
-        Key("MODEL.MIC.CONSISTENCY.ROI_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RoI classification in L_M."),
+        Key("MODEL.MIC.CONSISTENCY.ROI_CLS_WEIGHT", 1.0, WEIGHT,
+            "Weight of RoI classification in L_M, and of the losses of RetinaNet and FCOS."),
         Key("MODEL.MIC.CONSISTENCY.RPN_BOX_REG_WEIGHT", 0.0, WEIGHT,
             "Weight of the RPN's box regression in L_M, on pseudo-boxes. All four are weighted by q.",
             source="published: 0 (pseudo-boxes are not that exact)"),

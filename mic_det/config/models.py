@@ -2,8 +2,6 @@
 
 from detectron2.modeling import META_ARCH_REGISTRY
 
-SEM_SEG_MODELS = ("BoxPanopticFPN", "PanopticFPN", "SemanticSegmentor")
-
 
 def student_architecture(cfg):
     """Name of the meta-architecture that is trained: MIC's student, or the plain model itself."""
@@ -14,13 +12,3 @@ def is_mic(cfg):
     """Whether the model is MIC, or a registered class of one's own that derives from it."""
     name = cfg.MODEL.META_ARCHITECTURE
     return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "wraps_student", False)
-
-
-def needs_sem_seg(cfg):
-    """Whether the model learns from label maps."""
-    return student_architecture(cfg) in SEM_SEG_MODELS
-
-
-def needs_boxes(cfg):
-    """Whether the model learns from boxes."""
-    return student_architecture(cfg) != "SemanticSegmentor"

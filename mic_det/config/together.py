@@ -5,6 +5,7 @@ import logging
 from detectron2.config import CfgNode as CN
 
 from ..errors import ConfigError
+from ..label_kinds import classes_key, num_classes
 from ..printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
@@ -84,10 +85,10 @@ def _check_margins(s):
 
 def _check_classes(cfg):
     per_class = len(cfg.MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
-    if per_class and per_class != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    if per_class and per_class != num_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: give one a class, or ()."
+            f"{classes_key(cfg)} is {num_classes(cfg)}: give one a class, or ()."
         )
 
 

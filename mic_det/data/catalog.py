@@ -7,7 +7,8 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import ConfigError, needs_boxes
+from ..config import ConfigError
+from ..label_kinds import label_kinds
 from .cityscapes_labels import SEM_SEG_CLASSES
 from .classes import expect_classes, set_metadata, with_model_classes
 from .coco_file import check_categories, is_labelled, is_size, read_coco
@@ -55,7 +56,7 @@ def register_declared_datasets(cfg):
             classes = entry.SEM_SEG_CLASSES
             classes = list(SEM_SEG_CLASSES) if classes == "cityscapes" else [str(c) for c in classes]
             MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-    source = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN and needs_boxes(cfg) else None
+    source = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN and "boxes" in label_kinds(cfg) else None
     expect_classes(source, except_for=targets)
 
 

@@ -6,27 +6,18 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
-from ..config import ConfigError, needs_boxes, needs_sem_seg
+from ..config import ConfigError
 from ..printable import printable
-from .builtin import prepare_label_maps
 from .catalog import DataError, read_coco, resolve_path
 from .coco_normalize import normalize_coco
 from .files import list_files
+from .labels import labels_of
 from .parallel import run_parallel
-from .pixels import EXIF_TURNED, ImageError, Resize, annotated_size, check_image, check_label_map, check_ordinary
-from .run_sets import (
-    check_classes,
-    check_label_maps,
-    check_masks,
-    check_roles,
-    labels_notes,
-    missing_image_hint,
-)
+from .pixels import EXIF_TURNED, ImageError, Resize, annotated_size, check_image, check_ordinary
+from .run_sets import check_roles, labels_notes, missing_image_hint
 
 TINY = 2  # pixels; a side below it can hardly be learned
 
@@ -57,7 +48,7 @@ def check_config_datasets(cfg, workers=None, progress=True):
     Returns:
         (list[SetReport], list[str]): one report a set, and problems between sets or with the config.
     """
-    reports, problems, first = [], [], None
+    reports, problems, kinds = [], [], labels_of(cfg)
     try:
         check_roles(cfg)
     except ConfigError as e:
@@ -66,29 +57,24 @@ def check_config_datasets(cfg, workers=None, progress=True):
         for name in cfg.DATASETS[role]:
             report = SetReport(role, name)
             reports.append(report)
-            dicts = _load(report, label_maps=needs_sem_seg(cfg) and role != "TARGET")
+            learned = kinds if role != "TARGET" else []
+            dicts = _load(report, learned)
             if not dicts:
                 continue
-            classes = list(MetadataCatalog.get(name).get("thing_classes", []))
             if role != "TARGET":
-                first = first or (name, classes)
                 report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
+            for kind in learned:
                 try:
-                    if needs_boxes(cfg):
-                        check_classes(cfg, role, name, classes, first, dicts)
-                        check_masks(cfg, role, name, dicts)
-                    if needs_sem_seg(cfg):
-                        check_label_maps(cfg, role, name, dicts)
+                    kind.check(role, name, dicts)
                 except DataError as e:
                     report.problems.append(str(e))
-                if needs_sem_seg(cfg):
-                    _open_label_maps(report, dicts, cfg.MODEL.SEM_SEG_HEAD, workers, progress)
-            _count(report, dicts, classes)
+                report.problems += kind.file_problems(name, dicts, workers, progress)
+            _count(report, dicts, list(MetadataCatalog.get(name).get("thing_classes", [])))
             _open_all(report, dicts, Resize.from_config(cfg, is_train=role != "TEST"), workers, progress)
     return reports, problems + _duplicates(reports)
 
 
-def _load(report, label_maps):
+def _load(report, kinds):
     """A set's dicts; where it cannot be loaded, all that is wrong with it instead."""
     name = report.name
     if name not in DatasetCatalog.list():
@@ -96,8 +82,8 @@ def _load(report, label_maps):
         return []
     declared = MetadataCatalog.get(name).get("declared")
     try:
-        if label_maps:
-            prepare_label_maps(name)
+        for kind in kinds:
+            kind.prepare(name)
         dicts = DatasetCatalog.get(name)
     except DataError as e:
         report.problems.append(str(e))
@@ -169,33 +155,6 @@ def _open_all(report, dicts, resize, workers, progress):
     twice = [f for f, n in Counter(files).items() if n > 1]
     if twice:
         report.problems.append(f"{report.name} lists {len(twice)} images more than once, such as {twice[0]}.")
-
-
-def _open_label_maps(report, dicts, head, workers, progress):
-    """Label maps that are there must be readable, of their image's size and of labels below ``NUM_CLASSES``."""
-    pairs = [(d["sem_seg_file_name"], d["file_name"]) for d in dicts if d.get("sem_seg_file_name")]
-    jobs = [(file, image, head.NUM_CLASSES, head.IGNORE_VALUE) for file, image in pairs if Path(file).is_file()]
-    found = run_parallel(label_map_problem, jobs, workers, f"{report.name} label maps", progress)
-    report.problems += [f"{report.name}: {problem}" for problem in found if problem]
-
-
-def label_map_problem(job):
-    """What is wrong with (label map, its image, number of classes, ignored label), or None."""
-    file, image_file, num_classes, ignored = job
-    try:
-        check_label_map(file, decode=True)
-        with Image.open(file) as opened:
-            labels = np.asarray(opened)
-    except ImageError as e:
-        return f"label map {file} {e}."
-    try:
-        size = check_image(image_file, decode=True).size[::-1]
-    except ImageError as e:
-        return f"the image {image_file} of label map {file} {e}."
-    if labels.shape != size:
-        return f"{file} has the shape {labels.shape}, its image {size}."
-    wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= num_classes))]
-    return f"{file} has the label {wrong[0]}: there are {num_classes} classes." if wrong.size else None
 
 
 def open_image(job):

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from PIL import Image
 
-from ..config import needs_sem_seg
+from ..label_kinds import label_kinds
 from .catalog import DataError
 from .margins import RecordedAugmentations
 from .pixels import ImageError, Resize, annotated_size, check_image, check_label_map, upright_size
@@ -76,7 +76,8 @@ class DomainMapper(DatasetMapper):
         """
         super().__init__(**DatasetMapper.from_config(cfg, is_train))
         self.domain, self.resize = domain, Resize.from_config(cfg, is_train)
-        self.sem_seg = is_train and needs_sem_seg(cfg)
+        self.has_pixels = "pixels" in label_kinds(cfg)
+        self.sem_seg = is_train and self.has_pixels
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         self.margins = ()
@@ -87,12 +88,12 @@ class DomainMapper(DatasetMapper):
     def with_truth(cls, cfg):
         """A mapper for pictures: images at the size of evaluation, unchanged, with all the truth that there is."""
         mapper = cls(cfg, is_train=False)
-        mapper.is_train, mapper.sem_seg = True, needs_sem_seg(cfg)
+        mapper.is_train, mapper.sem_seg = True, mapper.has_pixels
         mapper._add_margins(cfg)
         return mapper
 
     def _add_margins(self, cfg):
-        if needs_sem_seg(cfg) and any(cfg.MODEL.MIC.SEM_SEG.MARGINS):
+        if self.has_pixels and any(cfg.MODEL.MIC.SEM_SEG.MARGINS):
             self.margins = tuple(cfg.MODEL.MIC.SEM_SEG.MARGINS)
             self.augmentations = RecordedAugmentations(self.augmentations)
 

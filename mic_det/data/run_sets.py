@@ -5,13 +5,13 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import ConfigError, is_mic, needs_boxes, needs_sem_seg, student_architecture
+from ..config import ConfigError, is_mic
+from ..label_kinds import consistency_weights
 from ..ordinary_files import absence
-from .builtin import prepare_label_maps
 from .catalog import DataError
-from .classes import class_names
 from .coco_normalize import MANY_CROWDS
 from .image_names import FilesOnDisk
+from .labels import count_crowds, labels_of
 
 
 def check_datasets(cfg, training=True):
@@ -25,8 +25,7 @@ def check_datasets(cfg, training=True):
         list[str]: one line a set: images, boxes, boxes per class.
 
     Raises:
-        DataError: missing sets or files; class lists that differ from each other or from
-            ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        DataError: missing sets or files; class lists that differ from each other or from the model's number.
         ConfigError: an unknown or missing set.
     """
     labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
@@ -34,12 +33,13 @@ def check_datasets(cfg, training=True):
     target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
     if training:
         check_roles(cfg)
-    lines, first = [], None
+    lines, kinds = [], labels_of(cfg)
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
             raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.CUSTOM.")
-        if needs_sem_seg(cfg) and key != "TARGET":
-            prepare_label_maps(name)
+        learned = kinds if key != "TARGET" else []
+        for kind in learned:
+            kind.prepare(name)
         dicts = DatasetCatalog.get(name)
         if not dicts:
             raise DataError(f"{name} (DATASETS.{key}) has no images.")
@@ -49,19 +49,14 @@ def check_datasets(cfg, training=True):
             hint = missing_image_hint(name)(missing[0])
             raise DataError(f"{name} (DATASETS.{key}): image {missing[0]} {absence(missing[0])}.{hint}{more}")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-        if key != "TARGET":
-            if needs_boxes(cfg):
-                first = first or (name, classes)
-                check_classes(cfg, key, name, classes, first, dicts)
-                check_masks(cfg, key, name, dicts)
-            if needs_sem_seg(cfg):
-                check_label_maps(cfg, key, name, dicts)
+        for kind in learned:
+            kind.check(key, name, dicts)
         lines.append(describe(key, name, dicts, classes))
         if key != "TARGET":
             lines += [f"       {note}" for note in labels_notes(name, dicts)]
-    check_pseudo_label_set(cfg, first)
-    if not training and needs_boxes(cfg):
-        lines += unknown_classes_note(cfg)
+    check_pseudo_label_set(cfg, kinds)
+    if not training:
+        lines += [note for kind in kinds for note in kind.notes_of_evaluation()]
     return lines
 
 
@@ -76,7 +71,7 @@ def missing_image_hint(name):
 
 def labels_notes(name, dicts):
     """What is reported of a labelled set: what was read otherwise than written, and many crowds."""
-    crowds, boxes = _crowds(dicts)
+    crowds, boxes = count_crowds(dicts)
     notes = list(MetadataCatalog.get(name).get("repairs") or [])
     if MANY_CROWDS * boxes < crowds < boxes:  # a set of crowds alone is refused
         notes.append(
@@ -86,22 +81,6 @@ def labels_notes(name, dicts):
     return [f"{name}: {note}" for note in notes]
 
 
-def _crowds(dicts):
-    flags = [bool(a.get("iscrowd", 0)) for d in dicts for a in d.get("annotations", ())]
-    return sum(flags), len(flags)
-
-
-def unknown_classes_note(cfg):
-    """A line where nothing but the test set tells what the model's outputs mean."""
-    source = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
-    if source and class_names(source) or not cfg.DATASETS.TEST:
-        return []
-    return [
-        f"       The classes of the model are taken to be those of {cfg.DATASETS.TEST[0]}, in its order: no set of "
-        "DATASETS.TRAIN is here to compare them with. A checkpoint that names its classes overrules that."
-    ]
-
-
 def what_is_read(name, dicts):
     """Files of a set and, where it is a folder of images, the folder: what is written there becomes part of the set."""
     metadata = MetadataCatalog.get(name)
@@ -109,23 +88,19 @@ def what_is_read(name, dicts):
     return [*files, metadata.get("json_file") or metadata.get("image_root") or ""]
 
 
-def check_pseudo_label_set(cfg, first):
+def check_pseudo_label_set(cfg, kinds):
     """Whether the set of ``TEST.PSEUDO_LABELS`` exists and, where it has boxes, has the source's classes.
 
     Args:
-        first ((str, list[str]) or None): name and classes of the first labelled set.
+        kinds (list): :func:`labels_of`, which have checked the labelled sets.
     """
     name = cfg.TEST.PSEUDO_LABELS.DATASET
     if not name:
         return
     if name not in DatasetCatalog.list():
         raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
-    if needs_sem_seg(cfg):
-        prepare_label_maps(name)
-    labelled = any(d.get("annotations") for d in DatasetCatalog.get(name))
-    classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-    if labelled and first and classes != first[1]:
-        raise DataError(f"{name} (TEST.PSEUDO_LABELS) has the classes {classes}, but {first[0]} has {first[1]}.")
+    for kind in kinds:
+        kind.check_measured(name)
 
 
 def check_roles(cfg):
@@ -133,7 +108,7 @@ def check_roles(cfg):
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
     mic, adapts = cfg.MODEL.MIC, is_mic(cfg)
-    weight = mic.CONSISTENCY.WEIGHT * needs_boxes(cfg) or mic.SEM_SEG.WEIGHT * needs_sem_seg(cfg)
+    weight = any(consistency_weights(cfg).values())
     if adapts and weight and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
         raise ConfigError(
             "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
@@ -143,81 +118,6 @@ def check_roles(cfg):
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
             "set DATASETS.TARGET to (), or use MIC."
-        )
-
-
-def check_classes(cfg, key, name, classes, first, dicts):
-    if key == "TRAIN" and not any(d.get("annotations") for d in dicts):
-        raise DataError(f"{name} (DATASETS.{key}) has no annotations; unlabelled sets belong in DATASETS.TARGET.")
-    crowds, boxes = _crowds(dicts)
-    if boxes and crowds == boxes:
-        raise DataError(
-            f"{name} (DATASETS.{key}): all {boxes} boxes are crowds ('iscrowd' 1), which are not learned from and "
-            "count in no AP. Some programs mark every mask so: set 'iscrowd' 0 where a box is one object."
-        )
-    if classes != first[1]:
-        raise DataError(f"{name} (DATASETS.{key}) has the classes {classes}, but {first[0]} has {first[1]}.")
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise DataError(
-            f"{name} (DATASETS.{key}) has {len(classes)} classes {classes}, but MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}.{_parent_hint(name)}"
-        )
-
-
-def _parent_hint(name):
-    parent = MetadataCatalog.get(name).get("unused_parent")
-    if not parent:
-        return ""
-    return (
-        f" {parent!r} has no box and is the 'supercategory' of the others, as some programs export it: remove it from "
-        "'categories', or count it."
-    )
-
-
-def check_masks(cfg, key, name, dicts):
-    """With ``MODEL.MASK_ON``, every object of a labelled set must have a mask that can be learned or evaluated.
-
-    Raises:
-        DataError: names the first image, its box, and how many there are.
-    """
-    if not cfg.MODEL.MASK_ON:
-        return
-    objects = [(d, a) for d in dicts for a in d.get("annotations", ()) if key == "TEST" or not a.get("iscrowd", 0)]
-    without = [(d, a) for d, a in objects if not a.get("segmentation")]
-    if without:
-        d, a = without[0]
-        raise DataError(
-            f"{name} (DATASETS.{key}): {len(without)} of {len(objects)} boxes have no usable mask, such as "
-            f"{list(a['bbox'])} of {d['file_name']}, but MODEL.MASK_ON needs one of each. Complete them, remove those "
-            "boxes, or set MODEL.MASK_ON False."
-        )
-    rle = [(d, a) for d, a in objects if isinstance(a["segmentation"], dict)]
-    if key == "TRAIN" and rle and cfg.INPUT.MASK_FORMAT == "polygon":
-        d, a = rle[0]
-        raise DataError(
-            f"{name} (DATASETS.{key}): {len(rle)} of {len(objects)} masks are RLE, such as that of {list(a['bbox'])} "
-            f"of {d['file_name']}, but INPUT.MASK_FORMAT is polygon. Set INPUT.MASK_FORMAT bitmask, which takes both."
-        )
-
-
-def check_label_maps(cfg, key, name, dicts):
-    """Every image of a set must have a label map, of as many classes as the model has.
-
-    Raises:
-        DataError: names the set and the first file that is missing.
-    """
-    classes = MetadataCatalog.get(name).get("stuff_classes", [])
-    absent = next((d for d in dicts if not os.path.isfile(d.get("sem_seg_file_name") or "")), None)
-    if not classes or absent:
-        where = absent and absent.get("sem_seg_file_name") or f"that of {(absent or dicts[0])['file_name']}"
-        raise DataError(
-            f"{name} (DATASETS.{key}) lacks label maps, which {student_architecture(cfg)} learns from: {where} is "
-            f"missing. Declare DATASETS.CUSTOM.{name}.SEM_SEG and SEM_SEG_CLASSES, or complete the folder."
-        )
-    if len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise DataError(
-            f"{name} (DATASETS.{key}) has {len(classes)} classes of pixels ({', '.join(classes)}), but "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}."
         )
 
 

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from detectron2.config import CfgNode
 
-from ..config import needs_boxes
 from ..data.catalog import targets_alone
 from ..data.classes import class_names, expect_classes, positions, stated_classes
+from ..label_kinds import label_kinds
 from ..modeling import MIC
 from .checkpoint_files import CheckpointFiles
 from .finite_state import first_nonfinite
@@ -80,7 +80,7 @@ class MICCheckpointer(CheckpointFiles):
             "weights_from": cfg.MODEL.MIC.WEIGHTS_FROM,
             "targets": targets_alone(cfg),
         }
-        if needs_boxes(cfg) and cfg.DATASETS.TRAIN:
+        if "boxes" in label_kinds(cfg) and cfg.DATASETS.TRAIN:
             keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
         checkpointer = cls(model, save_dir, **keys, **kwargs)
         checkpointer.cfg = cfg

@@ -50,9 +50,15 @@ def plain_configs(cfg, detector):
     Raises:
         ConfigError: where plain Detectron2 lacks a part of the model; names it.
     """
+    architecture = student_architecture(cfg)
+    if not (isinstance(detector, BoxPanopticFPN) or type(detector).__module__.startswith("detectron2.")):
+        raise ConfigError(
+            f"{architecture} cannot be exported: plain Detectron2 builds no {architecture} from a config file, so this "
+            "model runs with mic_det alone (tools/predict.py)."
+        )
     plain = get_cfg()
     plain.merge_from_list([x for k in flat_keys(plain) for x in (k, copy.deepcopy(value_of(cfg, k)))])
-    plain.MODEL.META_ARCHITECTURE = student_architecture(cfg)
+    plain.MODEL.META_ARCHITECTURE = architecture
     plain.MODEL.WEIGHTS, plain.OUTPUT_DIR = "", get_cfg().OUTPUT_DIR
     body = getattr(detector.backbone, "bottom_up", None)
     if isinstance(body, TorchvisionStages):

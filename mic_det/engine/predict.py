@@ -11,9 +11,10 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import Instances
 
-from ..config import ConfigError, needs_boxes, needs_sem_seg
+from ..config import ConfigError
 from ..data.classes import categories, positions
 from ..data.pixels import Resize
+from ..label_kinds import box_keys, label_kinds, num_classes
 from .checkpoint import MICCheckpointer
 from .trainer import MICTrainer
 
@@ -53,7 +54,7 @@ class Predictor:
         Args:
             cfg (CfgNode): of the model, with its ``MODEL.WEIGHTS``.
             score_threshold (float): least score of a box, in [0, 1]; may be below
-                ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, which is then lowered to it.
+                ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` (of RetinaNet and FCOS: theirs), which is then lowered to it.
             trust_checkpoint (bool): run code that is in the file; see :class:`MICCheckpointer`.
 
         Raises:
@@ -62,12 +63,14 @@ class Predictor:
         """
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, score_threshold)
+        keys = box_keys(cfg)
+        keys.SCORE_THRESH_TEST = min(keys.SCORE_THRESH_TEST, score_threshold)
         self.score_threshold = score_threshold
         self.input_format = cfg.INPUT.FORMAT
         self.size_rule = Resize.from_config(cfg, is_train=False)
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
-        self.has_boxes, self.has_label_maps = needs_boxes(cfg), needs_sem_seg(cfg)
+        kinds = label_kinds(cfg)
+        self.has_boxes, self.has_label_maps = "boxes" in kinds, "pixels" in kinds
         self.model, self.named_classes = _load(cfg, None, trust_checkpoint)
 
     @torch.no_grad()
@@ -123,9 +126,11 @@ def class_list(cfg, names=None):
         names (list[str]): of the model's classes, where its checkpoint tells them.
 
     Returns:
-        list[(int, str)]: one for each of ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        list[(int, str)]: one for each class of boxes; none where the model has pixels alone.
     """
-    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if "boxes" not in label_kinds(cfg):
+        return []
+    count = num_classes(cfg)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         known = categories(name)
         if names is None and len(known) == count:

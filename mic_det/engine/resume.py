@@ -8,6 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 
+from ..modeling.loss_normalizer import get_normalizers, set_normalizers
 from ..random_state import get_random_state, set_random_state
 from .checkpoint_files import NonFiniteState
 from .finite import NonFiniteError, resume_from
@@ -31,29 +32,34 @@ class ExactState(HookBase):
 
     def __init__(self, cfg):
         self.cfg = cfg
-        self._random = None  # (step, the states of all processes), of the last collect()
-        self._before = None  # (step, random state, data state) at the start of the step in progress
+        self._own = None  # (step, the states of all processes), of the last collect()
+        self._before = None  # (step, state of this process, data state) at the start of the step in progress
         self._resumed = None
         self._data = None  # fingerprints of the data, of the main process
 
     def before_step(self):
-        self._before = self.trainer.iter, get_random_state(), self.trainer.data_loader.state_dict()
+        self._before = self.trainer.iter, self._own_state(), self.trainer.data_loader.state_dict()
+
+    def _own_state(self):
+        """What each process has for itself: random generators, and numbers that losses are divided by."""
+        return get_random_state(), get_normalizers(self.trainer.model)
 
     def _states(self):
-        """Random and data state after ``trainer.iter``, which may be the step before the one in progress."""
+        """Of this process and of the data after ``trainer.iter``, which may be the step before that in progress."""
         if self._before is not None and self._before[0] == self.trainer.iter + 1:
             return self._before[1:]
-        return get_random_state(), self.trainer.data_loader.state_dict()
+        return self._own_state(), self.trainer.data_loader.state_dict()
 
     def collect(self):
         """Call in all processes before one of them saves: each knows its own generators alone."""
-        self._random = self.trainer.iter, comm.gather(self._states()[0])
+        self._own = self.trainer.iter, comm.gather(self._states()[0])
 
     def state_dict(self):
-        random, data = self._states()
-        if self._random is None or self._random[0] != self.trainer.iter or comm.get_world_size() == 1:
-            self._random = self.trainer.iter, [random]
-        return {"random": self._random[1], "data": data, "settings": self._settings()}
+        own, data = self._states()
+        if self._own is None or self._own[0] != self.trainer.iter or comm.get_world_size() == 1:
+            self._own = self.trainer.iter, [own]
+        random, normalizers = (list(x) for x in zip(*self._own[1]))
+        return {"random": random, "normalizers": normalizers, "data": data, "settings": self._settings()}
 
     def _settings(self):
         loader = self.trainer.data_loader
@@ -92,6 +98,7 @@ class ExactState(HookBase):
         self.trainer.data_loader.load_state_dict(state["data"])
         if comm.get_rank() < len(state["random"]):
             set_random_state(state["random"][comm.get_rank()])
+            set_normalizers(self.trainer.model, state.get("normalizers", {comm.get_rank(): ()})[comm.get_rank()])
 
 
 def _restarts(what, names):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from ..modeling.loss_normalizer import NAMES as NORMALIZERS
 from .finite_state import first_nonfinite, nested_tensors
 
 MOST_STEPS = 10**9
@@ -100,6 +101,7 @@ def _check_exact(state, last):
     _need(isinstance(random, list) and bool(random), f"{where}.random", "a list of states", random)
     for i, one in enumerate(random):
         _check_random(one, f"{where}.random[{i}]")
+    _check_normalizers(state.get("normalizers"), len(random), f"{where}.normalizers")
     data, here = _dict(state.get("data"), f"{where}.data"), f"{where}.data"
     _whole(data, "seed", here, 2**63)
     for key, most in (("batches", (last + 1) * MOST_BATCHES), ("batch_size", 10**6)):
@@ -107,6 +109,18 @@ def _check_exact(state, last):
             _whole(data[key], name, f"{here}.{key}", most)
     settings = _dict(state.get("settings"), f"{where}.settings")
     _need(all(isinstance(x, str) for kv in settings.items() for x in kv), f"{where}.settings", "texts", settings)
+
+
+def _check_normalizers(state, processes, where):
+    """For each process, the numbers of each of its dense detectors; earlier versions had none."""
+    if state is None:
+        return
+    _need(isinstance(state, list) and len(state) == processes, where, "a list as long as that of random numbers", state)
+    for i, detectors in enumerate(state):
+        for numbers in _list(detectors, f"{where}[{i}]"):
+            for name, value in _dict(numbers, f"{where}[{i}]").items():
+                ok = name in NORMALIZERS and _is_number(value) and value > 0
+                _need(ok, f"{where}[{i}]", "running numbers above 0 of labelled and masked images", value)
 
 
 def _check_random(state, where):

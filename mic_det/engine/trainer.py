@@ -17,13 +17,11 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 
-from ..config import ConfigError, needs_boxes, needs_sem_seg
+from ..config import ConfigError
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError
-from ..evaluation.coco import DetectionEvaluator
-from ..evaluation.panoptic import PanopticQuality
+from ..evaluation.kinds import make_evaluators
 from ..evaluation.pseudo_labels import evaluate_pseudo_labels
-from ..evaluation.sem_seg import LabelMapEvaluator
 from ..modeling import MIC
 from ..modeling.segmentation import zero_without_labels
 from .checkpoint import MICCheckpointer
@@ -172,12 +170,7 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        evaluators = [DetectionEvaluator(dataset_name, output_dir=folder)] if needs_boxes(cfg) else []
-        if needs_sem_seg(cfg):
-            evaluators.append(LabelMapEvaluator(dataset_name, output_dir=folder))
-            if needs_boxes(cfg) and cfg.MODEL.MASK_ON:
-                least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH
-                evaluators.append(PanopticQuality(dataset_name, min_score=least))
+        evaluators = make_evaluators(cfg, dataset_name, folder, panoptic=True)
         return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
 
     @classmethod

@@ -5,8 +5,6 @@ from collections import deque
 
 from detectron2.engine import HookBase
 
-from ..config import needs_boxes, needs_sem_seg
-
 logger = logging.getLogger(__name__)
 
 
@@ -38,12 +36,11 @@ class PseudoLabelWatch(HookBase):
     def from_config(cls, cfg, model):
         """Of ``MODEL.MIC.MONITOR`` for a MIC."""
         watch = cfg.MODEL.MIC.MONITOR
-        names = model.class_names
-        if needs_boxes(cfg):  # as they are logged: the index where there is no name
-            names = [names[i] if i < len(names) else str(i) for i in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+        boxes, pixels = model.task("boxes"), model.task("pixels")
         return cls(
-            names if needs_boxes(cfg) else (), steps=watch.PATIENCE, one_class_steps=watch.ONE_CLASS_STEPS,
-            boxes_ratio=watch.BOXES_RATIO, pixel_quality=watch.PIXEL_QUALITY if needs_sem_seg(cfg) else None,
+            boxes.logged_names(model.teacher, model.class_names) if boxes else (), steps=watch.PATIENCE,
+            one_class_steps=watch.ONE_CLASS_STEPS, boxes_ratio=watch.BOXES_RATIO,
+            pixel_quality=watch.PIXEL_QUALITY if pixels else None,
         )  # fmt: skip
 
     def after_step(self):

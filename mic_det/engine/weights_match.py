@@ -8,6 +8,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from tabulate import tabulate
 
+from ..label_kinds import box_section
 from ..modeling.torchvision_backbone import TorchvisionStages
 from .weights_files import CheckpointError
 
@@ -22,6 +23,7 @@ PREDICTORS = {
     r"(roi_heads\.box_predictor)\.(\d+\.)?(cls_score|bbox_pred)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
     r"(roi_heads\.mask_head\.predictor)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
     r"(sem_seg_head\.predictor)\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    r"(head\.cls_score)\.": "MODEL.{}.NUM_CLASSES",  # RetinaNet or FCOS
 }
 # Set when a model is built, or without meaning for its predictions
 OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|cell_anchors\.\d+)$")
@@ -170,7 +172,8 @@ def fitting(state, detector, path, least, complete):
         table = tabulate(rows, headers=("of another shape", "in the file", "in the model"), tablefmt="simple")
         logger.warning("%s: %d tensors do not fit.\n%s", path, len(wrong), table)
     _check_backbone(fits, own, path, least)
-    classes = {k: _class_layer(k, v, own[k]) for k, v in wrong.items()}
+    section = box_section(type(detector))
+    classes = {k: _class_layer(k, v, own[k], section) for k, v in wrong.items()}
     others = [k for k in wrong if not classes[k] and not k.startswith("backbone.bottom_up.")]
     if others and least:
         raise CheckpointError(
@@ -191,12 +194,12 @@ def fitting(state, detector, path, least, complete):
     return fits
 
 
-def _class_layer(name, found, own):
+def _class_layer(name, found, own, section):
     """(layer, config key) where two shapes differ in the number of classes alone; None elsewhere."""
     if found.shape[1:] != own.shape[1:]:
         return None
     matches = ((re.match(pattern, name), key) for pattern, key in PREDICTORS.items())
-    return next(((match[1], key) for match, key in matches if match), None)
+    return next(((match[1], key.format(section)) for match, key in matches if match), None)
 
 
 def _check_backbone(fits, own, path, least):

@@ -58,14 +58,24 @@ class PseudoLabels(nn.Module):
     def forward(self, batched_inputs):
         model, answers = self.model, [{} for _ in batched_inputs]
         for key, source in (("instances", model.teacher), ("student", model.student)):
-            found = model.pseudo_labels(batched_inputs, source)
-            if "boxes" in found:
-                for answer, x, boxes in zip(answers, batched_inputs, found["boxes"].boxes):
-                    answer[key] = detector_postprocess(_as_detections(boxes), x["height"], x["width"])
-            if key == "instances" and "pixels" in found:
-                for answer, x, pixels in zip(answers, batched_inputs, found["pixels"].pixels):
-                    answer["sem_seg"] = _one_hot(pixels.labels, model.teacher.sem_seg_head, x["height"], x["width"])
+            for kind, pseudo in model.pseudo_labels(batched_inputs, source).items():
+                ANSWERS[kind](answers, key, pseudo, batched_inputs, source)
         return answers
+
+
+def _box_answers(answers, key, pseudo, inputs, model):
+    for answer, x, boxes in zip(answers, inputs, pseudo.boxes):
+        answer[key] = detector_postprocess(_as_detections(boxes), x["height"], x["width"])
+
+
+def _pixel_answers(answers, key, pseudo, inputs, model):
+    if key == "instances":  # of the teacher alone
+        for answer, x, pixels in zip(answers, inputs, pseudo.pixels):
+            answer["sem_seg"] = _one_hot(pixels.labels, model.sem_seg_head, x["height"], x["width"])
+
+
+# Each kind's pseudo-labels, put into the answers
+ANSWERS = {"boxes": _box_answers, "pixels": _pixel_answers}
 
 
 def _as_detections(pseudo):
@@ -98,29 +108,44 @@ class PseudoLabelEvaluator(DatasetEvaluator):
             name (str): a registered set; ``dicts`` are those of its images that are measured.
             output_dir (str): where pycocotools' inputs go.
         """
-        task = model.task("boxes")
-        self.has_boxes, self.image_ids = task is not None, [d["image_id"] for d in dicts]
-        self.boxes = self.pixels = None
-        if self.has_boxes:
-            self.num_classes = task.num_classes(model.teacher)
-            if any(d.get("annotations") for d in dicts):
-                self.boxes = _BoxQuality(name, output_dir=output_dir)
-        if model.task("pixels") and all(os.path.isfile(d.get("sem_seg_file_name") or "") for d in dicts):
-            if MetadataCatalog.get(name).get("stuff_classes"):
-                self.pixels = LabelMapEvaluator(name)
-        self.parts = [x for x in (self.boxes, self.pixels) if x is not None]
+        parts = [QUALITIES[task.name](task, name, dicts, model, output_dir) for task in model.tasks]
+        self.parts = sorted(parts, key=lambda part: part.name)
 
     def reset(self):
-        self.counts = []  # (boxes, student's boxes, pairs) an image
-        self.per_class = torch.zeros(self.num_classes if self.has_boxes else 0, dtype=torch.int64)
         for part in self.parts:
             part.reset()
 
     def process(self, inputs, outputs):
         for part in self.parts:
             part.process(inputs, outputs)
-        if not self.has_boxes:
-            return
+
+    def evaluate(self):
+        results = {}
+        for part in self.parts:
+            results.update(part.evaluate())
+        return {"pseudo_labels": results} if comm.is_main_process() else {}
+
+
+class _BoxPart:
+    """What :class:`PseudoLabelEvaluator` says of boxes."""
+
+    name = "boxes"
+
+    def __init__(self, task, dataset_name, dicts, model, output_dir):
+        self.image_ids = [d["image_id"] for d in dicts]
+        self.num_classes = task.num_classes(model.teacher)
+        labelled = any(d.get("annotations") for d in dicts)
+        self.quality = _BoxQuality(dataset_name, output_dir=output_dir) if labelled else None
+
+    def reset(self):
+        self.counts = []  # (boxes, student's boxes, pairs) an image
+        self.per_class = torch.zeros(self.num_classes, dtype=torch.int64)
+        if self.quality is not None:
+            self.quality.reset()
+
+    def process(self, inputs, outputs):
+        if self.quality is not None:
+            self.quality.process(inputs, outputs)
         for output in outputs:
             teacher, student = output["instances"].to("cpu"), output["student"].to("cpu")
             self.counts.append((len(teacher), len(student), number_of_pairs(teacher, student)))
@@ -129,19 +154,42 @@ class PseudoLabelEvaluator(DatasetEvaluator):
     def evaluate(self):
         results = {}
         gathered = comm.gather((self.counts, self.per_class), dst=0)
-        if comm.is_main_process() and self.has_boxes:
+        if comm.is_main_process():
             counts = np.array([c for counts, _ in gathered for c in counts]).reshape(-1, 3)
             total, student, pairs = counts.sum(axis=0).tolist()
             results["boxes"] = total / max(len(counts), 1)
             results["images"] = 100 * float((counts[:, 0] > 0).mean())
             results["classes"] = 100 * float((sum(c for _, c in gathered) > 0).float().mean())
             results["agreement"] = 200 * pairs / (total + student) if total + student else float("nan")
-        if self.boxes is not None:
-            results.update(self.boxes.evaluate(img_ids=self.image_ids).get("bbox", {}))
-        if self.pixels is not None:
-            found = (self.pixels.evaluate() or {}).get("sem_seg", {})
-            results.update({k: v for k, v in found.items() if k.startswith(("mIoU", "IoU-"))})
-        return {"pseudo_labels": results} if comm.is_main_process() else {}
+        if self.quality is not None:
+            results.update(self.quality.evaluate(img_ids=self.image_ids).get("bbox", {}))
+        return results
+
+
+class _PixelPart:
+    """What :class:`PseudoLabelEvaluator` says of label maps: nothing where the set lacks them."""
+
+    name = "pixels"
+
+    def __init__(self, task, dataset_name, dicts, model, output_dir):
+        labelled = all(os.path.isfile(d.get("sem_seg_file_name") or "") for d in dicts)
+        named = MetadataCatalog.get(dataset_name).get("stuff_classes")
+        self.quality = LabelMapEvaluator(dataset_name) if labelled and named else None
+
+    def reset(self):
+        if self.quality is not None:
+            self.quality.reset()
+
+    def process(self, inputs, outputs):
+        if self.quality is not None:
+            self.quality.process(inputs, outputs)
+
+    def evaluate(self):
+        found = (self.quality.evaluate() or {}).get("sem_seg", {}) if self.quality is not None else {}
+        return {k: v for k, v in found.items() if k.startswith(("mIoU", "IoU-"))}
+
+
+QUALITIES = {part.name: part for part in (_BoxPart, _PixelPart)}
 
 
 def number_of_pairs(first, second, iou=0.5):

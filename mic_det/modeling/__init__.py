@@ -1,4 +1,4 @@
-from . import panoptic, torchvision_backbone  # noqa: F401  registers the meta-architecture and the backbone
+from . import fcos, panoptic, torchvision_backbone  # noqa: F401  registers meta-architectures and a backbone
 from .mic import MIC, MICRCNN
 
 __all__ = ["MIC", "MICRCNN"]

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..config import ConfigError
 from .regions import box_feature_size, box_pooler
+from .tasks import RCNNTask
 
 logger = logging.getLogger(__name__)
 
@@ -178,9 +179,12 @@ class DomainAlignment(nn.Module):
                 "told the domains apart. Whole target images are aligned: remove the key, or set it to 'whole'.",
                 a.VIEW,
             )
-        if getattr(student, "roi_heads", None) is None:
+        if not RCNNTask.applies_to(student):
+            heads = getattr(student, "roi_heads", None)
+            what = type(student).__name__ + (f" with {type(heads).__name__}" if heads is not None else "")
             raise ConfigError(
-                f"MODEL.MIC.ALIGNMENT is for detectors; MODEL.MIC.STUDENT is {type(student).__name__}: disable it."
+                f"MODEL.MIC.ALIGNMENT is for detectors with a Faster R-CNN's regions; MODEL.MIC.STUDENT is {what}: "
+                "disable it."
             )
         shapes = student.backbone.output_shape()
         pooler, pooler_features = box_pooler(student.roi_heads)

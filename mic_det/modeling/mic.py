@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..config import validate_mic_config
+from ..label_kinds import mask_keys
 from .inputs import preprocess, teacher_view
 from .masking import PatchMask, StrongView
 from .mixing import mix_batch
@@ -110,9 +111,7 @@ class MIC(StudentTeacher):
             terms.append(ClassMix.from_config(cfg))
         if alignment:
             terms.append(alignment)
-        # one mask for boxes and segmentation; a segmentation that trains alone has one of its own
-        mask = mic.MASK if any(task.name == "boxes" for task in tasks) else mic.SEM_SEG.MASK
-        strong = mic.STRONG_AUG
+        mask, strong = mask_keys(cfg), mic.STRONG_AUG
         return {
             "student": student,
             "tasks": tasks,

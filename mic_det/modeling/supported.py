@@ -22,5 +22,5 @@ def check_pair(student, teacher, tasks):
         if ours != theirs:
             raise ConfigError(
                 f"the student has {ours} classes and the teacher {theirs}: "
-                f"both must be built with the same {task.classes_key()}."
+                f"both must be built with the same {task.classes_key(student)}."
             )

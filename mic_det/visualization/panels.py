@@ -1,12 +1,17 @@
 """Pictures of what the teacher and the student see in a target image."""
 
+from dataclasses import dataclass
+from typing import Optional
+
 import cv2
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.visualizer import Visualizer
+from torch import nn
 
-from ..modeling.inputs import preprocess
+from ..modeling.inputs import TeacherView, preprocess
 from ..modeling.pseudo_labels import rejection_reasons
 from .labels import columns, in_default_font, literal, put_label, shown_name
 from .sem_seg import sem_seg_panels
@@ -117,31 +122,70 @@ def mic_panels(
     image = batched_input["image"]
     input_format = input_format or model.student.input_format
     picture = to_rgb(image, input_format)
-    # all of the teacher's detections, not logged as pseudo-boxes: a picture is not a training step
-    seen, boxes, pixels = model.teacher_view([batched_input]), model.task("boxes"), model.task("pixels")
     masked = preprocess(model.student, [{"image": model.strong_view(image.to(model.device))}])
     model.hide_patches(masked, generator)
     height, width = image.shape[-2:]
     view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
     view = to_rgb(view.clamp(0, 255).round().to(torch.uint8), input_format)
-    panels = [("target image", draw_boxes(picture, [], []))]
-    if boxes is not None:
-        detections = boxes.detections(model.teacher, seen)[0]
-        pseudo = _pseudo_box_panels(boxes.select, picture, view, detections, class_names, max_rejected)
-        on_masked = boxes.predict(model.student, masked)[0]
-        on_masked = on_masked[on_masked.scores >= score_threshold]
-        drawn = draw_instances(view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, class_names)
-        panels += [*pseudo, (f"student on the masked view, score >= {score_threshold}", drawn)]
-        panels += _box_panels(model, batched_input, picture, truth, score_threshold, class_names)
-    else:
-        panels.append(("masked view of the student", draw_boxes(view, [], [])))
-    if pixels is not None:
-        found = sem_seg_panels(model, batched_input, pixels.pseudo_labels(model.teacher, seen), source, input_format)
-        panels += [(text, draw_boxes(labels, [], [])) for text, labels in found]
+    # all of the teacher's detections, not logged as pseudo-boxes: a picture is not a training step
+    scene = Scene(model, batched_input, model.teacher_view([batched_input]), picture, masked, view, truth, source,
+                  score_threshold, class_names, input_format, max_rejected)  # fmt: skip
+    found = [PANELS[task.name](task, scene) for task in sorted(model.tasks, key=lambda task: task.name)]
+    panels = [("target image", draw_boxes(picture, [], [])), *[panel for panels in found for panel in panels]]
+    if not any(text.startswith(MASKED) for text, _ in panels):
+        panels.insert(1, (MASKED, draw_boxes(view, [], [])))
     return panels
 
 
-def _box_panels(model, batched_input, picture, truth, score_threshold, class_names):
+MASKED = "masked view of the student"
+
+
+@dataclass
+class Scene:
+    """What there is to draw of one target image; see :func:`mic_panels`.
+
+    ``seen`` is the :class:`TeacherView` of it. ``picture`` and ``view`` are the image and its masked view in RGB,
+    ``masked`` is that view as the student takes it.
+    """
+
+    model: nn.Module
+    batched_input: dict
+    seen: TeacherView
+    picture: np.ndarray
+    masked: ImageList
+    view: np.ndarray
+    truth: Optional[Instances]
+    source: Optional[dict]
+    score_threshold: float
+    class_names: tuple
+    input_format: str
+    max_rejected: int
+
+
+def _box_panels(task, scene):
+    detections = task.detections(scene.model.teacher, scene.seen)[0]
+    panels = _pseudo_box_panels(
+        task.select, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected
+    )
+    on_masked = task.predict(scene.model.student, scene.masked)[0]
+    on_masked = on_masked[on_masked.scores >= scene.score_threshold]
+    drawn = draw_instances(scene.view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, scene.class_names)
+    panels.append((f"student on the masked view, score >= {scene.score_threshold}", drawn))
+    return panels + _prediction_panels(
+        scene.model, scene.batched_input, scene.picture, scene.truth, scene.score_threshold, scene.class_names
+    )
+
+
+def _pixel_panels(task, scene):
+    pseudo = task.pseudo_labels(scene.model.teacher, scene.seen)
+    found = sem_seg_panels(scene.model, scene.batched_input, pseudo, scene.source, scene.input_format)
+    return [(text, draw_boxes(labels, [], [])) for text, labels in found]
+
+
+PANELS = {"boxes": _box_panels, "pixels": _pixel_panels}
+
+
+def _prediction_panels(model, batched_input, picture, truth, score_threshold, class_names):
     prediction = model.inference([batched_input], do_postprocess=False)[0]
     prediction = prediction[0] if isinstance(prediction, list) else prediction  # beside pixels, of PanopticFPN
     prediction = prediction[prediction.scores >= score_threshold]
@@ -172,7 +216,7 @@ def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejec
     pseudo = detections[kept]
     return [
         (caption, draw_instances(picture, shown, shown.pred_boxes, shown.pred_classes, class_names, why)),
-        ("masked view of the student, pseudo-boxes",
+        (f"{MASKED}, pseudo-boxes",
          draw_instances(view, pseudo, pseudo.pred_boxes, pseudo.pred_classes, class_names)),
     ]  # fmt: skip
 

@@ -59,8 +59,7 @@ def by_hand(tmp_path):
 def evaluate(by_hand, answers, which=slice(None), labelled=True):
     dicts, folder = by_hand
     dicts = [d if labelled else {**d, "annotations": []} for d in dicts[which]]
-    tasks = {"boxes": RCNNTask(), "pixels": None}
-    model = SimpleNamespace(task=tasks.get, teacher=SimpleNamespace(roi_heads=SimpleNamespace(num_classes=2)))
+    model = SimpleNamespace(tasks=[RCNNTask()], teacher=SimpleNamespace(roi_heads=SimpleNamespace(num_classes=2)))
     evaluator = PseudoLabelEvaluator("by_hand", dicts, model, str(folder / "out"))
     evaluator.reset()
     for d, (teacher, student) in zip(dicts, answers):

@@ -25,7 +25,7 @@ class Task:
         """Number of classes that a model tells apart."""
         raise NotImplementedError
 
-    def classes_key(self):
+    def classes_key(self, model):
         """The config key that sets this number."""
         raise NotImplementedError
 

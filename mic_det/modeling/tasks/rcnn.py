@@ -9,6 +9,7 @@ from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 
+from ...label_kinds import box_section
 from ..consistency import (
     ConsistencyWeights,
     MaskedViews,
@@ -62,6 +63,9 @@ class BoxTask(Task):
         )
         return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
 
+    def classes_key(self, model):
+        return f"MODEL.{box_section(type(model))}.NUM_CLASSES"
+
     def truth(self, inputs, device):
         return [x["instances"].to(device) for x in inputs]
 
@@ -89,8 +93,12 @@ class BoxTask(Task):
         """Whether each image takes part in L_M, by its pseudo-boxes."""
         return [len(x) > 0 or self.empty_images == "background" for x in boxes]
 
+    def logged_names(self, model, class_names):
+        """What classes are called in logs: by their index where there is no name."""
+        return [class_names[i] if i < len(class_names) else str(i) for i in range(self.num_classes(model))]
+
     def log(self, pseudo, model, class_names):
-        log_pseudo_boxes(pseudo.boxes, self.num_classes(model), class_names)
+        log_pseudo_boxes(pseudo.boxes, self.logged_names(model, class_names))
 
 
 class RCNNTask(BoxTask):
@@ -114,9 +122,6 @@ class RCNNTask(BoxTask):
 
     def num_classes(self, model):
         return model.roi_heads.num_classes
-
-    def classes_key(self):
-        return "MODEL.ROI_HEADS.NUM_CLASSES"
 
     def supervised(self, student, view, truth):
         proposals, losses = student.proposal_generator(view.images, view.features, truth)
@@ -154,18 +159,17 @@ def _background_prob(model, view):
     return background_prob
 
 
-def log_pseudo_boxes(pseudo, num_classes, class_names=()):
-    """Numbers of a step's pseudo-boxes, a target image, in all and a class; their mean score."""
+def log_pseudo_boxes(pseudo, class_names):
+    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score."""
     storage = get_event_storage()
     counts = [len(x) for x in pseudo]
     storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
     storage.put_scalar("pseudo/empty_images", counts.count(0) / len(counts))
     classes = torch.cat([x.gt_classes for x in pseudo])
-    per_class = (classes == torch.arange(num_classes, device=classes.device)[:, None]).sum(dim=1)
+    per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
     *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
-    for i, count in enumerate(per_class):
-        name = class_names[i] if i < len(class_names) else i
+    for name, count in zip(class_names, per_class):
         storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)

@@ -47,7 +47,7 @@ class SemSegTask(Task):
     def num_classes(self, model):
         return model.sem_seg_head.predictor.out_channels
 
-    def classes_key(self):
+    def classes_key(self, model):
         return "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 
     def truth(self, inputs, device):

@@ -2,6 +2,8 @@
 
 from detectron2.utils.events import get_event_storage
 
+from ...config import ConfigError
+from ..loss_normalizer import of_masked_images
 from .rcnn import BoxTask
 
 
@@ -16,6 +18,11 @@ class WholeModelTask(BoxTask):
 
     def __init__(self, **others):
         super().__init__(**others)
+        if self.weights.quality not in ("teacher", "none"):
+            raise ConfigError(
+                f"MODEL.MIC.CONSISTENCY.QUALITY is {self.weights.quality!r}, which weights the regions of an R-CNN one "
+                "by one. RetinaNet, FCOS and Cascade R-CNN have one weight an image: use 'teacher' or 'none'."
+            )
         self._loss_names = ()
 
     @classmethod
@@ -23,11 +30,17 @@ class WholeModelTask(BoxTask):
         detector = hasattr(model, "proposal_generator") or hasattr(model, "head_in_features")
         return detector and hasattr(model, "preprocess_image") and getattr(model, "sem_seg_head", None) is None
 
+    def check(self, model):
+        heads = getattr(model, "roi_heads", None)
+        for key in ("mask_on", "keypoint_on"):
+            if getattr(heads, key, False):
+                raise TypeError(
+                    f"MODEL.{key.upper()} is True, but pseudo-boxes of {type(heads).__name__} have no masks and no "
+                    "keypoints: set it to False, or use StandardROIHeads."
+                )
+
     def num_classes(self, model):
         return model.roi_heads.num_classes if hasattr(model, "roi_heads") else model.num_classes
-
-    def classes_key(self):
-        return "MODEL.ROI_HEADS.NUM_CLASSES or MODEL.RETINANET.NUM_CLASSES"
 
     def supervised(self, student, view, truth):
         losses = student(_with_instances(student, view.images, truth))
@@ -43,9 +56,11 @@ class WholeModelTask(BoxTask):
         # every process logs the same terms, also where it has no pseudo-box
         losses = {k: view.images.tensor.new_zeros(()) for k in self._loss_names if self._term_weight(k)}
         for x, q in [(x, q) for x, q, use in zip(inputs, quality, used) if use]:
-            for name, value in student([x]).items():
+            with of_masked_images(student):
+                found = student([x])
+            for name, value in found.items():
                 if self._term_weight(name):
-                    losses[name] = losses[name] + value * q * self._term_weight(name) / len(inputs)
+                    losses[name] = losses.get(name, 0) + value * q * self._term_weight(name) / len(inputs)
         return losses
 
     def _quality(self, pseudo):

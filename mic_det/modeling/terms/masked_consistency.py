@@ -2,6 +2,7 @@
 
 from detectron2.utils.events import get_event_storage
 
+from ...label_kinds import consistency_weights
 from .base import Term
 
 
@@ -21,9 +22,8 @@ class MaskedConsistency(Term):
 
     @classmethod
     def from_config(cls, cfg, tasks):
-        mic = cfg.MODEL.MIC
-        weights = {"boxes": mic.CONSISTENCY.WEIGHT, "pixels": mic.SEM_SEG.WEIGHT}
-        return cls({task.name: weights[task.name] for task in tasks}, mic.MASK.DOMAINS)
+        weights = consistency_weights(cfg)
+        return cls({task.name: weights[task.name] for task in tasks}, cfg.MODEL.MIC.MASK.DOMAINS)
 
     def active(self, step):
         return bool(self.weights) and step.ramp > 0
