@@ -9,7 +9,7 @@ from ..config import ConfigError, is_mic, needs_boxes, needs_sem_seg, student_ar
 from ..ordinary_files import absence
 from .builtin import prepare_label_maps
 from .catalog import DataError
-from .classes import class_names
+from .classes import class_names, positions
 from .coco_normalize import MANY_CROWDS
 from .image_names import FilesOnDisk
 
@@ -56,6 +56,7 @@ def check_datasets(cfg, training=True):
                 check_masks(cfg, key, name, dicts)
             if needs_sem_seg(cfg):
                 check_label_maps(cfg, key, name, dicts)
+                check_pixel_classes(cfg, f"DATASETS.{key}", name)
         lines.append(describe(key, name, dicts, classes))
         if key != "TARGET":
             lines += [f"       {note}" for note in labels_notes(name, dicts)]
@@ -122,6 +123,7 @@ def check_pseudo_label_set(cfg, first):
         raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.DECLARED.")
     if needs_sem_seg(cfg):
         prepare_label_maps(name)
+        check_pixel_classes(cfg, "TEST.PSEUDO_LABELS.DATASET", name)
     labelled = any(d.get("annotations") for d in DatasetCatalog.get(name))
     classes = list(MetadataCatalog.get(name).get("thing_classes", []))
     if labelled and first and classes != first[1]:
@@ -219,6 +221,34 @@ def check_label_maps(cfg, key, name, dicts):
             f"{name} (DATASETS.{key}) has {len(classes)} classes of pixels ({', '.join(classes)}), but "
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}."
         )
+
+
+def check_pixel_classes(cfg, key, name):
+    """The numbers in the label maps of a set must mean what they mean for the model; with masks, boxes have a number.
+
+    Raises:
+        DataError: names the first class of pixels that has another number than in ``DATASETS.TRAIN``, or the first
+            class of boxes that is none of pixels, which panoptic quality needs.
+    """
+    classes = list(MetadataCatalog.get(name).get("stuff_classes", []))
+    known = [n for n in (*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TEST[:1]) if n in DatasetCatalog.list()]
+    source = next((n for n in known if MetadataCatalog.get(n).get("stuff_classes")), name)
+    wanted = list(MetadataCatalog.get(source).get("stuff_classes", []))
+    moved = [c for i, (c, place) in enumerate(zip(classes, positions(classes, wanted))) if place != i]
+    if moved:
+        raise DataError(
+            f"{name} ({key}) has the classes of pixels {classes}, but {source} has {wanted}: the label "
+            f"{classes.index(moved[0])} means {moved[0]!r} in one of them alone. Labels are numbers in files, which "
+            "are not mapped: give both the same SEM_SEG_CLASSES, and label maps to match."
+        )
+    if classes and needs_boxes(cfg) and cfg.MODEL.MASK_ON and key == "DATASETS.TEST":
+        things = list(MetadataCatalog.get(name).get("thing_classes", []))
+        absent = [c for c, place in zip(things, positions(things, classes)) if place is None]
+        if absent:
+            raise DataError(
+                f"{name} ({key}): the class {absent[0]!r} of boxes is none of pixels ({', '.join(classes)}), which "
+                "panoptic quality needs. Add it to SEM_SEG_CLASSES and the label maps, or set MODEL.MASK_ON False."
+            )
 
 
 def describe(key, name, dicts, classes):
