@@ -34,6 +34,7 @@ PANOPTIC = {
     **MIC,
     "MODEL__MIC__STUDENT": "BoxPanopticFPN",
     "MODEL__MIC__EVALUATE": "both",
+    "SOLVER__BASE_LR": 1e-4,
     "MODEL__MASK_ON": True,
     "INPUT__MASK_FORMAT": "bitmask",
     "MODEL__ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 8, "POOLER_RESOLUTION": 3},

@@ -60,6 +60,8 @@ def check_datasets(cfg, training=True):
         lines.append(describe(key, name, dicts, classes))
         if key != "TARGET":
             lines += [f"       {note}" for note in labels_notes(name, dicts)]
+            if needs_boxes(cfg) and not _crowds(dicts)[1]:
+                lines.append(f"       {name}: there is no box at all: AP is undefined (NaN).")
     check_pseudo_label_set(cfg, first)
     if not training and needs_boxes(cfg):
         lines += unknown_classes_note(cfg)

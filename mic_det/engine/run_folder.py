@@ -7,10 +7,10 @@ import re
 from detectron2.utils import comm
 
 from ..config import ConfigError
-from .checkpoint_files import LAST
+from .checkpoint_files import FINAL, LAST, has_checkpoint
 
 # What a training or an evaluation writes. Checkpoints go first and config.yaml, which tells that all is ours, last.
-CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", "model_final.pth", "model_*.pth.tmp")
+CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, "model_*.pth.tmp")
 LOGS = ("log.txt", "log.txt.rank*")
 RESULTS = ("metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite")
 CONFIG = "config.yaml"
@@ -39,7 +39,7 @@ def prepare_run_folder(folder, weights="", resume=False):
     if comm.is_main_process():
         try:
             finish_moving(folder)
-            if not (resume and _present(folder, CHECKPOINTS)):
+            if not (resume and has_checkpoint(folder)):
                 moved = _move_aside(folder, weights)
         except ConfigError as e:
             problem = str(e)

