@@ -1,6 +1,7 @@
 """Settings that cannot work are refused before anything is built or loaded."""
 
 import logging
+import re
 
 from detectron2.config import CfgNode as CN
 
@@ -68,6 +69,7 @@ def validate_mic_config(cfg):
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
     _check_classes_and_sets(cfg)
+    _check_output_dir(cfg.OUTPUT_DIR)
 
 
 def _check_numbers(cfg):
@@ -169,6 +171,11 @@ def _check_classes_and_sets(cfg):
         for text in (name, *(classes if isinstance(classes, (list, tuple)) else ())):
             if printable(text) != str(text):
                 raise ConfigError(f"DATASETS.DECLARED.{name}: {text!r} has control characters in it: remove them.")
+        if {"", ".", ".."} & set(re.split(r"[/\\]", str(name))):
+            raise ConfigError(
+                f"DATASETS.DECLARED.{name}: the name of a set becomes that of a folder for its results. It must not be "
+                "a path with '..', '.' or a slash at an end."
+            )
         known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
             raise ConfigError(
@@ -180,6 +187,11 @@ def _check_classes_and_sets(cfg):
             raise ConfigError(
                 f"DATASETS.DECLARED.{name}.SEM_SEG has no SEM_SEG_CLASSES: give a list of names, or 'cityscapes'."
             )
+
+
+def _check_output_dir(folder):
+    if not folder.strip() or "://" in folder or "\0" in folder:
+        raise ConfigError(f"OUTPUT_DIR is {folder!r}: name a folder of this machine.")
 
 
 def _check_unit_interval(key, value, right_open=False):
