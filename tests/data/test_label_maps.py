@@ -15,6 +15,8 @@ from mic_det.data.catalog import DataError, register_declared_datasets
 from mic_det.data.label_maps import make_label_maps, train_ids
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.run_sets import check_datasets
+from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.panoptic import PanopticQuality
 
 # by hand, from Cityscapes' description: road 0, sky 10, person 11, car 13, train 16, bicycle 18; caravan is ignored
@@ -206,3 +208,16 @@ def test_boxes_whose_class_is_none_of_pixels_are_refused_where_panoptic_quality_
     check_datasets(sem_seg_config(root))
     check_datasets(sem_seg_config(root, classes=("Red", "green", "blue"), **masks))
     PanopticQuality("source_val")
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["evaluation", "training"])
+def test_a_checkpoint_whose_pixel_classes_have_another_order_is_refused(root, complete):
+    cfg = sem_seg_config(root, "SemanticSegmentor")
+    model = MICTrainer.build_model(cfg)
+    MICCheckpointer.from_config(cfg, model, str(root)).save("named")
+    for classes, test in ((("a", "b", "c"), []), (("A ", "b", "c"), ["source_val"]), (("a", "b", "new"), [])):
+        cfg = sem_seg_config(root, "SemanticSegmentor", classes, DATASETS__TEST=test)
+        MICCheckpointer.from_config(cfg, model, complete=complete).load(str(root / "named.pth"))
+    cfg = sem_seg_config(root, "SemanticSegmentor", ("b", "a", "c"))
+    with pytest.raises(CheckpointError, match=r"named.pth was trained on the classes of pixels \['a', 'b', 'c'\]"):
+        MICCheckpointer.from_config(cfg, model, complete=complete).load(str(root / "named.pth"))

@@ -56,8 +56,8 @@ def test_a_second_run_moves_the_first_aside_and_is_resumed_alone(used):
     code, text = run_program(TRAIN, "--config-file", config)
     assert code == 0, text[-3000:]
     moved = snapshot(output / "previous_1")
-    mine = {"notes.md"}
-    # log.txt is left out: in one process Detectron2 keeps a log open
+    mine = {"notes.md", "run.lock"}
+    # log.txt is left out: in one process Detectron2 keeps a log open, and holds the lock
     assert {k: v for k, v in moved.items() if k != "log.txt"} == {
         k: v for k, v in before.items() if k not in mine | {"log.txt"}
     }
@@ -126,6 +126,29 @@ def test_another_run_in_a_sub_folder_stays(tmp_path):
     target = prepare_run_folder(tmp_path)
     assert snapshot(other) == before and not os.path.exists(os.path.join(target, "student"))
     assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1", "student"]
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "model_final.pth", "inference/val/coco_instances_results.json", "visuals"]
+)
+def test_what_the_new_run_reads_is_not_moved_away(tmp_path, name):
+    """Such as ``--config-file OUTPUT_DIR/config.yaml``, which Detectron2 opens once more."""
+    fill(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    reads = [("--config-file", tmp_path / "elsewhere.yaml"), ("THE.KEY", tmp_path / "link" / name)]
+    with pytest.raises(ConfigError, match="^THE.KEY .*is of the run in OUTPUT_DIR.*copy it.*--resume"):
+        prepare_run_folder(tmp_path / "run", reads)
+    assert snapshot(tmp_path / "run") == before
+    assert prepare_run_folder(tmp_path / "run", reads, resume=True) == ""
+    assert prepare_run_folder(tmp_path / "run", reads[:1])
+
+
+def test_a_second_run_from_its_own_config_file_is_refused(used):
+    _, output, before = used
+    check_refused(TRAIN, ["--config-file", output / "config.yaml"], ["--config-file", "previous_1", "--resume"])
+    left = snapshot(output)
+    assert {k: v for k, v in left.items() if k != "run.lock"} == {k: v for k, v in before.items() if k != "run.lock"}
 
 
 def test_each_run_has_its_number(tmp_path):
