@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from helpers_data import forget_registered_sets, write_image
 from helpers_resume import MIC, make_trainer, run_config, saved, write_mixed_domains
