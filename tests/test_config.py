@@ -173,3 +173,25 @@ def test_a_preset_after_a_benchmark_wins(tmp_path):
     joined.write_text(f"VERSION: 2\n_BASE_: {bases}\n")
     cfg = load_config(str(joined))
     assert cfg.MODEL.MIC.BURN_IN_STEPS == 2000 and cfg.DATASETS.TARGET == ("minicity_foggy_train",)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "..", "/tmp/x", "a/", "a//b", "a/./b", "a\\..\\b"])
+def test_names_of_sets_stay_in_the_folder_of_results(name):
+    with pytest.raises(ConfigError, match="becomes that of a folder for its results"):
+        load_config("", ["DATASETS.CUSTOM", {name: {"IMAGES": "x"}}])
+    load_config("", ["DATASETS.CUSTOM", {"fog..val/2": {"IMAGES": "x"}}])
+
+
+def test_output_dir_is_a_folder_of_this_machine(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("RUNS", "/disk/runs")
+    for text, folder in (
+        ("~/a", "/home/someone/a"),
+        ("$RUNS/b", "/disk/runs/b"),
+        ("${UNKNOWN}/c", "${UNKNOWN}/c"),
+        ("./d", "./d"),
+    ):
+        assert load_config("", ["OUTPUT_DIR", text]).OUTPUT_DIR == folder
+    for text in ("", " ", "http://host.example/a", "file:///tmp/a", "s3://bucket/a"):
+        with pytest.raises(ConfigError, match="OUTPUT_DIR is .*name a folder of this machine"):
+            load_config("", ["OUTPUT_DIR", text])

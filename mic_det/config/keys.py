@@ -207,8 +207,8 @@ SECTIONS = (
             "gradient: max(p, 1 - p) of an anchor, the top probability of a RoI; the weight of its own errors is high. "
             "published: what the authors' detection code does: RoIs as student; an anchor has the student's foreground "
             "probability p, whatever its label, and the gradient goes through it. none: 1. Regions of masked source "
-            "images, whose boxes are true, have q = 1 in every mode. Where an image has a single q (MODEL.MIC.STUDENT), "
-            "student and published are not defined, and are refused.", source="Eq. 6-7; published: \"published\""),
+            "images, whose boxes are true, have q = 1 in every mode. Where an image has a single q (see "
+            "MODEL.MIC.STUDENT), student and published are not defined, and are refused.", source="Eq. 6-7; published: \"published\""),
         Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
             "Images without a pseudo-box are skipped, or are all background."),
         Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),

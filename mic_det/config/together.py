@@ -1,6 +1,7 @@
 """Settings that cannot work are refused before anything is built or loaded; those that are right alone, too."""
 
 import logging
+import re
 
 from detectron2.config import CfgNode as CN
 
@@ -40,6 +41,7 @@ def validate_mic_config(cfg):
     _check_sequential_backward(cfg)
     _check_classes(cfg)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
+    _check_output_dir(cfg.OUTPUT_DIR)
 
 
 def _check_names(cfg):
@@ -99,6 +101,11 @@ def _check_custom_sets(sets):
         for text in (name, *(classes if isinstance(classes, (list, tuple)) else ())):
             if printable(text) != str(text):
                 raise ConfigError(f"{key}: {text!r} has control characters in it: remove them.")
+        if {"", ".", ".."} & set(re.split(r"[/\\]", str(name))):
+            raise ConfigError(
+                f"{key}: the name of a set becomes that of a folder for its results. It must not be a path with '..', "
+                "'.' or a slash at an end."
+            )
         known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
             raise ConfigError(
@@ -108,3 +115,8 @@ def _check_custom_sets(sets):
             )
         if entry.get("SEM_SEG") and not entry.get("SEM_SEG_CLASSES"):
             raise ConfigError(f"{key}.SEM_SEG has no SEM_SEG_CLASSES: give a list of names, or 'cityscapes'.")
+
+
+def _check_output_dir(folder):
+    if not folder.strip() or "://" in folder or "\0" in folder:
+        raise ConfigError(f"OUTPUT_DIR is {folder!r}: name a folder of this machine.")

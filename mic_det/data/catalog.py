@@ -21,9 +21,14 @@ __all__ = ["DataError", "load_declared", "read_coco", "register_declared_dataset
 _reported = set()  # (name, annotation file) of sets whose images outside their folder were reported
 
 
+def expanded(path):
+    """A path of a config with ``~`` and ``$VARIABLES`` put in, as a shell does; unknown ones stay."""
+    return os.path.expandvars(os.path.expanduser(path))
+
+
 def resolve_path(path):
     """Absolute paths as they are; others below ``$DETECTRON2_DATASETS`` (default ``./datasets``)."""
-    path = Path(os.path.expandvars(os.path.expanduser(path)))
+    path = Path(expanded(path))
     root = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     return path if path.is_absolute() else Path(root) / path
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from detectron2.structures import BoxMode
 
 from .box_units import box_convention_problem
+from .coco_doubts import doubts
 from .coco_fields import read_flag, read_segmentation
 from .coco_file import check_annotated, is_integer, is_number
 from .errors import DataError
@@ -76,13 +77,14 @@ def normalize_coco(name, path, content):
     ordered = in_order(content["categories"])
     convention = box_convention_problem(reader.boxes)
     problems = [f"{name}: {path} {convention}"] if convention else []
-    problems += [f"{name}: {entry} of {path} {problem}" for entry, problem in reader.all_problems()]
+    doubtful, notes = doubts(content["images"], found, reader.boxes)
+    problems += [f"{name}: {entry} of {path} {problem}" for entry, problem in (*reader.all_problems(), *doubtful)]
     return NormalizedCoco(
         images=in_order(content["images"]),
         classes=[c["name"].strip() for c in ordered],
         category_ids=[c["id"] for c in ordered],
         annotations=found,
-        repairs=reader.repair_lines() + _renumbered(content["annotations"]),
+        repairs=reader.repair_lines() + _renumbered(content["annotations"]) + notes,
         problems=problems,
         unused_parent=_unused_parent(ordered, reader.used),
     )

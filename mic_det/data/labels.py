@@ -10,7 +10,7 @@ from PIL import Image
 from ..config import student_architecture
 from ..label_kinds import classes_key, label_kinds, num_classes
 from .builtin import prepare_label_maps
-from .classes import class_names
+from .classes import class_names, positions
 from .errors import DataError
 from .parallel import run_parallel
 from .pixels import ImageError, check_image, check_label_map
@@ -80,6 +80,10 @@ class BoxLabels:
         if not any(d.get("annotations") for d in dicts):
             raise DataError(f"{name} has no labels: AP needs a labelled set. Name one with --dataset.")
 
+    def notes(self, name, dicts):
+        """Lines on a set that can be used, but not as its owner may think."""
+        return [] if count_crowds(dicts)[1] else [f"{name}: there is no box at all: AP is undefined (NaN)."]
+
     def notes_of_evaluation(self):
         """A line where nothing but the test set tells what the model's outputs mean."""
         train, test = self.cfg.DATASETS.TRAIN, self.cfg.DATASETS.TEST
@@ -103,6 +107,10 @@ def count_crowds(dicts):
 
 def _thing_classes(name):
     return list(MetadataCatalog.get(name).get("thing_classes", []))
+
+
+def _stuff_classes(name):
+    return list(MetadataCatalog.get(name).get("stuff_classes", []))
 
 
 def _parent_hint(name):
@@ -167,12 +175,44 @@ class LabelMaps:
                 f"{name} (DATASETS.{key}) has {len(classes)} classes of pixels ({', '.join(classes)}), but "
                 f"{classes_key(self.cfg, self.name)} is {num_classes(self.cfg, self.name)}."
             )
+        self.check_meaning(f"DATASETS.{key}", name)
+
+    def check_meaning(self, where, name):
+        """The numbers in the label maps of a set must mean what they mean for the model; with masks, boxes have one.
+
+        Raises:
+            DataError: names the first class of pixels that has another number than in ``DATASETS.TRAIN``, or the first
+                class of boxes that is none of pixels, which panoptic quality needs.
+        """
+        classes, sets = _stuff_classes(name), self.cfg.DATASETS
+        known = [n for n in (*sets.TRAIN[:1], *sets.TEST[:1]) if n in DatasetCatalog.list()]
+        source = next((n for n in known if _stuff_classes(n)), name)
+        wanted = _stuff_classes(source)
+        moved = [c for i, (c, place) in enumerate(zip(classes, positions(classes, wanted))) if place != i]
+        if moved:
+            raise DataError(
+                f"{name} ({where}) has the classes of pixels {classes}, but {source} has {wanted}: the label "
+                f"{classes.index(moved[0])} means {moved[0]!r} in one of them alone. Labels are numbers in files, "
+                "which are not mapped: give both the same SEM_SEG_CLASSES, and label maps to match."
+            )
+        if classes and "boxes" in label_kinds(self.cfg) and self.cfg.MODEL.MASK_ON and where == "DATASETS.TEST":
+            things = _thing_classes(name)
+            absent = [c for c, place in zip(things, positions(things, classes)) if place is None]
+            if absent:
+                raise DataError(
+                    f"{name} ({where}): the class {absent[0]!r} of boxes is none of pixels ({', '.join(classes)}), "
+                    "which panoptic quality needs. Add it to SEM_SEG_CLASSES and the label maps, or set MODEL.MASK_ON False."
+                )
 
     def check_measured(self, name):
         self.prepare(name)
+        self.check_meaning("TEST.PSEUDO_LABELS.DATASET", name)
 
     def check_for_metrics(self, name, dicts):
         self.check("TEST", name, dicts)
+
+    def notes(self, name, dicts):
+        return []
 
     def notes_of_evaluation(self):
         return []

@@ -53,6 +53,7 @@ def check_datasets(cfg, training=True):
             kind.check(key, name, dicts)
         lines.append(describe(key, name, dicts, classes))
         if key != "TARGET":
+            lines += [f"       {note}" for kind in learned for note in kind.notes(name, dicts)]
             lines += [f"       {note}" for note in labels_notes(name, dicts)]
     check_pseudo_label_set(cfg, kinds)
     if not training:

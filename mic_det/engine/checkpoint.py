@@ -8,6 +8,7 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from ..data.catalog import targets_alone
 from ..data.classes import class_names, expect_classes, positions, stated_classes
@@ -49,6 +50,7 @@ class MICCheckpointer(CheckpointFiles):
         complete: bool = False,
         trust: bool = False,
         class_names: Optional[Sequence[str]] = None,
+        pixel_class_names: Optional[Sequence[str]] = None,
         targets: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -62,12 +64,13 @@ class MICCheckpointer(CheckpointFiles):
             trust (bool): ``--trust-checkpoint``: code in files is run.
             class_names (list[str]): of ``DATASETS.TRAIN``, in the order of the model's outputs; written into
                 checkpoints, and compared with those of a checkpoint that is loaded.
+            pixel_class_names (list[str]): of the label maps; likewise.
             targets (collection of str): sets whose labels are not used.
         """
         super().__init__(model, save_dir, **kwargs)
         self.min_matched_keys, self.weights_from = min_matched_keys, weights_from
         self.complete, self.trust = complete, trust
-        self.class_names, self.targets = class_names, targets
+        self.class_names, self.pixel_class_names, self.targets = class_names, pixel_class_names, targets
         self.named_classes = None  # what the checkpoint that was loaded says of the model's classes
         self.cfg = None
         self.restarted = []  # tensors of the model that the file last loaded does not fill
@@ -82,13 +85,17 @@ class MICCheckpointer(CheckpointFiles):
         }
         if "boxes" in label_kinds(cfg) and cfg.DATASETS.TRAIN:
             keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
+        if "pixels" in label_kinds(cfg):
+            sets = [MetadataCatalog.get(n) for n in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
+            keys["pixel_class_names"] = next((m.stuff_classes for m in sets if m.get("stuff_classes")), None)
         checkpointer = cls(model, save_dir, **keys, **kwargs)
         checkpointer.cfg = cfg
         return checkpointer
 
     def save(self, name, **kwargs):
         """See :class:`CheckpointFiles`; the names of the classes are written too, where they are known."""
-        named = {"class_names": [str(n) for n in self.class_names]} if self.class_names else {}
+        known = {"class_names": self.class_names, "pixel_class_names": self.pixel_class_names}
+        named = {key: [str(n) for n in names] for key, names in known.items() if names}
         super().save(name, **named, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
@@ -146,6 +153,7 @@ class MICCheckpointer(CheckpointFiles):
     def _load_checked(self, checkpoint, path):
         is_mic = isinstance(self.model, MIC)
         self._compare_classes(checkpoint.pop("class_names", None), path)
+        self._compare_pixel_classes(checkpoint.pop("pixel_class_names", None), path)
         heuristics, author = checkpoint.pop("matching_heuristics", False), checkpoint.get("__author__", "")
         parts, rest = split_parts(checkpoint)
         if not is_mic:
@@ -187,6 +195,22 @@ class MICCheckpointer(CheckpointFiles):
             raise CheckpointError(
                 f"{path} was trained on the classes {named}, and DATASETS.TRAIN has them in another order, {own}: the "
                 "weights of one class would start as those of another. Give the set's categories the ids of that order."
+            )
+
+    def _compare_pixel_classes(self, named, path):
+        """Label maps are not mapped: their numbers must be the model's.
+
+        Raises:
+            CheckpointError: where the checkpoint has the same classes in another order.
+        """
+        own = self.pixel_class_names
+        if not own or not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+            return
+        places = positions(named, own)
+        if None not in places and len(own) == len(named) and places != list(range(len(own))):
+            raise CheckpointError(
+                f"{path} was trained on the classes of pixels {named}, and DATASETS has them in another order, "
+                f"{list(own)}: SEM_SEG_CLASSES must name the labels 0, 1, ... of the label maps as they were."
             )
 
     def _state_classes(self, named, path):

@@ -16,7 +16,7 @@ from .resumed_state import state_problem
 from .weights_bounds import check_archive
 from .weights_files import CheckpointError, read_torch, with_tensors
 
-LAST = "last_checkpoint"
+LAST, FINAL = "last_checkpoint", "model_final.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
@@ -57,6 +57,31 @@ def damage(path):
         return f"{bad} in it has a wrong checksum" if bad else ""
     except Exception as e:  # a damaged archive makes zipfile stumble in many ways
         return " ".join(str(e).split()) or type(e).__name__
+
+
+def tagged_checkpoint(folder):
+    """The name in ``last_checkpoint``; "" where there is none, or none of a file of this folder."""
+    try:
+        with open(os.path.join(folder, LAST), encoding="utf-8", errors="replace") as f:
+            name = f.read(4096).strip("\0 \r\n\t")
+    except OSError:
+        return ""
+    return name if name and os.path.basename(name) == name else ""
+
+
+def numbered_checkpoints(folder):
+    """``(step, path)`` of the checkpoints that have their step in the name, oldest first."""
+    with contextlib.suppress(OSError):
+        names = [NUMBERED.fullmatch(x) for x in os.listdir(folder)]
+        return sorted((int(m[1]), os.path.join(folder, m[0])) for m in names if m)
+    return []
+
+
+def has_checkpoint(folder):
+    """Whether a folder has any file to resume from, whole or not."""
+    return bool(
+        tagged_checkpoint(folder) or numbered_checkpoints(folder) or os.path.lexists(os.path.join(folder, FINAL))
+    )
 
 
 class NonFiniteState(ValueError):
@@ -115,7 +140,7 @@ class CheckpointFiles(DetectionCheckpointer):
 
     def has_checkpoint(self):
         """Whether there is any file to resume from, whole or not."""
-        return bool(self._tagged() or self.numbered())
+        return has_checkpoint(self.save_dir)
 
     def resume_or_load(self, path, *, resume=True):
         """As Detectron2's, but of damaged files, which are named in the log, the newest whole one before is taken.
@@ -132,7 +157,7 @@ class CheckpointFiles(DetectionCheckpointer):
 
     def _choose(self):
         """The file to resume from, "" where there is none, or the error where all are damaged."""
-        tagged, damaged = self._tagged(), []
+        tagged, damaged = tagged_checkpoint(self.save_dir), []
         for file in [os.path.join(self.save_dir, tagged)] * bool(tagged) + self._older_than(tagged):
             problem = damage(file) or self._content_problem(file)
             if not problem:
@@ -161,33 +186,26 @@ class CheckpointFiles(DetectionCheckpointer):
             return f"it holds weights alone, without the state of a training ({missing[0]}); MODEL.WEIGHTS takes it"
         return state_problem(content)
 
-    def _tagged(self):
-        """The name in ``last_checkpoint``; "" where there is none."""
-        try:
-            with open(os.path.join(self.save_dir, LAST), encoding="utf-8", errors="replace") as f:
-                name = f.read().strip("\0 \r\n\t")
-        except OSError:
-            return ""
-        return name if name and os.path.basename(name) == name else ""
-
-    def numbered(self):
-        """``(step, path)`` of the checkpoints that have their step in the name, oldest first."""
-        with contextlib.suppress(OSError):
-            names = [NUMBERED.fullmatch(x) for x in os.listdir(self.save_dir)]
-            return sorted((int(m[1]), os.path.join(self.save_dir, m[0])) for m in names if m)
-        return []
-
     def _older_than(self, name):
         """Files to fall back to, newest first. Later numbers may be those of another run in the same folder."""
         number = NUMBERED.fullmatch(name)
-        files = [(step, path) for step, path in self.numbered() if not number or step < int(number[1])]
-        final = os.path.join(self.save_dir, "model_final.pth")
-        if name != "model_final.pth" and os.path.lexists(final) and not damage(final):
-            with contextlib.suppress(CheckpointError):  # a file that tells no step has no place among the others
-                step = read_torch(final, self.trust, mmap=True).get("iteration")
-                if isinstance(step, int) and (not number or step < int(number[1])):
-                    files.append((step, final))
+        files = [
+            (step, path) for step, path in numbered_checkpoints(self.save_dir) if not number or step < int(number[1])
+        ]
+        final = os.path.join(self.save_dir, FINAL)
+        if name != FINAL and os.path.lexists(final):
+            step = self._step_of(final)
+            if not number or step < int(number[1]):
+                files.append((step, final))
         return [path for _, path in sorted(files, reverse=True)]
+
+    def _step_of(self, file):
+        """The step after which a checkpoint was written; -1 where it does not tell, which makes it the last choice."""
+        if not damage(file):
+            with contextlib.suppress(CheckpointError):
+                step = read_torch(file, self.trust, mmap=True).get("iteration")
+                return step if isinstance(step, int) else -1
+        return -1
 
     def remove_leftovers(self):
         """Remove what a killed process had begun to write. Not while another run writes to the folder."""
@@ -204,7 +222,7 @@ class CheckpointFiles(DetectionCheckpointer):
         """Keep the ``keep`` newest numbered checkpoints up to a step; 0 = all. Others are not touched."""
         if not keep or not self.save_to_disk:
             return
-        for _, path in [x for x in self.numbered() if x[0] <= step][:-keep]:
+        for _, path in [x for x in numbered_checkpoints(self.save_dir) if x[0] <= step][:-keep]:
             try:
                 os.remove(path)
             except OSError as e:

@@ -56,8 +56,8 @@ def check_output(cfg, training):
 
 @contextlib.contextmanager
 def with_output(cfg):
-    """The config itself; where its ``OUTPUT_DIR`` cannot be written, one with a folder that is removed afterwards."""
-    if not unwritable(cfg.OUTPUT_DIR):
+    """The config itself, with its folder made; where that cannot be written, one with a folder that does not last."""
+    if not make_output_folder(cfg.OUTPUT_DIR):
         yield cfg
         return
     with tempfile.TemporaryDirectory() as folder:

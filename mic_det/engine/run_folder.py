@@ -9,10 +9,10 @@ import sys
 from detectron2.utils import comm
 
 from ..config import ConfigError
-from .checkpoint_files import LAST
+from .checkpoint_files import FINAL, LAST, has_checkpoint
 
 # What a training or an evaluation writes. Checkpoints go first and config.yaml, which tells that all is ours, last.
-CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", "model_final.pth", "model_*.pth.tmp")
+CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, "model_*.pth.tmp")
 COMMANDS = "command_line.txt"  # a line for each start of the run
 LOGS = ("log.txt", "log.txt.rank*", COMMANDS)
 RESULTS = ("metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite")
@@ -21,7 +21,7 @@ PREVIOUS = "previous_{}"
 MOVING = "moving"  # in the sub-folder, as long as files are moved into it
 
 
-def prepare_run_folder(folder, weights="", resume=False):
+def prepare_run_folder(folder, reads=(), resume=False):
     """Make the folder one that holds nothing of an earlier run, unless that is resumed.
 
     What is there goes to the sub-folder ``previous_1``, ``previous_2``, ...; other files of the user stay. ``resume``
@@ -29,21 +29,21 @@ def prepare_run_folder(folder, weights="", resume=False):
 
     Args:
         folder (path): OUTPUT_DIR, which is there.
-        weights (str): MODEL.WEIGHTS, which must not be moved away.
+        reads (iterable of (str, path)): what the new run reads, by key: it must not be moved away.
 
     Returns:
         str: the sub-folder; "" where nothing was moved.
 
     Raises:
-        ConfigError: in all processes, where the folder has files of a run that is none of mic_det, where ``weights``
-            are among those to be moved, or where they cannot be moved.
+        ConfigError: in all processes, where the folder has files of a run that is none of mic_det, where one of
+            ``reads`` is among those to be moved, or where they cannot be moved.
     """
     moved, problem = "", ""
     if comm.is_main_process():
         try:
             finish_moving(folder)
-            if not (resume and _present(folder, CHECKPOINTS)):
-                moved = _move_aside(folder, weights)
+            if not (resume and has_checkpoint(folder)):
+                moved = _move_aside(folder, reads)
         except ConfigError as e:
             problem = str(e)
         except OSError as e:
@@ -77,7 +77,7 @@ def finish_moving(folder):
             _move(folder, target)
 
 
-def _move_aside(folder, weights):
+def _move_aside(folder, reads):
     present = _present(folder, (*CHECKPOINTS, *RESULTS, *LOGS, CONFIG))
     if not present:
         return ""
@@ -90,11 +90,14 @@ def _move_aside(folder, weights):
     number = 1
     while os.path.lexists(target := os.path.join(folder, PREVIOUS.format(number))):
         number += 1
-    if weights and any(os.path.realpath(weights) == os.path.realpath(os.path.join(folder, x)) for x in present):
-        raise ConfigError(
-            f"MODEL.WEIGHTS {weights} is of the run in OUTPUT_DIR, whose files a new run moves to {target}: name "
-            "another OUTPUT_DIR, or add --resume to go on with that run."
-        )
+    moving = [os.path.realpath(os.path.join(folder, x)) for x in present]
+    for key, path in reads:
+        real = os.path.realpath(path)
+        if any(real == x or real.startswith(os.path.join(x, "")) for x in moving):
+            raise ConfigError(
+                f"{key} {path} is of the run in OUTPUT_DIR, whose files a new run moves to {target}: copy it to "
+                "another place, name another OUTPUT_DIR, or add --resume to go on with that run."
+            )
     os.mkdir(target)
     with open(os.path.join(target, MOVING), "wb"):
         pass

@@ -22,7 +22,7 @@ from ..config import (
     flat_keys,
     validate_mic_config,
 )
-from ..data.catalog import register_declared_datasets, resolve_path
+from ..data.catalog import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..ordinary_files import absence
 from ..programs import keep_logs_printable
@@ -64,6 +64,7 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
         cfg.merge_from_list(list(opts))
     check_detectron2_keys(cfg, defaults)
     validate_mic_config(cfg)
+    cfg.OUTPUT_DIR = expanded(cfg.OUTPUT_DIR)
     register_declared_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
@@ -145,7 +146,7 @@ def setup(args):
         for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
-    moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, args.resume)
+    moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, _what_is_read(cfg, args), args.resume)
     log_folder = _log_folder(cfg, args.eval_only) if writable else None
     default_setup(_with_output_dir(cfg, log_folder), args)
     setup_logger(log_folder, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
@@ -179,6 +180,15 @@ def _check_output_dir(cfg):
                     f"OUTPUT_DIR {cfg.OUTPUT_DIR} is in the image folder of {name}, to which its pictures (VIS_PERIOD) "
                     "would be added: name a folder outside."
                 )
+
+
+def _what_is_read(cfg, args):
+    """(key, path) of the files and folders that a run reads."""
+    found = [("--config-file", args.config_file), ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)]
+    for name, entry in cfg.DATASETS.CUSTOM.items():
+        keys = [k for k in ("JSON", "IMAGES", "SEM_SEG") if entry.get(k)]
+        found += [(f"DATASETS.CUSTOM.{name}.{k}", resolve_path(entry[k])) for k in keys]
+    return [(key, path) for key, path in found if path]
 
 
 def _log_folder(cfg, eval_only):

@@ -12,6 +12,8 @@ from .checkpoint_files import CheckpointError, write_atomically
 from .event_files import rewind_events
 
 WINDOW = 20  # steps over which Detectron2's writers take the median
+# of each process alone, from its fourth step on: in a shorter life an old value would make a row of its own
+UNSTEADY = "time"
 
 
 class MetricsFile(JSONWriter):
@@ -117,6 +119,8 @@ class RunWriter(PeriodicWriter):
         least = done - max(WINDOW, self._period)  # what is older has been written
         values = {}
         for name, history in storage.histories().items():
+            if name == UNSTEADY:
+                continue
             # a step that failed has logged values too, which do not count
             newest_first = itertools.dropwhile(lambda x: x[1] > done, reversed(history.values()))
             latest = next(newest_first, (None, least))

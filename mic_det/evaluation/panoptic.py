@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
+from ..data.classes import positions
 from ..ordinary_files import open_picture
 
 
@@ -30,7 +31,7 @@ class PanopticQuality(DatasetEvaluator):
         meta = MetadataCatalog.get(dataset_name)  # loading the set has named its classes
         self.names = list(meta.stuff_classes)
         # of each class of boxes, its class of pixels
-        self.of_thing = [self.names.index(c) for c in meta.thing_classes]
+        self.of_thing = positions(meta.thing_classes, self.names)
         self.ignored = meta.ignore_label
         self.limits = dict(min_score=min_score, min_visible=min_visible, min_stuff=min_stuff)
 

@@ -13,6 +13,7 @@ from mic_det.data.box_units import box_convention_problem
 from mic_det.data.catalog import DataError
 from mic_det.data.check import check_config_datasets
 from mic_det.data.classes import positions
+from mic_det.data.coco_doubts import doubts
 from mic_det.data.coco_fields import area_of, read_flag, read_segmentation
 from mic_det.data.image_names import FilesOnDisk
 from mic_det.data.run_sets import check_datasets
@@ -59,6 +60,47 @@ def test_repairs_are_reported_once_with_counts_in_log_and_check(clean):
     for text in expected:
         assert sum(text in line for line in lines) == 1, (text, lines)
         assert sum(text in note for r in reports for note in r.notes) == 1, text
+
+
+def test_copies_and_boxes_that_leave_their_image_are_reported(clean):
+    """They may be meant, and change AP without a word if they are not."""
+
+    def twice(content):
+        content["images"].append({**content["images"][0], "id": 99})
+        content["annotations"] += [{**a, "image_id": 99} for a in content["annotations"] if a["image_id"] == 1]
+
+    def copied(content):
+        content["annotations"] += copy.deepcopy(content["annotations"][:3])
+
+    def centres(content):
+        for a in content["annotations"]:
+            x, y, w, h = a["bbox"]
+            a["bbox"] = [x + w / 2, y + h / 2, w, h]
+
+    def empty(content):
+        content["annotations"] = []
+
+    for change, text in (
+        (twice, f"1 files are listed more than once with the same boxes, such as {FILES[0]} (ids [1, 99])"),
+        (copied, "3 boxes are there more than once with the same class, such as [29, 43, 55, 34] of image 1"),
+        (
+            centres,
+            "3 of 25 boxes reach far out of their image, such as annotation 5: [159.0, 124.5, 48, 49] in 200 x 150",
+        ),
+        (empty, "there is no box at all: AP is undefined"),
+    ):
+        changed(clean, change)
+        lines = check(clean.config())
+        assert sum(text in line for line in lines) == 1, (text, lines)
+
+
+def test_boxes_that_leave_their_image_a_little_are_ordinary():
+    def note(*boxes):
+        return doubts([], {}, [(f"annotation {i}", list(b), 640, 480) for i, b in enumerate(boxes)])
+
+    assert note((-1, -1, 642, 482), (0, 0, 640, 480), (-30, 400, 100, 100)) == ([], [])
+    assert note(*[(0, 0, 9, 9)] * 99, (700, 0, 9, 9)) == ([], []), "one in a hundred is a slip"
+    assert "1 of 1 boxes" in note((-40, 0, 80, 80))[1][0] and "1 of 1 boxes" in note((0, 430, 80, 80))[1][0]
 
 
 def test_many_crowds_are_reported_and_all_are_a_problem(clean):

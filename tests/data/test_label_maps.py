@@ -11,10 +11,13 @@ from PIL import Image
 from helpers.cityscapes import SCENES, SIZE, instance_ids, write_cityscapes
 from helpers.data import declared, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
+from mic_det.data.catalog import DataError, register_declared_datasets
 from mic_det.data.label_maps import make_label_maps, train_ids
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.run_sets import check_datasets
+from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.engine.trainer import MICTrainer
+from mic_det.evaluation.panoptic import PanopticQuality
 
 # by hand, from Cityscapes' description: road 0, sky 10, person 11, car 13, train 16, bicycle 18; caravan is ignored
 TRAIN_IDS = {0: 255, 7: 0, 23: 10, 24: 11, 26: 13, 29: 255, 31: 16, 33: 18}
@@ -175,3 +178,46 @@ def test_label_maps_that_do_not_fit_are_named(root, labels, message):
     cfg = sem_seg_config(root)
     with pytest.raises(DataError, match=f"label map .*train_.*{message}"):
         next(iter(build_mic_train_loader(cfg)))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation alone"])
+def test_labels_that_mean_other_classes_in_another_set_are_refused(root, training):
+    """The files hold numbers: IoU would be of the wrong classes without a word."""
+    cfg = sem_seg_config(root).clone()
+    cfg.defrost()
+    for name, order in (("source_val", ["b", "a", "c"]), ("source_train", ["a", "b", "c"])):
+        cfg.DATASETS.DECLARED[name].SEM_SEG_CLASSES = order
+    register_declared_datasets(cfg)
+    with pytest.raises(DataError, match=r"source_val \(DATASETS.TEST\).*source_train has.*the label 0 means 'b'"):
+        check_datasets(cfg, training)
+    cfg.DATASETS.DECLARED.source_val.SEM_SEG_CLASSES = ["A ", "b", "c"]  # a matter of spelling
+    register_declared_datasets(cfg)
+    check_datasets(cfg, training)
+
+
+def test_boxes_whose_class_is_none_of_pixels_are_refused_where_panoptic_quality_is_measured(root):
+    for file in (root / "source").glob("*.json"):
+        content = json.loads(file.read_text())
+        for a in content["annotations"]:
+            x, y, w, h = a["bbox"]
+            a["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
+        file.write_text(json.dumps(content))
+    masks = {"MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": "bitmask"}
+    with pytest.raises(DataError, match=r"source_val.*the class 'red' of boxes is none of pixels \(a, b, c\)"):
+        check_datasets(sem_seg_config(root, **masks))
+    check_datasets(sem_seg_config(root))
+    check_datasets(sem_seg_config(root, classes=("Red", "green", "blue"), **masks))
+    PanopticQuality("source_val")
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["evaluation", "training"])
+def test_a_checkpoint_whose_pixel_classes_have_another_order_is_refused(root, complete):
+    cfg = sem_seg_config(root, "SemanticSegmentor")
+    model = MICTrainer.build_model(cfg)
+    MICCheckpointer.from_config(cfg, model, str(root)).save("named")
+    for classes, test in ((("a", "b", "c"), []), (("A ", "b", "c"), ["source_val"]), (("a", "b", "new"), [])):
+        cfg = sem_seg_config(root, "SemanticSegmentor", classes, DATASETS__TEST=test)
+        MICCheckpointer.from_config(cfg, model, complete=complete).load(str(root / "named.pth"))
+    cfg = sem_seg_config(root, "SemanticSegmentor", ("b", "a", "c"))
+    with pytest.raises(CheckpointError, match=r"named.pth was trained on the classes of pixels \['a', 'b', 'c'\]"):
+        MICCheckpointer.from_config(cfg, model, complete=complete).load(str(root / "named.pth"))

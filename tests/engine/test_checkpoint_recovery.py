@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from mic_det.engine.checkpoint_files import CheckpointError, CheckpointFiles, damage, write_atomically
+from mic_det.engine.checkpoint_files import (
+    CheckpointError,
+    CheckpointFiles,
+    damage,
+    numbered_checkpoints,
+    write_atomically,
+)
 
 
 class State:
@@ -121,6 +127,22 @@ def test_nothing_to_resume_from_is_a_new_start(tmp_path):
     assert not checkpointer(tmp_path).has_checkpoint()
 
 
+def test_the_end_of_a_run_alone_is_resumed_from(folder):
+    """Someone kept model_final.pth and nothing else: it is neither passed over, nor loaded as if it were a start."""
+    writer = checkpointer(folder)
+    writer.checkpointables["run"].value = 33
+    writer.save("model_final", iteration=33)
+    for name in os.listdir(folder):
+        if name != "model_final.pth":
+            os.remove(folder / name)
+    assert checkpointer(folder).has_checkpoint()
+    assert resumed(folder) == 33
+    (folder / "model_final.pth").write_bytes(b"")
+    assert checkpointer(folder).has_checkpoint()
+    with pytest.raises(CheckpointError, match="model_final.pth is damaged"):
+        resumed(folder)
+
+
 def test_later_numbers_are_not_fallen_back_to(folder):
     """They are of a run that was in the folder before."""
     (folder / "model_0000019.pth").write_bytes(b"")
@@ -158,7 +180,7 @@ def test_old_ones_are_removed(folder, keep, left):
     (folder / "model_0000039.pth").write_bytes(b"of a run that was longer")
     (folder / "model_final.pth").write_bytes(b"x")
     checkpointer(folder).remove_old(keep, step=29)
-    assert [step for step, _ in checkpointer(folder).numbered()] == left
+    assert [step for step, _ in numbered_checkpoints(folder)] == left
     assert (folder / "model_final.pth").exists()
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.data import forget_registered_sets, write_image
 from helpers.resume import MIC, make_trainer, run_config, saved, write_mixed_domains
@@ -155,6 +156,13 @@ def test_classes_in_another_order_are_refused(root):
     a, b = content["categories"][:2]
     a["name"], b["name"] = b["name"], a["name"]
     (root / "day.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="was trained on the classes .*green.*in another order"):
+        make_trainer(root, root / "run", True, **KEYS)
+    # earlier checkpoints name them among the settings alone
+    file = root / "run/model_final.pth"
+    content = torch.load(file, weights_only=True)
+    del content["class_names"]
+    torch.save(content, file)
     with pytest.raises(CheckpointError, match="cannot be resumed: the classes of DATASETS.TRAIN are .*green") as caught:
         make_trainer(root, root / "run", True, **KEYS)
     assert "OUTPUT_DIR" in str(caught.value) and "\n" not in str(caught.value)

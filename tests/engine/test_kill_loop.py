@@ -7,16 +7,22 @@ import signal
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.data import write_config
 from helpers.fork import ForkServer
-from helpers.resume import MIC, metrics, run_config, same, saved
+from helpers.resume import CLOCK, MIC, PANOPTIC, metrics, run_config, same, saved
 
 pytestmark = pytest.mark.slow
 
-KILLS = 3 * (int(os.environ.get("MIC_KILLS", "21")) // 3)  # a third of each kind; MIC_KILLS=60 runs longer
-STEPS = KILLS + 9  # lives take a step or two, most of those that are killed in writing none
-KEYS = {"SOLVER__MAX_ITER": STEPS, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 11}
+# what is killed -> how often. MIC_KILLS=28 kills each longer; counts are rounded up to whole rounds of MOMENTS
+MOMENTS = ("start", "step", "write", "term")
+KILLS = {"MIC and SADA": 12, "panoptic": 4, "two processes": 4}
+JOBS = {"MIC and SADA": {}, "panoptic": PANOPTIC, "two processes": {}}
+CASES = {
+    name: len(MOMENTS) * -(-int(os.environ.get("MIC_KILLS", kills)) // len(MOMENTS)) for name, kills in KILLS.items()
+}
+SPARE = 9  # steps beyond the kills: lives take a step or two, most of those that are killed in writing none
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +35,31 @@ def server():
 class Run:
     """One run of train_net.py, in one or several processes."""
 
-    def __init__(self, server, root, output, **keys):
+    def __init__(self, server, root, output, world=1, **keys):
         self.server, self.folder, self.log = server, output, output.with_suffix(".txt")
+        self.world, self.lives, self.pids = world, 0, []
         keys = {**MIC, "SOLVER__ACCUMULATE_STEPS": 1, "SOLVER__CHECKPOINT_PERIOD": 1, **keys}
         self.config = write_config(output.with_suffix(".yaml"), run_config(root, output, **keys))
 
     def start(self, *opts, **kwargs):
-        self.pid = self.server.start("--config-file", self.config, "--resume", *opts, log=self.log, **kwargs)
+        args, self.lives = ("--config-file", self.config, "--resume", *opts), self.lives + 1
+        meeting = self.folder.with_suffix(f".{self.lives}.processes")
+        groups = [[str(meeting), rank, self.world] for rank in range(self.world)] if self.world > 1 else [None]
+        self.pids = [self.server.start(*args, log=self.log, group=group, **kwargs) for group in groups]
+
+    @property
+    def pid(self):
+        return self.pids[0]
 
     def end(self, code=0):
-        found = self.server.wait(self.pid)
-        assert found == code, self.log.read_text()[-3000:]
+        found = [self.server.wait(pid) for pid in self.pids]
+        assert found == [code] * self.world, self.log.read_text()[-3000:]
+
+    def kill(self):
+        """SIGKILL for all, as a job scheduler or the kernel does it; each must be running."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+        self.end(-signal.SIGKILL)
 
     def wait_for(self, event):
         """Wait until ``event()`` is true; False where the process ended before."""
@@ -61,24 +81,26 @@ class Run:
         return sorted(int(p.stem[6:]) for p in self.folder.glob("model_0*.pth"))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(server, data):
-    run = Run(server, data, data / "undisturbed", **KEYS)
-    run.start()
-    run.end()
-    return run
+@pytest.mark.parametrize("job", CASES)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server, data, job):
+    """SIGKILL at start, within steps and within the writing of a checkpoint, and SIGTERM; each life goes on."""
+    kills, rng = CASES[job], random.Random(job)
+    steps, world = kills + SPARE, 1 + (job == "two processes")
+    keys = {**JOBS[job], "SOLVER__MAX_ITER": steps, "DATASETS__TEST": ["day"], "TEST__EVAL_PERIOD": 11,
+            "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.001}  # fmt: skip
+    name = job.replace(" ", "_")
+    undisturbed = Run(server, data, data / f"{name}_undisturbed", world, **keys)
+    undisturbed.start()
+    undisturbed.end()
 
-
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server, data, undisturbed):
-    """SIGKILL at start, within steps and within the writing of a checkpoint; each life goes on from the last."""
-    run, rng = Run(server, data, data / "killed", **KEYS, SOLVER__CHECKPOINT_KEEP=2), random.Random(0)
-    moments = ["start", "step", "write"] * (KILLS // 3)
+    run = Run(server, data, data / name, world, **keys, SOLVER__CHECKPOINT_KEEP=2)
+    moments = [*MOMENTS] * (kills // len(MOMENTS))
     rng.shuffle(moments)
-    begun = []
+    begun, stopped = [], 0
     for moment in moments:
-        before = run.last()
-        if run.steps()[-1:] > [STEPS - 9]:  # so busy a machine that lives had many steps: no life may be the last
+        if run.steps()[-1:] > [steps - SPARE]:  # so busy a machine that lives had many steps: no life may be the last
             moment = "write"
+        before = run.last()
         run.start("DATALOADER.NUM_WORKERS", rng.choice([0, 0, 1]))
         if moment == "start":
             time.sleep(rng.uniform(0, 0.5))
@@ -87,11 +109,17 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server,
         else:
             assert run.wait_for(lambda: run.last() != before)  # noqa: B023
             time.sleep(rng.uniform(0, 0.3))
-        os.kill(run.pid, signal.SIGKILL)
-        assert server.wait(run.pid) == -signal.SIGKILL, "it was still running"
+        if moment == "term":
+            for pid in run.pids:  # as schedulers do; an evaluation is left at once, which the others cannot do without
+                os.kill(pid, signal.SIGTERM)
+            run.end(128 + signal.SIGTERM)
+            stopped += 1
+        else:
+            run.kill()
         begun.append(run.steps()[-1:])
         assert len(run.steps()) <= 3, "the newest two, and one more where the kill came before it was removed"
-    assert begun == sorted(begun) and len({x[0] for x in begun if x}) >= KILLS // 3, "lives build on each other"
+    assert begun == sorted(begun) and len({x[0] for x in begun if x}) >= kills // 3, "lives build on each other"
+    assert stopped or "term" not in moments
     run.start()
     run.end()
 
@@ -99,19 +127,34 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(server,
     ours, theirs = saved(run.folder), saved(undisturbed.folder)
     for state in (ours["trainer"], theirs["trainer"]):
         del state["hooks"]["RunWriter"]  # has times in it
-    assert same(ours, theirs) and ours["iteration"] == STEPS - 1
+    assert same(ours, theirs) and ours["iteration"] == steps - 1
+    assert len(ours["trainer"]["hooks"]["ExactState"]["random"]) == world
     assert (run.folder / "last_checkpoint").read_text() == "model_final.pth"
-    assert run.steps() == [STEPS - 2, STEPS - 1] and not list(run.folder.glob("*.tmp"))
+    assert run.steps() == [steps - 2, steps - 1] and not list(run.folder.glob("*.tmp"))
     predictions = [json.loads((x.folder / "inference/day/coco_instances_results.json").read_text())
                    for x in (run, undisturbed)]  # fmt: skip
-    assert predictions[0] == predictions[1]
-    assert [r["iteration"] for r in metrics(run.folder) if "bbox/AP" in r] == [*range(10, STEPS - 1, 11), STEPS]
+    assert predictions[0] == predictions[1] and predictions[0]
+    evaluated = [r["iteration"] for r in metrics(run.folder) if "bbox/AP" in r]
+    assert evaluated[0] == 10 and evaluated[-1] == steps, "Detectron2 writes the last one of each 20 steps"
+    found, expected = scalars(run.folder), scalars(undisturbed.folder)
+    assert found == expected and {"total_loss", "masked/loss_cls", "bbox/AP"} <= found.keys()
+    assert all(len(dict(events)) == len(events) for events in found.values()), "each step once"
+    assert "not exactly" not in run.log.read_text()
+
+
+def scalars(folder):
+    """All that the event files hold, repetitions too: tag -> (step, value) in the order of the files."""
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    reader.Reload()
+    tags = set(reader.Tags()["scalars"]) - CLOCK
+    return {tag: [(e.step, str(e.value)) for e in reader.Scalars(tag)] for tag in tags}
 
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_with_its_exit_code(server, data, signum, code):
     """Sent to workers too, as a terminal and job schedulers do."""
-    run = Run(server, data, data / f"stopped{code}", **{**KEYS, "SOLVER__CHECKPOINT_PERIOD": 2})
+    run = Run(server, data, data / f"stopped{code}", DATASETS__TEST=["day"], TEST__EVAL_PERIOD=11,
+              SOLVER__MAX_ITER=30, SOLVER__CHECKPOINT_PERIOD=2)  # fmt: skip
     run.start("DATALOADER.NUM_WORKERS", 1)
     assert run.wait_for(run.last)
     for pid in [run.pid, *children(run.pid)]:
@@ -153,28 +196,22 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_checkpoints(server, data)
 def test_two_processes_stop_together_and_go_on_exactly(server, data):
     """The signal reaches one of them; each has random numbers of its own."""
     keys = {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN", "DATASETS__TARGET": [], "SOLVER__MAX_ITER": 10}
-    runs = {name: Run(server, data, data / f"two_{name}", **keys) for name in ("straight", "stopped")}
-
-    def start(run, life):
-        group = [str(data / f"{run.folder.name}_{life}")]
-        pids = [server.start("--config-file", run.config, "--resume", log=f"{run.log}.{rank}", group=[*group, rank, 2])
-                for rank in range(2)]  # fmt: skip
-        run.pid = pids[0]
-        return pids
-
-    assert [server.wait(pid) for pid in start(runs["straight"], 1)] == [0, 0]
-    pids = start(runs["stopped"], 1)
-    assert runs["stopped"].wait_for(runs["stopped"].last)
-    os.kill(pids[1], signal.SIGTERM)
-    assert [server.wait(pid) for pid in pids] == [143, 143]
-    stopped_after = runs["stopped"].steps()[-1]
+    straight, run = (Run(server, data, data / f"two_{name}", 2, **keys) for name in ("straight", "stopped"))
+    straight.start()
+    straight.end()
+    run.start()
+    assert run.wait_for(run.last)
+    os.kill(run.pids[1], signal.SIGTERM)
+    run.end(143)
+    stopped_after = run.steps()[-1]
     assert stopped_after < 9, "stopped before the end, or this test proves nothing"
-    assert [server.wait(pid) for pid in start(runs["stopped"], 2)] == [0, 0]
-    log = (runs["stopped"].folder / "log.txt").read_text()
+    run.start()
+    run.end()
+    log = (run.folder / "log.txt").read_text()
     assert f"Starting training from iteration {stopped_after + 1}" in log and "not exactly" not in log
-    ours, theirs = (saved(run.folder) for run in (runs["stopped"], runs["straight"]))
+    ours, theirs = (saved(x.folder) for x in (run, straight))
     assert same(ours["model"], theirs["model"])
     state = ours["trainer"]["hooks"]["ExactState"]
     assert same(state, theirs["trainer"]["hooks"]["ExactState"])
     assert len(state["random"]) == 2 and not same(*(x["torch"] for x in state["random"]))
-    assert metrics(runs["stopped"].folder) == metrics(runs["straight"].folder)
+    assert metrics(run.folder) == metrics(straight.folder)

@@ -22,8 +22,10 @@ from helpers.data import (
     write_two_images,
 )
 from helpers.faults import Scene, check_refused, run_program, write_scene
+from helpers.models import tiny_cfg
 from mic_det.data.catalog import DataError
 from mic_det.data.run_sets import check_datasets
+from mic_det.engine.output import with_output
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +96,17 @@ def test_a_file_in_the_place_of_the_folder_or_above_it(scene):
     for output in ("file", "file/below"):
         config = scene.config(OUTPUT_DIR=str(scene.root / output))
         check_refused(TRAIN, ["--config-file", config], ["OUTPUT_DIR", "cannot be made"])
+
+
+def test_results_of_an_evaluation_from_python_are_kept_where_the_folder_is_not_there_yet(tmp_path):
+    """MICTrainer.test(cfg, model) is called without the programs' setup, which makes it."""
+    cfg = tiny_cfg(OUTPUT_DIR=str(tmp_path / "not/yet"))
+    with with_output(cfg) as found:
+        assert found is cfg and os.path.isdir(cfg.OUTPUT_DIR)
+    (tmp_path / "file").write_text("")
+    with with_output(tiny_cfg(OUTPUT_DIR=str(tmp_path / "file/x"))) as found:
+        assert os.path.isdir(found.OUTPUT_DIR)
+    assert not os.path.exists(found.OUTPUT_DIR)
 
 
 def test_a_folder_in_the_place_of_a_file_of_results(scene):

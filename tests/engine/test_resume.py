@@ -167,6 +167,15 @@ def test_the_second_ctrl_c_stops_at_once(data, tmp_path):
     assert not list(tmp_path.glob("model_*"))
 
 
+def test_a_run_of_which_the_final_checkpoint_alone_is_left_goes_on_from_it(data, tmp_path, straight):
+    """Not from step 0 with the weights of the end, and MIC's teacher is not made anew."""
+    train(data, tmp_path, **{**CASES["mic"], "SOLVER__MAX_ITER": 2, "SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR"})
+    (tmp_path / "last_checkpoint").unlink()
+    before = saved(tmp_path)
+    trainer = make_trainer(data, tmp_path, True, **CASES["mic"], MODEL__WEIGHTS=str(tmp_path / "model_final.pth"))
+    assert trainer.start_iter == 2 and same(dict(trainer.checkpointer.model.state_dict()), dict(before["model"]))
+
+
 def test_a_finished_run_can_be_made_longer_and_keeps_its_evaluation(data, tmp_path):
     keys = {**PLAIN, "DATASETS__TEST": ["day"]}
     train(data, tmp_path, **keys, SOLVER__MAX_ITER=2)

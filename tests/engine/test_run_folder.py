@@ -63,8 +63,8 @@ def test_a_second_run_moves_the_first_aside_and_is_resumed_alone(used):
     code, text = run_program(TRAIN, "--config-file", config)
     assert code == 0, text[-3000:]
     moved = snapshot(output / "previous_1")
-    mine = {"notes.md"}
-    # log.txt is left out: in one process Detectron2 keeps a log open
+    mine = {"notes.md", "run.lock"}
+    # log.txt is left out: in one process Detectron2 keeps a log open, and holds the lock
     assert {k: v for k, v in moved.items() if k != "log.txt"} == {
         k: v for k, v in before.items() if k not in mine | {"log.txt"}
     }
@@ -156,6 +156,29 @@ def test_another_run_in_a_sub_folder_stays(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1", "student"]
 
 
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "model_final.pth", "inference/val/coco_instances_results.json", "visuals"]
+)
+def test_what_the_new_run_reads_is_not_moved_away(tmp_path, name):
+    """Such as ``--config-file OUTPUT_DIR/config.yaml``, which Detectron2 opens once more."""
+    fill(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    reads = [("--config-file", tmp_path / "elsewhere.yaml"), ("THE.KEY", tmp_path / "link" / name)]
+    with pytest.raises(ConfigError, match="^THE.KEY .*is of the run in OUTPUT_DIR.*copy it.*--resume"):
+        prepare_run_folder(tmp_path / "run", reads)
+    assert snapshot(tmp_path / "run") == before
+    assert prepare_run_folder(tmp_path / "run", reads, resume=True) == ""
+    assert prepare_run_folder(tmp_path / "run", reads[:1])
+
+
+def test_a_second_run_from_its_own_config_file_is_refused(used):
+    _, output, before = used
+    check_refused(TRAIN, ["--config-file", output / "config.yaml"], ["--config-file", "previous_1", "--resume"])
+    left = snapshot(output)
+    assert {k: v for k, v in left.items() if k != "run.lock"} == {k: v for k, v in before.items() if k != "run.lock"}
+
+
 def test_each_run_has_its_number(tmp_path):
     for number in (1, 2, 3):
         before = snapshot(fill(tmp_path / "run"))
@@ -170,6 +193,20 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_with_resume(tmp_pa
     fill(tmp_path)
     for name in ("last_checkpoint", "model_final.pth", "model_0000004.pth"):
         (tmp_path / name).unlink()
+    assert prepare_run_folder(tmp_path, resume=True) == str(tmp_path / "previous_1")
+    assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1"]
+
+
+@pytest.mark.parametrize("name, content", [
+    ("model_0000004.pth.tmp", "begun"), ("last_checkpoint.tmp", "model_0000004.pth"), ("last_checkpoint", ""),
+    ("last_checkpoint", "\0\n"), ("last_checkpoint", "/old/place/model_0000004.pth"), ("model_best.pth.tmp", ""),
+])  # fmt: skip
+def test_what_cannot_be_resumed_from_is_no_checkpoint(tmp_path, name, content):
+    """Such as what a kill within the first checkpoint leaves: the steps begin anew, and so must the metrics."""
+    fill(tmp_path)
+    for checkpoint in ("last_checkpoint", "model_final.pth", "model_0000004.pth"):
+        (tmp_path / checkpoint).unlink()
+    (tmp_path / name).write_text(content)
     assert prepare_run_folder(tmp_path, resume=True) == str(tmp_path / "previous_1")
     assert sorted(os.listdir(tmp_path)) == ["notes.md", "previous_1"]
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mic_det.engine.writers import RunWriter
 
 STEPS, PERIOD = 13, 4
+CLOCK = ("eta_seconds", "time")
 
 
 class Run(TrainerBase):
@@ -39,6 +40,8 @@ class Run(TrainerBase):
                 self.storage.iter = self.iter
                 self.before_step()
                 self.storage.put_scalar("loss", 100.0 - self.iter**2)
+                if self.iter >= start + 3:  # as Detectron2's IterationTimer, which does not count the first steps
+                    self.storage.put_scalar("time", 0.25)
                 if self.iter % 5 == 4:
                     self.storage.put_image("picture", np.full((3, 2, 2), self.iter, np.uint8))
                 if self.iter % 6 == 5:
@@ -56,14 +59,14 @@ class Run(TrainerBase):
 
 def rows(folder):
     found = [json.loads(x) for x in (folder / "metrics.json").read_text().splitlines()]
-    return [{k: v for k, v in x.items() if k != "eta_seconds"} for x in found]
+    return [{k: v for k, v in x.items() if k not in CLOCK} for x in found]
 
 
 def events(folder):
     reader = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     reader.Reload()
     tags = reader.Tags()
-    found = {t: [(e.step, e.value) for e in reader.Scalars(t)] for t in tags["scalars"] if t != "eta_seconds"}
+    found = {t: [(e.step, e.value) for e in reader.Scalars(t)] for t in tags["scalars"] if t not in CLOCK}
     return {**found, **{t: [e.step for e in reader.Images(t)] for t in tags["images"]}}
 
 

@@ -178,6 +178,14 @@ def all_crowds(content, rng):
     return ["all 25 boxes are crowds", "damaged"]
 
 
+def file_twice(content, rng):
+    """Two tasks of one image, as labelling programs export them: each has a part of the boxes."""
+    first = content["images"][0]
+    content["images"].append({**first, "id": "again", "file_name": "./" + first["file_name"]})
+    next(a for a in content["annotations"] if a["image_id"] == first["id"])["image_id"] = "again"
+    return ["has the file", "but other boxes", "Make them one image"]
+
+
 def class_twice(content, rng):
     first = content["categories"][-1]
     content["categories"].append({"id": 77, "name": first["name"].strip()})
@@ -208,6 +216,7 @@ REFUSED = {
     "iscrowd 2": one_annotation("iscrowd", 2),
     "iscrowd a list": one_annotation("iscrowd", [1]),
     "a class twice": class_twice,
+    "a file twice": file_twice,
     "an unknown class": unknown_class,
     "a box without a width": one_annotation("bbox", [1, 2, 0, 9]),
     "a box of text": one_annotation("bbox", ["1", "2", "3", "4"]),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.utils.env import seed_all_rng
+from PIL import Image
 
 from helpers.data import CLASSES, COLORS, HEIGHT, WIDTH, load, tiny_config, write_coco, write_image
 from mic_det.engine.trainer import MICTrainer
@@ -28,9 +29,24 @@ MIC = {
     "SOLVER__LR_SCHEDULER_NAME": "WarmupCosineLR",
 }  # fmt: skip
 
+# the same for boxes, instance masks and label maps
+PANOPTIC = {
+    **MIC,
+    "MODEL__MIC__STUDENT": "BoxPanopticFPN",
+    "MODEL__MIC__EVALUATE": "both",
+    "SOLVER__BASE_LR": 1e-4,
+    "MODEL__MASK_ON": True,
+    "INPUT__MASK_FORMAT": "bitmask",
+    "MODEL__ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 8, "POOLER_RESOLUTION": 3},
+    "MODEL__SEM_SEG_HEAD": {"NUM_CLASSES": 4, "CONVS_DIM": 8, "NORM": "", "IN_FEATURES": ["p2", "p3", "p4", "p5"]},
+}  # fmt: skip
+
 
 def write_mixed_domains(root, count=7):
-    """Wide and tall images of both domains: a labelled set ``day`` and a folder ``fog``, whose sizes nobody tells."""
+    """Wide and tall images of both domains: a labelled set ``day`` and a folder ``fog``, whose sizes nobody tells.
+
+    The labels of ``day`` are boxes with masks, and label maps in ``day_maps``.
+    """
     rng = np.random.default_rng(0)
     images, boxes = [], []
     for i in range(count):
@@ -42,12 +58,22 @@ def write_mixed_domains(root, count=7):
         boxes.append((i, c, (x, y, 26, 26)))
         write_image(Path(root) / "day" / f"{i}.png", picture)
         write_image(Path(root) / "fog" / f"{i}.png", (picture * 0.6 + 90).astype(np.uint8))
-    write_coco(Path(root) / "day.json", images, boxes)
+        labels = np.zeros(picture.shape[:2], np.uint8)
+        labels[y : y + 26, x : x + 26] = 1 + c
+        (Path(root) / "day_maps").mkdir(exist_ok=True)
+        Image.fromarray(labels).save(Path(root) / "day_maps" / f"{i}.png")
+    content = write_coco(Path(root) / "day.json", images, boxes)
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (Path(root) / "day.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def run_config(root, output, **keys):
     """A config dict of 8 steps on :func:`write_mixed_domains` below ``root``."""
     day = {"JSON": str(Path(root) / "day.json"), "IMAGES": str(Path(root) / "day")}
+    if "MODEL__SEM_SEG_HEAD" in keys:
+        day.update(SEM_SEG=str(Path(root) / "day_maps"), SEM_SEG_CLASSES=["ground", *CLASSES])
     sets = {"day": day, "fog": {"IMAGES": str(Path(root) / "fog")}}
     # narrow: saved and loaded many times
     levels = ["res2", "res3", "res4", "res5"]
