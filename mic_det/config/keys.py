@@ -208,7 +208,8 @@ SECTIONS = (
             "published: what the authors' detection code does: RoIs as student; an anchor has the student's foreground "
             "probability p, whatever its label, and the gradient goes through it. none: 1. Regions of masked source "
             "images, whose boxes are true, have q = 1 in every mode. Where an image has a single q (see "
-            "MODEL.MIC.STUDENT), student and published are not defined, and are refused.", source="Eq. 6-7; published: \"published\""),
+            "MODEL.MIC.STUDENT), student and published are not defined, and are refused.",
+            source="Eq. 6-7; published: \"published\""),
         Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
             "Images without a pseudo-box are skipped, or are all background."),
         Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),

@@ -201,7 +201,8 @@ class LabelMaps:
             if absent:
                 raise DataError(
                     f"{name} ({where}): the class {absent[0]!r} of boxes is none of pixels ({', '.join(classes)}), "
-                    "which panoptic quality needs. Add it to SEM_SEG_CLASSES and the label maps, or set MODEL.MASK_ON False."
+                    "which panoptic quality needs. Add it to SEM_SEG_CLASSES and the label maps, or set "
+                    "MODEL.MASK_ON False."
                 )
 
     def check_measured(self, name):
