@@ -24,14 +24,17 @@ def run_parallel(function, jobs, workers=None, description=None, progress=True, 
     Args:
         function (callable): a module's function of one job; both must be picklable.
         jobs (sequence): its arguments.
-        workers (int): processes; None = one a core, 1 = in this process.
+        workers (int): processes; None = one a core, but one for 8 jobs, as each takes seconds to start; 1 = in this
+            process.
         description (str), progress (bool), unit (str): of the progress bar.
 
     Raises:
         WorkerError: where a worker process was killed. Errors of ``function`` come through as they are.
     """
     jobs = list(jobs)
-    workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
+    if workers is None:
+        workers = min(os.cpu_count() or 1, len(jobs) // 8)
+    workers = max(min(workers, len(jobs)), 1)
     with tqdm(total=len(jobs), desc=description, unit=unit, disable=not progress) as bar:
         if workers == 1:
             return [_counted(bar, function(job)) for job in jobs]

@@ -12,6 +12,7 @@ from detectron2.data.samplers import TrainingSampler
 
 from mic_det.data.errors import DataError
 from mic_det.data.loader import TwoDomainLoader
+from mic_det.data.parallel import run_parallel
 
 pytestmark = pytest.mark.slow
 
@@ -88,3 +89,12 @@ def test_batches_are_those_of_torchs_loader():
     for workers in (0, 2):
         found = itertools.islice(TwoDomainLoader([domain], 0, workers, 30.0), 4)
         assert [int(x) for batch in found for x in batch] == expected
+
+
+def _process(_):
+    return os.getpid()
+
+
+def test_a_few_jobs_are_done_before_a_process_would_have_started():
+    assert run_parallel(_process, range(7)) == [os.getpid()] * 7
+    assert os.getpid() not in run_parallel(_process, range(4), workers=2)
