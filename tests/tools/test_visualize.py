@@ -71,7 +71,7 @@ def read(path):
 
 def test_one_picture_an_image_and_a_sheet_of_all(pictures):
     folder, out = pictures
-    assert sorted(p.name for p in folder.iterdir()) == ["contact_sheet.png"] + [
+    assert sorted(p.name for p in folder.glob("*.png")) == ["contact_sheet.png"] + [
         f"val_{i}.png" for i in range(SPLITS["val"])
     ]
     assert "4 pictures" in out and "contact_sheet.png" in out
@@ -128,7 +128,7 @@ def test_images_of_the_same_name_in_two_folders_do_not_overwrite_each_other(fold
 def test_the_same_call_gives_the_same_pictures(folder, tmp_path, monkeypatch):
     for output in ("first", "again"):
         draw(folder, tmp_path / output, "--num-images", 2, monkeypatch=monkeypatch)
-    assert sorted(p.name for p in (tmp_path / "first").iterdir()) == ["contact_sheet.png", "val_0.png", "val_3.png"]
+    assert sorted(p.name for p in (tmp_path / "first").glob("*.png")) == ["contact_sheet.png", "val_0.png", "val_3.png"]
     assert np.array_equal(read(tmp_path / "first/val_3.png"), read(tmp_path / "again/val_3.png"))
 
 
