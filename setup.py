@@ -73,7 +73,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.9",
     packages=find_packages(include=["mic_det", "mic_det.*"]),
-    package_data={"mic_det": ["py.typed", "visualization/templates/*.html"]},  # its annotations count for type checkers
+    package_data={"mic_det": ["py.typed", "experiments/templates/*.html"]},  # its annotations count for type checkers
     install_requires=opencv() + DEPENDENCIES,
     extras_require={
         "dev": ["pytest>=7.0", "pytest-xdist>=3.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],

@@ -8,13 +8,12 @@ Example:
 import argparse
 import sys
 
-from mic_det.config import ConfigError
-from mic_det.data.check import check_config_datasets, format_reports
-from mic_det.data.parallel import WorkerError
-from mic_det.engine.own_code import add_import_argument
+from mic_det.data.audit import check_config_datasets, format_reports
 from mic_det.engine.setup import config_of
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.errors import MICError
+from mic_det.utils.own_code import add_import_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 
 MOST = 50  # problems shown a set
 
@@ -31,7 +30,7 @@ def main():
     try:
         cfg = config_of(args)
         reports, problems = check_config_datasets(cfg, args.workers)
-    except (ConfigError, WorkerError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
         sys.exit(130)

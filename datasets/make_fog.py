@@ -10,10 +10,9 @@ import argparse
 import os
 import sys
 
-from mic_det.data.errors import DataError
-from mic_det.data.foggy import FogError, make_foggy_cityscapes, make_foggy_folder
-from mic_det.data.parallel import WorkerError
-from mic_det.programs import start_program
+from mic_det.data.datasets.foggy import make_foggy_cityscapes, make_foggy_folder
+from mic_det.errors import MICError
+from mic_det.utils.programs import start_program
 
 
 def main():
@@ -42,7 +41,7 @@ def main():
         else:
             folder = args.cityscapes or os.path.join(root, "cityscapes")
             written, present = make_foggy_cityscapes(folder, args.split, args.beta, **common)
-    except (DataError, FogError, WorkerError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
         print("interrupted: the same command continues from here", file=sys.stderr)

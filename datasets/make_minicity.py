@@ -8,9 +8,10 @@ import argparse
 import os
 import sys
 
-from mic_det.data.minicity import MinicityError, make_minicity
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.data.minicity import make_minicity
+from mic_det.errors import MinicityError
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 
 
 def main():

@@ -12,14 +12,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from mic_det.data.builtin import coco_name, foggy_annotations, split_annotations
-from mic_det.data.catalog import DataError
-from mic_det.data.cityscapes import SOURCES
-from mic_det.data.parallel import WorkerError
-from mic_det.ordinary_files import is_ordinary
-from mic_det.outputs import Outputs
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.data.datasets.builtin import coco_name, foggy_annotations, split_annotations
+from mic_det.data.datasets.cityscapes import SOURCES
+from mic_det.errors import MICError
+from mic_det.utils.ordinary_files import is_ordinary
+from mic_det.utils.outputs import Outputs
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 
 
 def main():
@@ -44,7 +43,7 @@ def main():
             for beta in args.beta:
                 store(foggy_annotations(content, beta), output / coco_name(split, beta), args.overwrite)
             print(f"{split}: {summary(content)}")
-    except (OSError, ValueError, DataError, WorkerError) as e:
+    except (OSError, ValueError, MICError) as e:
         sys.exit(f"error: {printable(e)}")
     except KeyboardInterrupt:
         sys.exit(130)

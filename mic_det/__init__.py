@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-from . import quiet  # noqa: F401  before Detectron2 is imported
+from .utils import quiet  # noqa: F401  before Detectron2 is imported
 
 try:
     import detectron2  # noqa: F401
@@ -19,20 +19,20 @@ except ImportError as e:
         "run `python tools/install_detectron2.py` (or `make env`) from the repository first."
     ) from e
 
-from .config import ConfigError, add_mic_config
-from .data.builtin import register_cityscapes
-from .data.driving import register_driving
-from .data.errors import DataError
-from .lazy_names import lazy_names
+from .config import add_mic_config
+from .data.datasets.builtin import register_cityscapes
+from .data.datasets.driving import register_driving
+from .errors import ConfigError, DataError
 from .modeling import MIC  # registers it, and the torchvision backbone
+from .utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from .checkpoint.checkpointer import MICCheckpointer
     from .data.loader import build_mic_train_loader
-    from .engine.checkpoint import MICCheckpointer
-    from .engine.predict import Predictor
     from .engine.setup import get_mic_cfg
     from .engine.trainer import MICTrainer
-    from .engine.weights_files import CheckpointError
+    from .errors import CheckpointError
+    from .inference.predictor import Predictor
 
 register_cityscapes()
 register_driving()

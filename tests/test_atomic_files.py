@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mic_det.atomic_files import disk_error, whole_file, write_whole
-from mic_det.data.errors import DataError
-from mic_det.data.parallel import write_png
-from mic_det.engine.checkpoint_files import write_atomically
-from mic_det.engine.export import write_weights
-from mic_det.engine.finite import FiniteCheck
-from mic_det.engine.media import write_picture
+from mic_det.checkpoint.export import write_weights
+from mic_det.checkpoint.storage import write_atomically
+from mic_det.engine.non_finite import NonFiniteHandler
+from mic_det.errors import DataError
 from mic_det.evaluation.coco import DetectionEvaluator
-from mic_det.outputs import Outputs
+from mic_det.inference.media import write_picture
+from mic_det.utils.atomic_files import disk_error, whole_file, write_whole
+from mic_det.utils.outputs import Outputs
+from mic_det.utils.parallel import write_png
 
 LARGE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)  # does not compress
 
@@ -107,7 +107,7 @@ def export_state(file):
 
 
 def write_report_of_nan(file):
-    check = FiniteCheck.__new__(FiniteCheck)
+    check = NonFiniteHandler.__new__(NonFiniteHandler)
     check.output_dir = str(file.parents[1])
     check._write(3, None, [([{"image": torch.rand(3, 40, 40)}], {})], {})
 

@@ -8,10 +8,11 @@ from detectron2.config import get_cfg
 
 from helpers.models import tiny_cfg
 from mic_det import add_mic_config
-from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config import validate_mic_config
 from mic_det.config.docs import page
 from mic_det.config.keys import KEYS
 from mic_det.engine.setup import load_config
+from mic_det.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

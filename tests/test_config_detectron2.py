@@ -8,9 +8,9 @@ from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from mic_det.config import ConfigError
 from mic_det.config.detectron2_keys import RULES
 from mic_det.engine.setup import load_config
+from mic_det.errors import ConfigError
 
 WRONG = [
     ("SOLVER.STEPS", "(400, 200)", "each larger than the one before"),

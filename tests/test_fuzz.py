@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from helpers.data import forget_registered_sets
 from helpers.resume import MIC, make_trainer, saved
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
 from mic_det.engine.launch import EXPECTED_ERRORS
 from mic_det.engine.setup import load_config
-from mic_det.visualization.report import build_report
-from mic_det.visualization.run_files import read_run
+from mic_det.errors import ConfigError, DataError
+from mic_det.experiments.report import build_report
+from mic_det.experiments.run_files import read_run
 
 pytestmark = pytest.mark.slow
 

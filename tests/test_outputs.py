@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from mic_det.data.errors import DataError
-from mic_det.outputs import Outputs
+from mic_det.errors import DataError
+from mic_det.utils.outputs import Outputs
 
 
 def refused(outputs, name="a.txt"):

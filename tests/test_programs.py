@@ -14,12 +14,10 @@ import pytest
 
 from helpers.data import tiny_config, write_coco, write_config, write_image
 from helpers.faults import check_refused, run_program
-from mic_det.config import ConfigError
-from mic_det.data.errors import DataError
-from mic_det.engine.checkpoint import CheckpointError
 from mic_det.engine.setup import load_config
-from mic_det.printable import printable
-from mic_det.programs import PRINTABLE
+from mic_det.errors import CheckpointError, ConfigError, DataError
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import PRINTABLE
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,16 @@ from detectron2.config import CfgNode, get_cfg
 
 from helpers.data import forget_registered_sets, write_config
 from mic_det import add_mic_config
-from mic_det.config import ConfigError, current_settings, flat_keys, validate_mic_config, value_of
+from mic_det.checkpoint.run_settings import changed_settings, config_settings
+from mic_det.config import (
+    current_settings,
+    flat_keys,
+    validate_mic_config,
+    value_of,
+)
 from mic_det.config.renamed import RENAMED
-from mic_det.engine.run_settings import changed_settings, config_settings
 from mic_det.engine.setup import load_config
+from mic_det.errors import ConfigError
 
 MIC = "MODEL.MIC."
 # by hand: name in earlier versions, name, a value that is not the default

@@ -14,16 +14,21 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
-from mic_det.engine.runs import ROOT, RunError, train
-from mic_det.evaluation.ablation import collect, mean_curves, read_plan, run_folder, table
-from mic_det.outputs import Outputs, add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.errors import ConfigError, DataError, MICError
+from mic_det.experiments.ablation import (
+    collect,
+    mean_curves,
+    read_plan,
+    run_folder,
+    table,
+)
+from mic_det.experiments.report import build_report
+from mic_det.experiments.run_files import distinct_names, read_run
+from mic_det.experiments.runs import ROOT, train
+from mic_det.utils.outputs import Outputs, add_overwrite_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 from mic_det.visualization.curves import line_chart
-from mic_det.visualization.report import build_report
-from mic_det.visualization.run_files import distinct_names, read_run
 
 RESULTS = ("table.md", "results.json", "curves.png", "report.html")
 
@@ -108,5 +113,5 @@ if __name__ == "__main__":
     start_program()
     try:
         main(parse_args())
-    except (ConfigError, DataError, RunError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")

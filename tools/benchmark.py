@@ -15,16 +15,22 @@ import json
 import logging
 import sys
 
-from mic_det.benchmark.run import as_text, benchmark_data, benchmark_memory, benchmark_steps, machine, plot_sweep, sweep
+from mic_det.benchmark.run import (
+    as_text,
+    benchmark_data,
+    benchmark_memory,
+    benchmark_steps,
+    machine,
+    plot_sweep,
+    sweep,
+)
 from mic_det.benchmark.variants import TITLES, variant_names
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.own_code import add_import_argument
 from mic_det.engine.setup import config_of
-from mic_det.outputs import Outputs, add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.errors import ConfigError, MICError
+from mic_det.utils.outputs import Outputs, add_overwrite_argument
+from mic_det.utils.own_code import add_import_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 
 
 def parse_args():
@@ -77,5 +83,5 @@ if __name__ == "__main__":
     start_program()
     try:
         main(parse_args())
-    except (ConfigError, DataError, CheckpointError, OSError, RuntimeError) as e:
+    except (MICError, OSError, RuntimeError) as e:
         sys.exit(f"error: {printable(e)}")

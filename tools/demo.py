@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from mic_det.engine.runs import ROOT, RunError, run_program, train
-from mic_det.programs import start_program
-from mic_det.visualization.run_files import read_run
+from mic_det.errors import RunError
+from mic_det.experiments.run_files import read_run
+from mic_det.experiments.runs import ROOT, run_program, train
+from mic_det.utils.programs import start_program
 
 CONFIGS = "configs/minicity"
 

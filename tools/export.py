@@ -8,15 +8,13 @@ Both load without mic_det. Example:
 import argparse
 import sys
 
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.export import export
-from mic_det.engine.predict import class_list, load_model
+from mic_det.checkpoint.export import export
 from mic_det.engine.setup import add_model_arguments, config_of
-from mic_det.outputs import add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.errors import MICError
+from mic_det.inference.predictor import class_list, load_model
+from mic_det.utils.outputs import add_overwrite_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 
 
 def parse_args():
@@ -55,5 +53,5 @@ if __name__ == "__main__":
     start_program()
     try:
         main(parse_args())
-    except (ConfigError, DataError, CheckpointError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")

@@ -28,9 +28,9 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from mic_det import MIC, MICCheckpointer
-from mic_det.config import ConfigError
 from mic_det.engine.launch import advice
-from mic_det.programs import start_program
+from mic_det.errors import ConfigError
+from mic_det.utils.programs import start_program
 
 
 def read_config(args):

@@ -18,21 +18,26 @@ import sys
 
 from tqdm import tqdm
 
-from mic_det.config import ConfigError, student_architecture
-from mic_det.data.catalog import DataError
+from mic_det.config import student_architecture
+from mic_det.config.label_kinds import label_kinds
 from mic_det.data.pixels import ImageError
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.media import VideoOut, find_sources, read_frames, write_label_map, write_picture
-from mic_det.engine.predict import Predictor, class_list, label_map_classes
 from mic_det.engine.setup import add_model_arguments, config_of, split_opts
-from mic_det.engine.signals import ends_in_order
-from mic_det.evaluation.export import FILES, PredictionFiles, Predictions
-from mic_det.label_kinds import label_kinds
-from mic_det.outputs import Outputs, add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.errors import ConfigError, DataError, MICError
+from mic_det.inference.media import (
+    VideoOut,
+    find_sources,
+    read_frames,
+    write_label_map,
+    write_picture,
+)
+from mic_det.inference.predictor import Predictor, class_list, label_map_classes
+from mic_det.inference.results import FILES, PredictionFiles, Predictions
+from mic_det.utils.outputs import Outputs, add_overwrite_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
+from mic_det.utils.signals import ends_in_order
+from mic_det.visualization.label_maps import overlay_labels
 from mic_det.visualization.panels import draw_boxes
-from mic_det.visualization.sem_seg import overlay_labels
 
 LABEL_MAPS = "label_maps"  # folder below the output
 FORMATS = ("pictures", "label_maps", "coco", "csv")
@@ -204,5 +209,5 @@ if __name__ == "__main__":
     try:
         with ends_in_order():  # what was found so far is written
             main(parse_args())
-    except (ConfigError, DataError, CheckpointError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")

@@ -10,12 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-from mic_det.data.catalog import DataError
-from mic_det.outputs import Outputs, add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
-from mic_det.visualization.report import build_report
-from mic_det.visualization.run_files import FILES_OF_A_RUN, distinct_names, read_run
+from mic_det.errors import DataError
+from mic_det.experiments.report import build_report
+from mic_det.experiments.run_files import FILES_OF_A_RUN, distinct_names, read_run
+from mic_det.utils.outputs import Outputs, add_overwrite_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 
 
 def parse_args():

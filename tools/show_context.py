@@ -24,26 +24,34 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 from tqdm import tqdm
 
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
-from mic_det.data.labels import labels_of
+from mic_det.config.label_kinds import label_kinds, mask_keys
+from mic_det.data.label_checks import labels_of
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import what_is_read
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.media import write_picture
-from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_model_arguments, config_of, split_opts
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import ConfigError, MICError
 from mic_det.evaluation.coco import DetectionEvaluator
-from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
-from mic_det.evaluation.kinds import METRICS, make_evaluators
-from mic_det.label_kinds import label_kinds, mask_keys
-from mic_det.outputs import Outputs, add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.evaluation.evaluators import METRICS, make_evaluators
+from mic_det.evaluation.hidden_pixels import (
+    HiddenPatches,
+    TrueBoxesShown,
+    evaluate_hidden,
+    true_boxes,
+)
+from mic_det.inference.media import write_picture
+from mic_det.inference.predictor import load_model
+from mic_det.utils.outputs import Outputs, add_overwrite_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 from mic_det.visualization.curves import bar_chart, line_chart
-from mic_det.visualization.panels import contact_sheet, draw_boxes, draw_instances, to_rgb
-from mic_det.visualization.sem_seg import color_labels
+from mic_det.visualization.label_maps import color_labels
+from mic_det.visualization.panels import (
+    contact_sheet,
+    draw_boxes,
+    draw_instances,
+    to_rgb,
+)
 
 OBJECTS, CONTEXT = "objects alone", "context alone"  # what --objects shows a detector beside the whole image
 
@@ -237,5 +245,5 @@ if __name__ == "__main__":
     start_program()
     try:
         main(parse_args())
-    except (ConfigError, DataError, CheckpointError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")

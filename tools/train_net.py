@@ -14,12 +14,12 @@ happened. An evaluation is left at once, and repeated by --resume. Ctrl-C once m
 finished, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
-from mic_det.config import ConfigError
-from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import add_model_arguments, setup
 from mic_det.engine.trainer import MICTrainer
-from mic_det.programs import start_program
+from mic_det.errors import ConfigError
+from mic_det.utils.programs import start_program
 
 
 def main(args):

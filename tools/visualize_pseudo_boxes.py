@@ -17,19 +17,18 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mic_det.config import ConfigError, is_mic
-from mic_det.data.catalog import DataError
-from mic_det.data.labels import labels_of
+from mic_det.config import is_mic
+from mic_det.data.label_checks import labels_of
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import what_is_read
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.media import write_picture
-from mic_det.engine.predict import load_model
 from mic_det.engine.setup import add_model_arguments, config_of
+from mic_det.errors import ConfigError, MICError
+from mic_det.inference.media import write_picture
+from mic_det.inference.predictor import load_model
 from mic_det.modeling.terms import ClassMix
-from mic_det.outputs import Outputs, add_overwrite_argument
-from mic_det.printable import printable
-from mic_det.programs import start_program
+from mic_det.utils.outputs import Outputs, add_overwrite_argument
+from mic_det.utils.printable import printable
+from mic_det.utils.programs import start_program
 from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
@@ -139,5 +138,5 @@ if __name__ == "__main__":
     start_program()
     try:
         main(parse_args())
-    except (ConfigError, DataError, CheckpointError) as e:
+    except MICError as e:
         sys.exit(f"error: {e}")

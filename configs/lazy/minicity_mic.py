@@ -20,9 +20,9 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from mic_det import MIC, get_mic_cfg
 from mic_det.data.loader import build_two_domain_loader
 from mic_det.evaluation import DetectionEvaluator
-from mic_det.modeling.consistency import ConsistencyWeights
-from mic_det.modeling.masking import PatchMask, StrongView
+from mic_det.modeling.masking import PatchMask, StrongAugmentation
 from mic_det.modeling.tasks import RCNNTask
+from mic_det.modeling.tasks.region_consistency import ConsistencyWeights
 from mic_det.modeling.terms import MaskedConsistency, Supervised
 
 # registers the sets that this file declares
@@ -62,7 +62,7 @@ model = L(MIC)(
         )
     ],
     terms=[L(Supervised)(), L(MaskedConsistency)(weights=dict(boxes=1.0))],
-    strong_view=L(StrongView)(
+    strong_view=L(StrongAugmentation)(
         jitter_strength=0.2, jitter_prob=0.8, blur_sigma=(0.15, 1.15), blur_prob=0.5, channels="RGB"
     ),
     mask=L(PatchMask)(block_size=16, ratio=0.3),

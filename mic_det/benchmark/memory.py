@@ -59,8 +59,8 @@ def _forget_peak():
 def main(path, name, height, width, steps, *modules):
     import torch
 
-    from ..engine.own_code import import_own_code
     from ..engine.setup import get_mic_cfg
+    from ..utils.own_code import import_own_code
     from .synthetic import synthetic_batch
     from .variants import make_variant
 

@@ -8,13 +8,28 @@ import torch
 from tabulate import tabulate
 
 from ..config import is_mic
+from ..config.label_kinds import label_kinds
 from ..data.loader import build_mic_train_loader
-from ..label_kinds import label_kinds
 from .data_speed import evaluation_speed, loader_speed
 from .memory import peak_memory
-from .synthetic import NOISE, has_training_sets, is_there, make_batches
-from .timing import alternate, measure_parts, ratio_to_floor, waits_for_gpu
-from .variants import FLOORS, TITLES, make_variant, variant_config
+from .synthetic import (
+    NOISE,
+    has_training_sets,
+    is_there,
+    make_batches,
+)
+from .timing import (
+    alternate,
+    measure_parts,
+    ratio_to_floor,
+    waits_for_gpu,
+)
+from .variants import (
+    FLOORS,
+    TITLES,
+    make_variant,
+    variant_config,
+)
 
 
 def machine():

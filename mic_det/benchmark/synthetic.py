@@ -6,9 +6,9 @@ import torch
 from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.structures import Boxes, Instances
 
-from ..data.catalog import DataError
+from ..config.label_kinds import num_classes
 from ..data.loader import build_mic_train_loader
-from ..label_kinds import num_classes
+from ..errors import DataError
 
 BOXES_PER_IMAGE = 10
 NOISE = "noise"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import torch
 
-from ..modeling.sections import Stopwatch
+from ..utils.step_timer import StepTimer
 
 # the order in which a step goes through them
 PARTS = (
@@ -84,7 +84,7 @@ def measure_parts(step, repeats, warmup=2):
     """
     rounds = []
     for i in range(warmup + repeats):
-        with Stopwatch() as watch:
+        with StepTimer() as watch:
             total = seconds_of(step)
         if i >= warmup:
             rounds.append({**watch.seconds, "other": total - sum(watch.seconds.values())})

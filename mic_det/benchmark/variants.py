@@ -11,11 +11,12 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
-from ..config import ConfigError, is_mic, student_architecture, validate_mic_config
-from ..engine.checkpoint import MICCheckpointer
+from ..checkpoint.checkpointer import MICCheckpointer
+from ..config import is_mic, student_architecture, validate_mic_config
+from ..config.label_kinds import weights_regions
 from ..engine.optimizer import build_fused_optimizer
 from ..engine.train_loop import AccumulatingTrainer
-from ..label_kinds import weights_regions
+from ..errors import ConfigError
 from ..modeling import MIC
 
 # what each is, in the words of the printed table

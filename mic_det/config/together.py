@@ -6,10 +6,10 @@ import re
 from detectron2.config import CfgNode as CN
 
 from ..errors import ConfigError
-from ..label_kinds import classes_key, num_classes
-from ..printable import printable
+from ..utils.printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
+from .label_kinds import classes_key, num_classes
 from .models import is_mic, student_architecture
 from .renamed import RENAMED
 from .tree import check_key, value_of

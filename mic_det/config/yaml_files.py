@@ -7,7 +7,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from ..errors import ConfigError
-from ..ordinary_files import read_text
+from ..utils.ordinary_files import read_text
 from .renamed import both_given, current_name, note_current
 
 REMOTE = ("http://", "https://")

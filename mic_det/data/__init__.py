@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy_names import lazy_names
+from ..utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .errors import DataError
+    from ..errors import DataError
     from .loader import build_mic_train_loader
     from .mapper import DomainMapper
 

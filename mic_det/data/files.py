@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .errors import DataError
+from ..errors import DataError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..ordinary_files import open_picture
-from .cityscapes import polygons_to_instance_ids
-from .cityscapes_labels import LABELS
+from ..utils.ordinary_files import open_picture
+from ..utils.parallel import run_parallel, write_png
+from .datasets.cityscapes import polygons_to_instance_ids
+from .datasets.cityscapes_labels import LABELS
 from .files import glob_files
-from .parallel import run_parallel, write_png
 
 IGNORED = 255
 

@@ -19,8 +19,8 @@ from detectron2.utils import comm
 from torch import Generator
 from torch.utils.data import DataLoader
 
-from ..random_state import seeded
-from .errors import DataError
+from ..errors import DataError
+from ..utils.random_state import seeded
 from .mapper import DomainMapper, OfDomain
 from .samplers import AspectRatios, BatchPlan, SeededItems
 

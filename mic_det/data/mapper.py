@@ -7,10 +7,17 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from PIL import Image
 
-from ..label_kinds import label_kinds
-from .catalog import DataError
+from ..config.label_kinds import label_kinds
+from ..errors import DataError
 from .margins import RecordedAugmentations
-from .pixels import ImageError, Resize, annotated_size, check_image, check_label_map, upright_size
+from .pixels import (
+    ImageError,
+    Resize,
+    annotated_size,
+    check_image,
+    check_label_map,
+    upright_size,
+)
 
 
 class _AnnotationFailure(Exception):

@@ -5,13 +5,13 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import ConfigError, is_mic
-from ..label_kinds import consistency_weights
-from ..ordinary_files import absence
-from .catalog import DataError
-from .coco_normalize import MANY_CROWDS
-from .image_names import FilesOnDisk
-from .labels import count_crowds, labels_of
+from ..config import is_mic
+from ..config.label_kinds import consistency_weights
+from ..errors import ConfigError, DataError
+from ..utils.ordinary_files import absence
+from .coco.image_names import FilesOnDisk
+from .coco.normalize import MANY_CROWDS
+from .label_checks import count_crowds, labels_of
 
 
 def check_datasets(cfg, training=True):

@@ -4,8 +4,8 @@ import itertools
 
 from torch.utils.data import Dataset, Sampler
 
-from ..ordinary_files import open_picture
-from ..random_state import seeded
+from ..utils.ordinary_files import open_picture
+from ..utils.random_state import seeded
 from .pixels import upright_size
 
 

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy_names import lazy_names
+from ..utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .checkpoint import MICCheckpointer
-    from .predict import Predictor
+    from ..checkpoint.checkpointer import MICCheckpointer
+    from ..errors import CheckpointError
+    from ..inference.predictor import Predictor
     from .setup import get_mic_cfg
     from .trainer import MICTrainer
-    from .weights_files import CheckpointError
 
 __all__ = ["CheckpointError", "MICCheckpointer", "MICTrainer", "Predictor", "get_mic_cfg"]
 

@@ -9,7 +9,7 @@ import re
 import struct
 import time
 
-from .checkpoint_files import write_atomically
+from ..checkpoint.storage import write_atomically
 
 PREFIX = "events.out.tfevents."
 HEAD, TAIL = 12, 4  # bytes around an event

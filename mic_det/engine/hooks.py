@@ -10,12 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 
-from ..data.catalog import DataError
 from ..data.mapper import DomainMapper
+from ..errors import DataError
+from ..inference.media import write_picture
 from ..modeling.terms import ClassMix
-from ..random_state import get_random_state, set_random_state
+from ..utils.random_state import get_random_state, set_random_state
 from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
-from .media import write_picture
 
 
 class PseudoBoxPictures(HookBase):

@@ -21,16 +21,11 @@ from detectron2.engine import default_argument_parser
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
-from ..config import ConfigError
-from ..data.catalog import DataError
-from .checkpoint import CheckpointError
-from .finite import NonFiniteError
-from .processes import for_processes
+from ..errors import ConfigError, MICError
+from ..utils.signals import SIGNALS, TrainingStopped
+from .scaling import scale_to_world_size
 from .setup import config_of
-from .signals import SIGNALS, TrainingStopped
 
-# What a user can put right; the message says how. Anything else is shown with its traceback.
-EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError)
 # of a file or folder that is named, and that the user may not write, or that is of another kind
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -83,7 +78,7 @@ def launch(main, args):
 
 def advice(error):
     """What a user is told of an error that can be put right; "" for others."""
-    if isinstance(error, EXPECTED_ERRORS):
+    if isinstance(error, MICError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}: make room, then go on with --resume. Checkpoints are as they were."
@@ -251,7 +246,7 @@ def _settle(args, local_size, world_size):
     """
     cfg = config_of(args)
     if not args.eval_only:
-        for_processes(cfg, world_size)
+        scale_to_world_size(cfg, world_size)
     device = cfg.MODEL.DEVICE
     args.opts = [*args.opts, "MODEL.DEVICE", device]
     if not device.startswith("cuda"):

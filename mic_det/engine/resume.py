@@ -8,13 +8,18 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 
+from ..checkpoint.run_settings import (
+    changed_settings,
+    data_settings,
+    moved_classes,
+    run_settings,
+)
+from ..checkpoint.storage import NonFiniteState
+from ..errors import CheckpointError, NonFiniteError
 from ..modeling.loss_normalizer import get_normalizers, set_normalizers
-from ..random_state import get_random_state, set_random_state
-from .checkpoint_files import NonFiniteState
-from .finite import NonFiniteError, resume_from
-from .run_settings import changed_settings, data_settings, moved_classes, run_settings
-from .signals import TrainingStopped, interruptible
-from .weights_files import CheckpointError
+from ..utils.random_state import get_random_state, set_random_state
+from ..utils.signals import TrainingStopped, interruptible
+from .non_finite import resume_from
 
 ADVICE = (
     "For the same steps, put these back as they were and resume again. To train with the new ones from the start, "

@@ -8,8 +8,8 @@ import sys
 
 from detectron2.utils import comm
 
-from ..config import ConfigError
-from .checkpoint_files import FINAL, LAST, has_checkpoint
+from ..checkpoint.storage import FINAL, LAST, has_checkpoint
+from ..errors import ConfigError
 
 # What a training or an evaluation writes. Checkpoints go first and config.yaml, which tells that all is ours, last.
 CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, "model_*.pth.tmp")

@@ -14,25 +14,25 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint.formats import TRUST
 from ..config import (
-    ConfigError,
     add_mic_config,
     check_config_file,
     check_detectron2_keys,
     flat_keys,
     validate_mic_config,
 )
-from ..data.catalog import expanded, register_declared_datasets, resolve_path
+from ..data.custom_sets import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
-from ..ordinary_files import absence
-from ..programs import keep_logs_printable
-from .hardware import describe_hardware
-from .output import check_output
-from .own_code import add_import_argument, import_own_code
-from .processes import for_processes
+from ..errors import ConfigError
+from ..utils.hardware import describe_hardware
+from ..utils.ordinary_files import absence
+from ..utils.own_code import add_import_argument, import_own_code
+from ..utils.programs import keep_logs_printable
+from ..utils.run_lock import run_lock
+from .output_folder import check_output
 from .run_folder import has_training, note_command, prepare_run_folder
-from .run_lock import run_lock
-from .weights_files import TRUST
+from .scaling import scale_to_world_size
 
 
 def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) -> CfgNode:
@@ -143,7 +143,7 @@ def setup(args):
         _check_output_dir(cfg)
     if not args.eval_only:
         run_lock(cfg.OUTPUT_DIR)  # before anything in there is changed
-        for_processes(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
+        scale_to_world_size(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     lines = check_datasets(cfg, training=not args.eval_only)
     moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, _what_is_read(cfg, args), args.resume)

@@ -8,10 +8,15 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
-from ..modeling.sections import section
-from .finite import FiniteCheck, ForwardGuard, guarded_total, unwrapped
-from .resumed_state import fitting_optimizer_state, parameter_names
-from .signals import PATIENCE, interruptible
+from ..checkpoint.trainer_state import fitting_optimizer_state, parameter_names
+from ..utils.signals import PATIENCE, interruptible
+from ..utils.step_timer import record
+from .non_finite import (
+    CatchNonFinite,
+    NonFiniteHandler,
+    poison_if_nonfinite,
+    unwrapped,
+)
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -35,18 +40,18 @@ class AccumulatingTrainer(SimpleTrainer):
     ):
         """
         Args:
-            model (nn.Module): a DistributedDataParallel has a :class:`ForwardGuard` inside.
+            model (nn.Module): a DistributedDataParallel has a :class:`CatchNonFinite` inside.
             accumulate_steps (int): micro-batches a step.
             amp_dtype (torch.dtype): autocast's; None trains in float32.
-            finite (FiniteCheck): what is done where numbers are not finite; None raises.
+            finite (NonFiniteHandler): what is done where numbers are not finite; None raises.
             sequential_backward (bool): backpropagate each part of the model's ``losses_in_parts`` at once, which
                 takes less memory than one pass over all, and more time.
         """
         super().__init__(model, data_loader, optimizer)
         distributed = isinstance(model, DistributedDataParallel)
-        self.guard = model.module if distributed else ForwardGuard(model)
+        self.guard = model.module if distributed else CatchNonFinite(model)
         self._pass = model if distributed else self.guard
-        self.finite = finite or FiniteCheck()
+        self.finite = finite or NonFiniteHandler()
         self.accumulate_steps = accumulate_steps
         self.amp_dtype = amp_dtype
         self.sequential_backward = sequential_backward
@@ -66,7 +71,7 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals, seen = 0.0, {}, []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
-            with section("data wait"), interruptible(max(PATIENCE, 2 * (self.usual_wait or 0))):
+            with record("data wait"), interruptible(max(PATIENCE, 2 * (self.usual_wait or 0))):
                 data = next(self._data_loader_iter)
             data_time += self._waited(time.perf_counter() - start)
             with self._exchange_gradients(last=i == self.accumulate_steps - 1):
@@ -83,7 +88,7 @@ class AccumulatingTrainer(SimpleTrainer):
         elif self.finite.failed(self.iter, self.model, seen, self.guard.reason, self.grad_scaler) == "skip":
             return
         self._write_metrics(totals, data_time)
-        with section("optimizer"):
+        with record("optimizer"):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
 
@@ -97,8 +102,8 @@ class AccumulatingTrainer(SimpleTrainer):
         """Backpropagate one micro-batch; returns its detached losses, each divided by their number."""
         totals = {}
         for losses in self._losses(data):
-            with section("backward"):
-                self.grad_scaler.scale(guarded_total(losses)).backward()
+            with record("backward"):
+                self.grad_scaler.scale(poison_if_nonfinite(losses)).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach()
         return totals

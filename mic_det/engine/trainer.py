@@ -2,7 +2,6 @@
 
 import logging
 import os
-import traceback
 import weakref
 from collections.abc import Sequence
 from typing import Optional
@@ -12,30 +11,32 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
-from detectron2.modeling import build_model
-from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 
-from ..config import ConfigError
+from ..checkpoint.checkpointer import MICCheckpointer
+from ..checkpoint.finite_state import first_nonfinite
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
-from ..errors import MICError
-from ..evaluation.kinds import make_evaluators
-from ..evaluation.pseudo_labels import evaluate_pseudo_labels
+from ..errors import MICError, NonFiniteError
+from ..evaluation.evaluators import make_evaluators
+from ..evaluation.pseudo_label_quality import evaluate_pseudo_labels
 from ..modeling import MIC
-from ..modeling.segmentation import zero_without_labels
-from .checkpoint import MICCheckpointer
-from .clipping import build_with_clipping
-from .finite import FiniteCheck, ForwardGuard, NonFiniteError, save_state_before, unwrapped
-from .finite_state import first_nonfinite
+from ..modeling.build import build_checked_model
+from ..utils.signals import StopRequest, TrainingStopped
+from .gradient_clipping import build_with_clipping
 from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
+from .monitor import PseudoLabelMonitor
+from .non_finite import (
+    CatchNonFinite,
+    NonFiniteHandler,
+    save_state_before,
+    unwrapped,
+)
 from .optimizer import build_fused_optimizer
-from .output import with_output
-from .processes import for_processes
+from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
-from .signals import StopRequest, TrainingStopped
+from .scaling import scale_to_world_size
 from .train_loop import AccumulatingTrainer
-from .watch import PseudoLabelWatch
 from .writers import RunWriter
 
 
@@ -53,7 +54,7 @@ class MICTrainer(DefaultTrainer):
         """
         # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
         TrainerBase.__init__(self)
-        cfg = for_processes(cfg, comm.get_world_size())
+        cfg = scale_to_world_size(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -63,7 +64,9 @@ class MICTrainer(DefaultTrainer):
             optimizer,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
-            finite=FiniteCheck(cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS),
+            finite=NonFiniteHandler(
+                cfg.OUTPUT_DIR, cfg.SOLVER.NON_FINITE.SKIP_STEPS, cfg.SOLVER.NON_FINITE.MAX_OVERFLOWS
+            ),
             sequential_backward=cfg.SOLVER.SEQUENTIAL_BACKWARD and isinstance(model, MIC),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -127,7 +130,7 @@ class MICTrainer(DefaultTrainer):
     def build_hooks(self):
         """Detectron2's, with checkpoints and writers that a run can be resumed from exactly.
 
-        Of the main process, just before what is logged is written: :class:`PseudoLabelWatch`; with ``VIS_PERIOD``,
+        Of the main process, just before what is logged is written: :class:`PseudoLabelMonitor`; with ``VIS_PERIOD``,
         pictures of the pseudo-boxes.
         """
         cfg, model, is_main = self.cfg, self.checkpointer.model, comm.is_main_process()
@@ -144,7 +147,7 @@ class MICTrainer(DefaultTrainer):
         )
         hooks[-1:-1] = [self.saver.state, self.saver]  # before the evaluation, which may fail
         if is_main and isinstance(model, MIC) and cfg.DATASETS.TARGET:
-            hooks.append(PseudoLabelWatch.from_config(cfg, model))
+            hooks.append(PseudoLabelMonitor.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
                 hooks.append(PseudoBoxPictures(cfg, model))
         return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter)]
@@ -216,19 +219,7 @@ class MICTrainer(DefaultTrainer):
         Raises:
             ConfigError: where Detectron2 cannot build a model of these settings.
         """
-        try:
-            model = build_model(cfg)
-        except ConfigError:
-            raise
-        except (AssertionError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as e:
-            where = traceback.extract_tb(e.__traceback__)[-1]
-            raise ConfigError(
-                f"no model can be built of these settings ({type(e).__name__}: {' '.join(str(e).split())[:200]}; in "
-                f"{where.name}, {os.path.basename(where.filename)}). Compare MODEL with the configs that are shipped."
-            ) from e
-        if isinstance(getattr(model, "sem_seg_head", None), SemSegFPNHead):  # of a plain model
-            model.sem_seg_head.register_forward_hook(zero_without_labels)
-        return model
+        return build_checked_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -241,4 +232,4 @@ def _distributed(model):
         return model
     # Detectron2 names this process's GPU to DistributedDataParallel, which a model on the CPU must not have
     devices = {"device_ids": None} if next(model.parameters()).device.type == "cpu" else {}
-    return create_ddp_model(ForwardGuard(model), broadcast_buffers=False, **devices)
+    return create_ddp_model(CatchNonFinite(model), broadcast_buffers=False, **devices)

@@ -8,7 +8,8 @@ import os
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter, get_event_storage
 
-from .checkpoint_files import CheckpointError, write_atomically
+from ..checkpoint.storage import write_atomically
+from ..errors import CheckpointError
 from .event_files import rewind_events
 
 WINDOW = 20  # steps over which Detectron2's writers take the median

@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from pycocotools.cocoeval import COCOeval
 
-from ..atomic_files import write_whole
+from ..utils.atomic_files import write_whole
 from .coco_truth import Truth, labelled_dicts
 
 try:

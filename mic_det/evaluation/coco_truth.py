@@ -8,10 +8,10 @@ from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
 from ..data.classes import expected_classes, positions
-from ..data.coco_fields import area_of
-from ..data.coco_file import is_integer, is_labelled, read_coco
-from ..data.coco_normalize import read_normalized
-from ..data.errors import DataError
+from ..data.coco.annotation_file import is_integer, is_labelled, read_coco
+from ..data.coco.fields import area_of
+from ..data.coco.normalize import read_normalized
+from ..errors import DataError
 
 
 def labelled_dicts(name):

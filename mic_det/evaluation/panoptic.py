@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
 from ..data.classes import positions
-from ..ordinary_files import open_picture
+from ..utils.ordinary_files import open_picture
 
 
 class PanopticQuality(DatasetEvaluator):

@@ -3,8 +3,8 @@
 import numpy as np
 from detectron2.evaluation import SemSegEvaluator
 
-from ..data.catalog import DataError
-from ..ordinary_files import open_picture
+from ..errors import DataError
+from ..utils.ordinary_files import open_picture
 
 
 class LabelMapEvaluator(SemSegEvaluator):

@@ -1,4 +1,3 @@
-from . import fcos, panoptic, torchvision_backbone  # noqa: F401  registers meta-architectures and a backbone
 from .mic import MIC, MICRCNN
 
 __all__ = ["MIC", "MICRCNN"]

@@ -66,7 +66,7 @@ class PatchMask:
         )  # fmt: skip
 
 
-class StrongView(torch.nn.Module):
+class StrongAugmentation(torch.nn.Module):
     """Colour jitter and Gaussian blur of one image; geometry is unchanged (MIC, Sec. 4.1).
 
     Both are drawn anew at each call, from the default generator, on the image's device.

@@ -12,15 +12,22 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..config import validate_mic_config
-from ..label_kinds import mask_keys
+from ..config.label_kinds import mask_keys
+from ..utils.step_timer import record
 from .inputs import preprocess, teacher_view
-from .masking import PatchMask, StrongView
+from .masking import PatchMask, StrongAugmentation
 from .mixing import mix_batch
-from .sections import section
 from .student_teacher import StudentTeacher
 from .supported import check_pair
 from .tasks import RCNNTask, Task, find_tasks
-from .terms import Alignment, ClassMix, MaskedConsistency, Step, Supervised, Term
+from .terms import (
+    Alignment,
+    ClassMix,
+    MaskedConsistency,
+    Step,
+    Supervised,
+    Term,
+)
 from .views import Views
 
 
@@ -90,7 +97,7 @@ class MIC(StudentTeacher):
         for term in self.terms:
             if isinstance(getattr(term, "module", None), nn.Module):
                 self.add_module(term.name, term.module)
-        self.strong_view = strong_view or StrongView(0.2, 0.8, (0.15, 1.15), 0.5)
+        self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
         self.strong_source = strong_source
         self.mask = mask or PatchMask(32, 0.5)
         self.ramp_up_steps = ramp_up_steps
@@ -116,7 +123,7 @@ class MIC(StudentTeacher):
             "student": student,
             "tasks": tasks,
             "terms": terms,
-            "strong_view": StrongView(
+            "strong_view": StrongAugmentation(
                 strong.JITTER_STRENGTH, strong.JITTER_PROB, strong.BLUR_SIGMA, strong.BLUR_PROB,
                 channels=cfg.INPUT.FORMAT,
             ),
@@ -169,11 +176,11 @@ class MIC(StudentTeacher):
         views = self.make_views(step, {name for _, names in wanted for name in names})
         for part in views.parts(wanted, merged):
             # 3. one pass of the student's backbone, or one for each part
-            with section("student forward"):
+            with record("student forward"):
                 views.run(self.student.backbone if self.needs_features else None, part.names)
             # 4. the terms
             losses = {}
-            with section("losses"):
+            with record("losses"):
                 for term in part.terms:
                     losses.update(term.losses(self, views, step))
             yield losses
@@ -194,7 +201,7 @@ class MIC(StudentTeacher):
 
     def make_views(self, step, names):
         """The named :class:`Views` of a step: colour changes, pasted classes and patch masks; no features yet."""
-        with section("mask and colour"):
+        with record("mask and colour"):
             strong = {"masked_target": step.target, "masked_source": step.source}
             if "mixed_target" in names:
                 strong["mixed_target"], step.mixed_labels = mix_batch(
@@ -210,7 +217,7 @@ class MIC(StudentTeacher):
         views = Views(images, {name: len(view) for name, view in inputs.items()})
         masked = views.images_of("masked_target", "masked_source")
         if len(masked):
-            with section("mask and colour"):
+            with record("mask and colour"):
                 self.hide_patches(masked)
         return views
 
@@ -226,7 +233,7 @@ class MIC(StudentTeacher):
         """The teacher's pseudo-labels of whole target images by name of task, which are logged too."""
         for task in self.tasks:
             task.check_inputs(batched_inputs)
-        with section("teacher"):
+        with record("teacher"):
             pseudo = self.pseudo_labels(batched_inputs)
         for task in self.tasks:
             task.log(pseudo[task.name], self.teacher, self.class_names)

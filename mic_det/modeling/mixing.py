@@ -2,7 +2,7 @@
 
 import torch
 
-from .segmentation import PixelLabels
+from .pixel_labels import PixelLabels
 
 
 def class_mix(source_image, source, target_image, target, ignore_value=255, generator=None):

@@ -7,8 +7,8 @@ from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from ..utils.step_timer import record
 from .batch_norm import average_statistics
-from .sections import section
 from .teacher import ema_alpha, ema_update
 
 _watched = weakref.WeakSet()  # models whose optimizer steps are counted
@@ -98,7 +98,7 @@ class StudentTeacher(nn.Module):
         pending, self._pending_steps = self._pending_steps, []
         if any(overflow is None or not overflow.item() for overflow in pending):
             self.steps += 1
-            with section("EMA"):
+            with record("EMA"):
                 alpha = ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha)
                 ema_update(self.teacher, self.student, alpha)
 

@@ -1,6 +1,6 @@
 """Which models MIC can wrap."""
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 
 def check_pair(student, teacher, tasks):

@@ -7,7 +7,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 

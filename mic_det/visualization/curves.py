@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from .labels import in_default_font, literal
+from .box_labels import in_default_font, literal
 
 # Distinct on white, also for most colour-blind readers, in this order
 LINE_COLORS = (

@@ -13,8 +13,14 @@ from torch import nn
 
 from ..modeling.inputs import TeacherView, preprocess
 from ..modeling.pseudo_labels import rejection_reasons
-from .labels import columns, in_default_font, literal, put_label, shown_name
-from .sem_seg import sem_seg_panels
+from .box_labels import (
+    columns,
+    in_default_font,
+    literal,
+    put_label,
+    shown_name,
+)
+from .label_maps import sem_seg_panels
 
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
 COLORS = np.array(

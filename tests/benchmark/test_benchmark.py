@@ -17,9 +17,15 @@ from helpers.data import (
 from mic_det.benchmark import memory, timing
 from mic_det.benchmark.run import plot_sweep
 from mic_det.benchmark.synthetic import make_batches, synthetic_batch
-from mic_det.benchmark.variants import FLOORS, TITLES, make_variant, variant_config, variant_names
-from mic_det.modeling import sections
-from mic_det.modeling.sections import Stopwatch, section
+from mic_det.benchmark.variants import (
+    FLOORS,
+    TITLES,
+    make_variant,
+    variant_config,
+    variant_names,
+)
+from mic_det.utils import step_timer as sections
+from mic_det.utils.step_timer import StepTimer, record
 
 pytestmark = pytest.mark.slow
 
@@ -58,32 +64,32 @@ def clock(monkeypatch):
 
 def test_a_sections_seconds_are_its_own(clock):
     def step():
-        with section("outer"):
+        with record("outer"):
             clock(1)
-            with section("inner"):
+            with record("inner"):
                 clock(2)
-                with section("inner"):
+                with record("inner"):
                     clock(3)
             clock(4)
         clock(50)
-        with section("outer"):
+        with record("outer"):
             clock(5)
 
     step()  # nobody measures
-    with Stopwatch() as watch:
+    with StepTimer() as watch:
         step()
     step()
     assert watch.seconds == {"outer": 10, "inner": 5}
 
 
 def test_a_section_that_fails_is_closed(clock):
-    with Stopwatch() as watch:
-        with pytest.raises(KeyError), section("outer"):
+    with StepTimer() as watch:
+        with pytest.raises(KeyError), record("outer"):
             clock(1)
-            with section("inner"):
+            with record("inner"):
                 clock(2)
                 raise KeyError
-        with section("after"):
+        with record("after"):
             clock(4)
     assert watch.seconds == {"outer": 1, "inner": 2, "after": 4}
 

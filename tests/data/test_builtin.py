@@ -12,10 +12,10 @@ from pycocotools.coco import COCO
 
 from helpers.cityscapes import BOXES, write_cityscapes
 from helpers.data import run_tool_here
-from mic_det.data.builtin import cityscapes_sets, split_annotations
-from mic_det.data.catalog import DataError
-from mic_det.data.cityscapes_labels import LABELS, THING_CLASSES
+from mic_det.data.datasets.builtin import cityscapes_sets, split_annotations
+from mic_det.data.datasets.cityscapes_labels import LABELS, THING_CLASSES
 from mic_det.data.run_sets import describe
+from mic_det.errors import DataError
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from helpers.data import forget_registered_sets, load_with_sets, write_coco, write_two_images
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError
 from mic_det.data.run_sets import check_datasets
+from mic_det.errors import ConfigError, DataError
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from helpers.data import (
     write_image,
     write_two_domains,
 )
-from mic_det.data.check import check_config_datasets, format_reports
+from mic_det.data.audit import check_config_datasets, format_reports
 
 ROLES = {
     "MODEL__META_ARCHITECTURE": "MIC",

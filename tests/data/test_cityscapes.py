@@ -8,8 +8,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from helpers.cityscapes import triangle
-from mic_det.data.cityscapes import cityscapes_to_coco, polygons_to_instance_ids, write_json
-from mic_det.data.cityscapes_labels import THING_CLASSES
+from mic_det.data.datasets.cityscapes import cityscapes_to_coco, polygons_to_instance_ids, write_json
+from mic_det.data.datasets.cityscapes_labels import THING_CLASSES
 
 
 def write_tree(root, maps, split="train", city="äbc"):

@@ -9,14 +9,14 @@ from pycocotools import mask as coco_mask
 
 from helpers.clean_set import FILES, HEIGHT, WIDTH, CleanSet, check
 from helpers.data import forget_registered_sets, run_tool_here, tiny_config, write_config
-from mic_det.data.box_units import box_convention_problem
-from mic_det.data.catalog import DataError
-from mic_det.data.check import check_config_datasets
+from mic_det.data.audit import check_config_datasets
 from mic_det.data.classes import positions
-from mic_det.data.coco_doubts import doubts
-from mic_det.data.coco_fields import area_of, read_flag, read_segmentation
-from mic_det.data.image_names import FilesOnDisk
+from mic_det.data.coco.box_units import box_convention_problem
+from mic_det.data.coco.doubts import doubts
+from mic_det.data.coco.fields import area_of, read_flag, read_segmentation
+from mic_det.data.coco.image_names import FilesOnDisk
 from mic_det.data.run_sets import check_datasets
+from mic_det.errors import DataError
 from mic_det.evaluation.coco_truth import Truth
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from helpers.clean_set import CleanSet, check
 from helpers.coco_damage import REFUSED, SAME
 from helpers.data import forget_registered_sets
-from mic_det.data.catalog import DataError
 from mic_det.data.classes import expect_classes
+from mic_det.errors import DataError
 
 
 @pytest.fixture(scope="module")

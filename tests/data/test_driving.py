@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from helpers.data import write_image
-from mic_det.data.catalog import DataError
+from mic_det.errors import DataError
 
 VOC = """<annotation><filename>{0}.jpg</filename><size><width>100</width><height>50</height><depth>3</depth></size>
 <object><name>car</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>20</xmax><ymax>30</ymax>

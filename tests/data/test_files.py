@@ -6,13 +6,13 @@ import pytest
 
 from helpers.data import declared
 from helpers.faults import run_program
-from mic_det.data.catalog import load_declared
-from mic_det.data.cityscapes import annotated_images
-from mic_det.data.errors import DataError
+from mic_det.data.custom_sets import load_declared
+from mic_det.data.datasets.cityscapes import annotated_images
+from mic_det.data.datasets.foggy import make_foggy_folder
 from mic_det.data.files import glob_files, list_images
-from mic_det.data.foggy import make_foggy_folder
-from mic_det.engine.media import find_sources
-from mic_det.visualization.run_files import list_pictures
+from mic_det.errors import DataError
+from mic_det.experiments.run_files import list_pictures
+from mic_det.inference.media import find_sources
 
 
 def put(path, content=b"x"):

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth, encode_disparity, estimate_airlight
+from mic_det.data.fog import (
+    add_fog,
+    depth_to_distance,
+    disparity_to_depth,
+    encode_disparity,
+    estimate_airlight,
+)
 
 
 def test_flat_distance_by_hand():

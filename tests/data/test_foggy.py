@@ -9,8 +9,9 @@ import pytest
 
 from helpers.cityscapes import SIZE, write_cityscapes, write_depth
 from helpers.data import refusal_here, run_tool_here, write_image
+from mic_det.data.datasets.foggy import make_foggy_cityscapes, make_foggy_folder
 from mic_det.data.fog import add_fog, disparity_to_depth, fill_invalid
-from mic_det.data.foggy import FogError, make_foggy_cityscapes, make_foggy_folder
+from mic_det.errors import FogError
 
 AIRLIGHT = (200.0, 210.0, 220.0)
 

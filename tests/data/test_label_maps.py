@@ -10,13 +10,13 @@ from PIL import Image
 
 from helpers.cityscapes import SCENES, SIZE, instance_ids, write_cityscapes
 from helpers.data import declared, forget_registered_sets, load, tiny_config, write_two_domains
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError, register_declared_datasets
+from mic_det.checkpoint.checkpointer import MICCheckpointer
+from mic_det.data.custom_sets import register_declared_datasets
 from mic_det.data.label_maps import make_label_maps, train_ids
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.run_sets import check_datasets
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import CheckpointError, ConfigError, DataError
 from mic_det.evaluation.panoptic import PanopticQuality
 
 # by hand, from Cityscapes' description: road 0, sky 10, person 11, car 13, train 16, bicycle 18; caravan is ignored

@@ -21,9 +21,9 @@ from helpers.data import (
     write_image,
     write_two_domains,
 )  # fmt: skip
-from mic_det.data.catalog import DataError
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.mapper import DomainMapper
+from mic_det.errors import DataError
 
 # everything that a labelled set could carry of its labels, under Detectron2's names
 LABELS = {"annotations", "instances", "sem_seg", "sem_seg_file_name", "proposals", "pan_seg_file_name"}

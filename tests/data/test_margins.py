@@ -6,8 +6,8 @@ import torch
 from detectron2.utils.env import seed_all_rng
 
 from helpers.data import load, tiny_config, write_image
-from mic_det.data.catalog import DataError
 from mic_det.data.mapper import DomainMapper
+from mic_det.errors import DataError
 
 W, H = 200, 120
 PIXELS, SHARES = (12, 30, 10, 20), (0.1, 0.25, 0.05, 0.1)  # top, bottom, left, right: the same of this image

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mic_det.data.cityscapes_labels import LABELS, THING_CLASSES, THING_IDS
+from mic_det.data.datasets.cityscapes_labels import LABELS, THING_CLASSES, THING_IDS
 from mic_det.data.fog import add_fog, depth_to_distance, disparity_to_depth
-from mic_det.data.minicity import MinicityError, make_minicity, render_scene, writer
+from mic_det.data.minicity import make_minicity, render_scene, writer
 from mic_det.data.minicity.camera import Camera
 from mic_det.data.minicity.writer import scene_rng
+from mic_det.errors import MinicityError
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,15 @@ from PIL import Image, ImageOps
 
 from helpers.data import load, tiny_config
 from helpers.faults import check_refused, run_program
-from mic_det.data.check import open_image
-from mic_det.data.errors import DataError
+from mic_det.data.audit import open_image
 from mic_det.data.mapper import DomainMapper
-from mic_det.data.pixels import ImageError, Resize, check_image, check_label_map
+from mic_det.data.pixels import (
+    ImageError,
+    Resize,
+    check_image,
+    check_label_map,
+)
+from mic_det.errors import DataError
 
 TRAIN, CHECK = "tools/train_net.py", "datasets/check.py"
 RULE = Resize((96,), 192, "TEST")

@@ -3,8 +3,8 @@
 import pytest
 
 from helpers.models import tiny_cfg
-from mic_det.config import ConfigError
 from mic_det.data.run_sets import check_datasets
+from mic_det.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from helpers.data import load
 from helpers.resume import MIC, run_config
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.samplers import AspectRatios, BatchPlan
-from mic_det.random_state import get_random_state, seeded, set_random_state
+from mic_det.utils.random_state import get_random_state, seeded, set_random_state
 
 SIZES = [(30, 20), (20, 30), (30, 20), (25, 25), (30, 20), (20, 30), (31, 30)]  # width, height
 DICTS = [{"file_name": f"{i}", "width": w, "height": h} for i, (w, h) in enumerate(SIZES)]

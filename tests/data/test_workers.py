@@ -10,9 +10,9 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
-from mic_det.data.errors import DataError
 from mic_det.data.loader import TwoDomainLoader
-from mic_det.data.parallel import run_parallel
+from mic_det.errors import DataError
+from mic_det.utils.parallel import run_parallel
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,9 @@ import torchvision
 from detectron2.modeling import build_model
 
 from helpers.data import CLASSES, disturb, forget_registered_sets, load, tiny_config, write_two_domains
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import CheckpointError
 
 pytestmark = pytest.mark.slow
 

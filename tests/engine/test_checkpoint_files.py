@@ -9,7 +9,8 @@ import torch
 from detectron2.modeling import build_model
 
 from helpers.data import forget_registered_sets, load, tiny_config
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
+from mic_det.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from mic_det.engine.checkpoint_files import (
-    CheckpointError,
+from mic_det.checkpoint.storage import (
     CheckpointFiles,
     damage,
     numbered_checkpoints,
     write_atomically,
 )
+from mic_det.errors import CheckpointError
 
 
 class State:

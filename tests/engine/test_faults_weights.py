@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from helpers.data import forget_registered_sets, load, tiny_config, write_two_domains
 from helpers.faults import check_told
-from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}

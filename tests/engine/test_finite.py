@@ -11,11 +11,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from helpers.data import forget_registered_sets, load, tiny_config, write_two_domains
-from mic_det.engine.finite import FiniteCheck, NonFiniteError
-from mic_det.engine.plain_data import plain
+from mic_det.engine.non_finite import NonFiniteHandler
 from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import NonFiniteError
 from mic_det.modeling.student_teacher import StudentTeacher
+from mic_det.utils.plain_containers import to_plain_containers
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +96,7 @@ WHAT = {
 @pytest.mark.parametrize("kind", WHAT)
 def test_the_run_stops_before_the_weights_are_touched(tmp_path, kind):
     bad = images("good", kind)
-    trainer = make([GOOD, GOOD, bad], FiniteCheck(str(tmp_path)))
+    trainer = make([GOOD, GOOD, bad], NonFiniteHandler(str(tmp_path)))
     run(trainer, 2)
     before, momentum = weights(trainer.model), trainer.optimizer.state_dict()["state"][0]["momentum_buffer"].clone()
     with pytest.raises(NonFiniteError) as caught:
@@ -119,7 +120,9 @@ def test_the_run_stops_before_the_weights_are_touched(tmp_path, kind):
 def test_skipped_steps_leave_no_trace(caplog, kind):
     plain_run = make([GOOD], model=Teaching())
     run(plain_run, 3)
-    trainer = make([GOOD, images(kind), GOOD, images("good", kind), GOOD], FiniteCheck(skip_steps=2), model=Teaching())
+    trainer = make(
+        [GOOD, images(kind), GOOD, images("good", kind), GOOD], NonFiniteHandler(skip_steps=2), model=Teaching()
+    )
     logged = run(trainer, 5)
     for model in (trainer.model, plain_run.model):
         model.update_teacher()
@@ -133,7 +136,7 @@ def test_skipped_steps_leave_no_trace(caplog, kind):
 
 
 def test_only_the_images_of_the_micro_batch_that_went_wrong_are_named(tmp_path):
-    trainer = make([GOOD, images("nan"), images("fine")], FiniteCheck(str(tmp_path)), accumulate_steps=3)
+    trainer = make([GOOD, images("nan"), images("fine")], NonFiniteHandler(str(tmp_path)), accumulate_steps=3)
     with pytest.raises(NonFiniteError, match=r"loss_a is nan; images: nan_0.png\."):
         run(trainer, 1)
     saved = torch.load(tmp_path / "non_finite/iteration_0000000_rank0.pth", weights_only=True)
@@ -141,9 +144,9 @@ def test_only_the_images_of_the_micro_batch_that_went_wrong_are_named(tmp_path):
 
 
 def test_skipped_steps_are_counted_on_after_a_resume():
-    first = make([images("nan")], FiniteCheck(skip_steps=2))
+    first = make([images("nan")], NonFiniteHandler(skip_steps=2))
     run(first, 2)
-    second = make([images("nan")], FiniteCheck(skip_steps=2))
+    second = make([images("nan")], NonFiniteHandler(skip_steps=2))
     second.load_state_dict(first.state_dict())
     with pytest.raises(NonFiniteError):
         run(second, 1)
@@ -160,7 +163,7 @@ def test_statistics_that_the_pass_has_spoilt_cannot_be_skipped():
             return super().forward([{**x, "image": row} for x, row in zip(batch, seen)])
 
     bad = [{**x, "image": x["image"] * math.nan} for x in GOOD]
-    trainer = make([GOOD, bad], FiniteCheck(skip_steps=9), model=Normalised())
+    trainer = make([GOOD, bad], NonFiniteHandler(skip_steps=9), model=Normalised())
     with pytest.raises(NonFiniteError, match="norm.running_mean.*earlier checkpoint"):
         run(trainer, 2)
 
@@ -169,7 +172,7 @@ def test_statistics_that_the_pass_has_spoilt_cannot_be_skipped():
 
 
 def test_overflows_of_float16_are_the_scalers_business_until_they_persist():
-    check = FiniteCheck(max_overflows=3)
+    check = NonFiniteHandler(max_overflows=3)
     trainer = make([GOOD], check, amp_dtype=torch.float16)
     trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before = weights(trainer.model)
@@ -185,7 +188,7 @@ def test_overflows_of_float16_are_the_scalers_business_until_they_persist():
 
 
 def test_a_loss_that_is_nan_in_float16_is_no_overflow():
-    trainer = make([images("nan")], FiniteCheck(max_overflows=9), amp_dtype=torch.float16)
+    trainer = make([images("nan")], NonFiniteHandler(max_overflows=9), amp_dtype=torch.float16)
     with pytest.raises(NonFiniteError, match="loss_a is nan"):
         run(trainer, 1)
 
@@ -238,7 +241,7 @@ def test_plain_data_is_loaded_without_running_code(tmp_path):
     x.gt_masks = BitMasks(torch.ones(2, 4, 6, dtype=torch.bool))
     y = Instances((4, 6), gt_masks=PolygonMasks([[np.array([0.0, 0, 2, 0, 2, 3])]]))
     data = [{"instances": x, "other": y, "size": (np.int64(4), 6), "name": None, "dtype": np.dtype("f4")}]
-    torch.save(plain(data), tmp_path / "x.pth")
+    torch.save(to_plain_containers(data), tmp_path / "x.pth")
     (found,) = torch.load(tmp_path / "x.pth", weights_only=True)
     assert found["instances"]["image_size"] == [4, 6] and found["size"] == [4, 6] and found["name"] is None
     assert torch.equal(found["instances"]["gt_boxes"], torch.ones(2, 4))

@@ -12,7 +12,7 @@ import torch
 from helpers.data import forget_registered_sets, write_image
 from helpers.resume import MIC, make_trainer, run_config, saved, write_mixed_domains
 from mic_det.data.fingerprint import annotation_fingerprint, file_fingerprints
-from mic_det.engine.checkpoint import CheckpointError
+from mic_det.errors import CheckpointError
 
 pytestmark = pytest.mark.slow
 

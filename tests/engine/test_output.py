@@ -23,9 +23,9 @@ from helpers.data import (
 )
 from helpers.faults import Scene, check_refused, run_program, write_scene
 from helpers.models import tiny_cfg
-from mic_det.data.catalog import DataError
 from mic_det.data.run_sets import check_datasets
-from mic_det.engine.output import with_output
+from mic_det.engine.output_folder import with_output
+from mic_det.errors import DataError
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ from detectron2.solver import build_optimizer
 from torch import nn
 
 from helpers.models import tiny_cfg
-from mic_det.config import ConfigError
-from mic_det.engine.clipping import build_with_clipping
-from mic_det.engine.processes import for_processes
+from mic_det.engine.gradient_clipping import build_with_clipping
+from mic_det.engine.scaling import scale_to_world_size
+from mic_det.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_a_config_made_for_two_processes_on_six():
     cfg.MODEL.MIC.BURN_IN_STEPS, cfg.MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS = 90, 30
     cfg.MODEL.MIC.ALIGNMENT.RAMP_STEPS = 1
     cfg.freeze()
-    scaled = for_processes(cfg, 6)
+    scaled = scale_to_world_size(cfg, 6)
     assert (scaled.SOLVER.IMS_PER_BATCH, scaled.SOLVER.IMS_PER_BATCH_TARGET) == (12, 18)
     assert scaled.SOLVER.BASE_LR == pytest.approx(0.03)
     assert (scaled.SOLVER.MAX_ITER, scaled.SOLVER.STEPS) == (300, (200,))
@@ -35,13 +35,13 @@ def test_a_config_made_for_two_processes_on_six():
     assert (mic.BURN_IN_STEPS, mic.CONSISTENCY.RAMP_UP_STEPS, mic.ALIGNMENT.RAMP_STEPS) == (30, 10, 1)
     assert scaled.is_frozen() and cfg.SOLVER.IMS_PER_BATCH_TARGET == 6
     # fewer processes than it was made for; as many; and scaled once is enough
-    assert for_processes(cfg, 1).SOLVER.IMS_PER_BATCH_TARGET == 3
-    assert for_processes(cfg, 2) == cfg and for_processes(scaled, 6) == scaled
+    assert scale_to_world_size(cfg, 1).SOLVER.IMS_PER_BATCH_TARGET == 3
+    assert scale_to_world_size(cfg, 2) == cfg and scale_to_world_size(scaled, 6) == scaled
 
 
 def test_without_a_reference_nothing_changes():
     cfg = solver(IMS_PER_BATCH=4, IMS_PER_BATCH_TARGET=2)
-    assert for_processes(cfg, 2) == cfg
+    assert scale_to_world_size(cfg, 2) == cfg
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_without_a_reference_nothing_changes():
 )  # fmt: skip
 def test_a_batch_that_cannot_be_divided_is_refused(keys, processes, parts):
     with pytest.raises(ConfigError) as caught:
-        for_processes(solver(**keys), processes)
+        scale_to_world_size(solver(**keys), processes)
     assert all(p in str(caught.value) for p in parts), caught.value
 
 
 def test_the_targets_batch_does_not_matter_without_a_target():
-    assert for_processes(solver(target=(), IMS_PER_BATCH=4, IMS_PER_BATCH_TARGET=1), 4).SOLVER.IMS_PER_BATCH == 4
+    assert scale_to_world_size(solver(target=(), IMS_PER_BATCH=4, IMS_PER_BATCH_TARGET=1), 4).SOLVER.IMS_PER_BATCH == 4
 
 
 @pytest.mark.parametrize("gradients", [True, False])

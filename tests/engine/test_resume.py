@@ -13,8 +13,8 @@ from detectron2.modeling.meta_arch import retinanet
 from fvcore.nn import sigmoid_focal_loss
 
 from helpers.resume import MIC, make_trainer, metrics, same, saved
-from mic_det.engine.finite import NonFiniteError
-from mic_det.engine.signals import TrainingStopped
+from mic_det.errors import NonFiniteError
+from mic_det.utils.signals import TrainingStopped
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from helpers.resume import MIC, make_trainer, metrics, same, saved
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.finite import NonFiniteError
+from mic_det.errors import CheckpointError, NonFiniteError
 
 pytestmark = pytest.mark.slow
 

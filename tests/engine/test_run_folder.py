@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from helpers.faults import check_refused, run_program
-from mic_det.config import ConfigError
 from mic_det.engine.run_folder import note_command, prepare_run_folder
-from mic_det.visualization.run_files import read_run
+from mic_det.errors import ConfigError
+from mic_det.experiments.run_files import read_run
 
 pytestmark = pytest.mark.slow
 

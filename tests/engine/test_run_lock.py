@@ -14,9 +14,9 @@ import pytest
 from helpers.data import write_config
 from helpers.faults import check_refused, run_program
 from helpers.resume import run_config
-from mic_det.config import ConfigError
-from mic_det.engine import run_lock as module
-from mic_det.engine.run_lock import RunLock, run_lock
+from mic_det.errors import ConfigError
+from mic_det.utils import run_lock as module
+from mic_det.utils.run_lock import RunLock, run_lock
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ for name in ("detectron2", "detectron2.utils", "mic_det", "mic_det.engine", "mic
     sys.modules[name] = types.ModuleType(name)
 sys.modules["detectron2.utils"].comm = None
 sys.modules["mic_det.config"].ConfigError = ValueError
-spec = importlib.util.spec_from_file_location("mic_det.engine.run_lock", sys.argv[1])
+spec = importlib.util.spec_from_file_location("mic_det.utils.run_lock", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 owner = module.RunLock(sys.argv[2], 0.1).take()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers.data import forget_registered_sets, load, tiny_config, write_config
-from mic_det.config import ConfigError
 from mic_det.engine.setup import load_config
+from mic_det.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

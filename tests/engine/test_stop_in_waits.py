@@ -13,8 +13,8 @@ import pytest
 
 from helpers.data import write_config
 from helpers.resume import MIC, make_trainer, metrics, run_config, same, saved
-from mic_det.engine.signals import TrainingStopped
 from mic_det.engine.trainer import MICTrainer
+from mic_det.utils.signals import TrainingStopped
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from detectron2.utils.events import EventStorage
 
-from mic_det.engine.watch import PseudoLabelWatch
+from mic_det.engine.monitor import PseudoLabelMonitor
 
 NAMES = ("car", "person")
 THRESHOLD = "MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD"
@@ -41,7 +41,7 @@ def boxes(car=0.0, person=0.0, source=4.0):
 
 def only(**keys):
     """A watch with one kind of warning on."""
-    return PseudoLabelWatch(NAMES, **{"steps": 0, "one_class_steps": 0, "boxes_ratio": 0.0, **keys})
+    return PseudoLabelMonitor(NAMES, **{"steps": 0, "one_class_steps": 0, "boxes_ratio": 0.0, **keys})
 
 
 def test_no_pseudo_box_is_told_once_an_episode(warned):
@@ -58,7 +58,7 @@ def test_a_box_in_any_micro_batch_counts(warned):
 
 def test_steps_without_pseudo_labels_do_not_count(warned):
     burn_in = [{"source/num_boxes": 4.0}]
-    assert warned(PseudoLabelWatch(NAMES, steps=2, one_class_steps=2), [burn_in] * 9) == []
+    assert warned(PseudoLabelMonitor(NAMES, steps=2, one_class_steps=2), [burn_in] * 9) == []
     # what was logged in an earlier step is not taken for this one's
     assert warned(only(steps=3), [[boxes()], burn_in] * 2) == []
 
@@ -74,7 +74,7 @@ def test_one_class_alone_is_told_with_its_name(warned):
 
 
 def test_a_set_of_one_class_has_nothing_to_collapse_to(warned):
-    watch = PseudoLabelWatch(("car",), steps=0, one_class_steps=2)
+    watch = PseudoLabelMonitor(("car",), steps=0, one_class_steps=2)
     assert warned(watch, [[boxes(car=1)]] * 5) == []
 
 
@@ -92,7 +92,7 @@ def test_far_more_boxes_than_the_source_has(warned):
 
 
 def test_pixels_that_nobody_is_sure_of(warned):
-    watch = PseudoLabelWatch((), steps=3, pixel_quality=0.01)
+    watch = PseudoLabelMonitor((), steps=3, pixel_quality=0.01)
     low, fine = [{"pseudo/pixel_quality": 0.009}], [{"pseudo/pixel_quality": 0.02}]
     found = warned(watch, [low] * 2 + [fine] + [low] * 8 + [fine] + [low] * 3)
     assert [i for i, _ in found] == [5, 14]
@@ -100,6 +100,6 @@ def test_pixels_that_nobody_is_sure_of(warned):
 
 
 def test_zero_switches_all_off(warned):
-    watch = PseudoLabelWatch(NAMES, steps=0, one_class_steps=0, boxes_ratio=1.0, pixel_quality=0.5)
+    watch = PseudoLabelMonitor(NAMES, steps=0, one_class_steps=0, boxes_ratio=1.0, pixel_quality=0.5)
     step = [{**boxes(car=99), "pseudo/pixel_quality": 0.0}]
     assert warned(watch, [step] * 9 + [[boxes()]] * 9) == []

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from mic_det.engine.checkpoint_files import damage
-from mic_det.engine.weights_files import CheckpointError, read_pickle, read_torch, with_tensors
+from mic_det.checkpoint.formats import read_pickle, read_torch, with_tensors
+from mic_det.checkpoint.storage import damage
+from mic_det.errors import CheckpointError
 
 GIB = 2**30
 

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from helpers.data import disturb, forget_registered_sets, load, tiny_config, write_two_domains
 from helpers.models import C4, tiny_cfg
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
+from mic_det.checkpoint.matching import resnet_names
 from mic_det.engine.trainer import MICTrainer
-from mic_det.engine.weights_match import resnet_names
+from mic_det.errors import CheckpointError
 
 pytestmark = pytest.mark.slow
 

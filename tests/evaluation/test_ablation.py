@@ -6,9 +6,17 @@ import pytest
 import yaml
 
 from helpers.data import refusal_here, run_tool_here
-from mic_det.config import ConfigError
-from mic_det.engine.runs import ROOT
-from mic_det.evaluation.ablation import collect, folder_name, gap_closed, mean_curves, read_plan, run_folder, table
+from mic_det.errors import ConfigError
+from mic_det.experiments.ablation import (
+    collect,
+    folder_name,
+    gap_closed,
+    mean_curves,
+    read_plan,
+    run_folder,
+    table,
+)
+from mic_det.experiments.runs import ROOT
 
 CELLS = {"base": "b.yaml", "A + B": {"CONFIG": "a.yaml", "OPTS": ["SOLVER.MAX_ITER", 7]}, "top": "a.yaml"}
 PLAN = {

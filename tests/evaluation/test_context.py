@@ -7,7 +7,12 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from helpers.data import forget_registered_sets, load, tiny_config, write_coco, write_image
 from mic_det.evaluation.coco import DetectionEvaluator
-from mic_det.evaluation.context import HiddenPatches, TrueBoxesShown, evaluate_hidden, true_boxes
+from mic_det.evaluation.hidden_pixels import (
+    HiddenPatches,
+    TrueBoxesShown,
+    evaluate_hidden,
+    true_boxes,
+)
 
 MEAN = (10.0, 20.0, 30.0)
 SIZE = (40, 60)  # height and width of the files; the detector's input is twice as large

@@ -13,12 +13,12 @@ from PIL import Image
 
 from helpers.data import forget_registered_sets, load, tiny_config, write_coco, write_two_domains
 from mic_det import add_mic_config
-from mic_det.config import ConfigError
-from mic_det.data.catalog import DataError, register_declared_datasets
+from mic_det.data.custom_sets import register_declared_datasets
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import check_datasets
 from mic_det.engine.trainer import MICTrainer
-from mic_det.evaluation.pseudo_labels import PseudoLabelEvaluator, evaluate_pseudo_labels, number_of_pairs
+from mic_det.errors import ConfigError, DataError
+from mic_det.evaluation.pseudo_label_quality import PseudoLabelEvaluator, evaluate_pseudo_labels, number_of_pairs
 from mic_det.modeling.tasks import RCNNTask
 
 

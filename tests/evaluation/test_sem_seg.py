@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from mic_det.data.catalog import DataError
+from mic_det.errors import DataError
 from mic_det.evaluation.sem_seg import LabelMapEvaluator
 
 

@@ -21,7 +21,7 @@ from helpers.data import (
     write_config,
     write_two_domains,
 )
-from mic_det.data.check import check_config_datasets
+from mic_det.data.audit import check_config_datasets
 from mic_det.data.run_sets import check_datasets
 from mic_det.engine.launch import advice
 from mic_det.engine.setup import load_config

@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 
 from helpers.models import C4, random_image, some_boxes, tiny_cfg
 from mic_det.config import QUALITY_MODES
-from mic_det.modeling import consistency
-from mic_det.modeling.consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses
+from mic_det.modeling.tasks import region_consistency as consistency
+from mic_det.modeling.tasks.region_consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses
 
 
 def student_of(**overrides):

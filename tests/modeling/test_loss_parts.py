@@ -7,8 +7,9 @@ import torch
 from detectron2.modeling import build_model
 
 from helpers.models import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config import validate_mic_config
 from mic_det.engine.train_loop import AccumulatingTrainer
+from mic_det.errors import ConfigError
 
 # all anchors and proposals are taken, so that only their order is left to chance
 NO_SAMPLING = {

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic_det.modeling.masking import StrongView, random_patch_mask
+from mic_det.modeling.masking import StrongAugmentation, random_patch_mask
 
 
 def generator(seed=0):
@@ -62,7 +62,7 @@ def test_mask_refusals(sizes, block, ratio):
 
 
 def view(jitter=0.2, jitter_prob=1.0, sigma=(0.15, 1.15), blur_prob=1.0, channels="RGB"):
-    return StrongView(jitter, jitter_prob, sigma, blur_prob, channels)
+    return StrongAugmentation(jitter, jitter_prob, sigma, blur_prob, channels)
 
 
 def test_no_probability_leaves_the_image_as_it_is():

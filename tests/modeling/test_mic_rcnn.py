@@ -5,7 +5,8 @@ import torch
 from detectron2.modeling import build_model
 
 from helpers.models import ALL_BOXES, NO_BOXES, source_input, target_input, tiny_cfg
-from mic_det.config import QUALITY_MODES, ConfigError
+from mic_det.config import QUALITY_MODES
+from mic_det.errors import ConfigError
 from mic_det.modeling import MIC
 
 NO_CHANGE = {

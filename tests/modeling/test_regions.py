@@ -6,7 +6,12 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
 from helpers.models import C4, random_image, some_boxes, tiny_cfg
-from mic_det.modeling.regions import region_features, rpn_predictions, supervised_roi_losses, unlabelled_regions
+from mic_det.modeling.regions import (
+    region_features,
+    rpn_predictions,
+    supervised_roi_losses,
+    unlabelled_regions,
+)
 
 MASKS = {"MODEL__MASK_ON": True, "MODEL__ROI_MASK_HEAD__NAME": "MaskRCNNConvUpsampleHead",
          "MODEL__ROI_MASK_HEAD__NUM_CONV": 1, "MODEL__ROI_MASK_HEAD__CONV_DIM": 8}  # fmt: skip

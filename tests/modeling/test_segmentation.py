@@ -5,10 +5,17 @@ import torch
 from detectron2.modeling import build_model
 
 from helpers.models import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
-from mic_det.config import ConfigError, validate_mic_config
+from mic_det.config import validate_mic_config
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import ConfigError
 from mic_det.modeling.mixing import class_mix
-from mic_det.modeling.segmentation import PixelLabels, SemSegSettings, padded_labels, pixel_loss, teacher_pixel_labels
+from mic_det.modeling.pixel_labels import (
+    PixelLabels,
+    SemSegSettings,
+    padded_labels,
+    pixel_loss,
+    teacher_pixel_labels,
+)
 
 SEM_SEG = "MODEL__SEM_SEG_HEAD__"
 HEAD = {SEM_SEG + "NAME": "SemSegFPNHead", SEM_SEG + "NUM_CLASSES": 5, SEM_SEG + "IGNORE_VALUE": 255,

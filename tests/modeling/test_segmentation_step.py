@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
 from helpers.models import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
-from mic_det.modeling.segmentation import SemSegSettings, teacher_pixel_labels
+from mic_det.modeling.pixel_labels import SemSegSettings, teacher_pixel_labels
 
 HEAD = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": "",
         "MODEL__SEM_SEG_HEAD__IGNORE_VALUE": 255}  # fmt: skip

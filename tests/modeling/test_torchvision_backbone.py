@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from helpers.models import tiny_cfg
-from mic_det.config import ConfigError
+from mic_det.errors import ConfigError
 from mic_det.modeling.torchvision_backbone import TorchvisionStages
 
 # torchvision's own names of the last module of strides 4, 8, 16 and 32

@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.models import ALIGNMENT, ALL_BOXES, source_input, target_input, tiny_cfg
 from helpers.processes import run_pair
-from mic_det.engine.finite import FiniteCheck, ForwardGuard, NonFiniteError
+from mic_det.engine.non_finite import CatchNonFinite, NonFiniteHandler
 from mic_det.engine.train_loop import AccumulatingTrainer
+from mic_det.errors import NonFiniteError
 from mic_det.modeling.student_teacher import StudentTeacher
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def target(seed):
 
 
 def distributed(model):
-    return DistributedDataParallel(ForwardGuard(model), broadcast_buffers=False)
+    return DistributedDataParallel(CatchNonFinite(model), broadcast_buffers=False)
 
 
 def make_trainer(model, batches, lr=1e-3, **kwargs):
@@ -144,7 +145,7 @@ def small_batches(rank, *kinds):
 def non_finite(rank, folder):
     """Step 1: process 1 has a NaN loss; step 2: process 0 raises in its pass; both are skipped. Step 4 stops both."""
     torch.manual_seed(rank)  # DistributedDataParallel makes them equal
-    model, check = Small().train(), FiniteCheck(folder, skip_steps=2)
+    model, check = Small().train(), NonFiniteHandler(folder, skip_steps=2)
     kinds = [None, (1, "nan"), (0, "raises"), None, (1, "nan"), None]
     trainer = make_trainer(model, small_batches(rank, *kinds), lr=0.01, finite=check)
     message, logged = "", []

@@ -10,9 +10,9 @@ from detectron2.utils.events import EventStorage
 from helpers.models import ALL_BOXES, source_input, target_input, tiny_cfg
 from mic_det.benchmark.synthetic import synthetic_batch
 from mic_det.benchmark.variants import make_variant, variant_names
-from mic_det.config import ConfigError, validate_mic_config
-from mic_det.engine.checkpoint import CheckpointError
-from mic_det.engine.weights_match import fitting
+from mic_det.checkpoint.matching import match_shapes
+from mic_det.config import validate_mic_config
+from mic_det.errors import CheckpointError, ConfigError
 from mic_det.modeling.tasks import RCNNTask, WholeModelTask
 
 DENSE = {
@@ -186,11 +186,11 @@ def test_a_new_heads_bias_says_the_prior_probability():
 def test_weights_of_another_number_of_classes_leave_the_classifier_new(name, key, caplog):
     state = make(name, **{f"MODEL__{key}__NUM_CLASSES": 5}).student.state_dict()
     student = make(name).student
-    taken = fitting(state, student, "file.pth", 0.9, complete=False)
+    taken = match_shapes(state, student, "file.pth", 0.9, complete=False)
     assert student.state_dict().keys() - taken.keys() == {"head.cls_score.weight", "head.cls_score.bias"}
     assert f"another number of classes (MODEL.{key}.NUM_CLASSES): head.cls_score starts anew" in caplog.text
     with pytest.raises(CheckpointError, match=f"another number of classes than MODEL.{key}.NUM_CLASSES says"):
-        fitting(state, student, "file.pth", 0.9, complete=True)
+        match_shapes(state, student, "file.pth", 0.9, complete=True)
 
 
 def test_the_benchmark_compares_what_there_is_for_the_model():

@@ -9,10 +9,11 @@ import torch
 
 from helpers.clean_set import CLASSES, FILES, CleanSet
 from helpers.data import disturb, forget_registered_sets, refusal_here, run_tool_here, tiny_config, write_config
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.data.classes import categories
-from mic_det.engine.checkpoint import CheckpointError, MICCheckpointer
-from mic_det.engine.predict import class_list
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import CheckpointError
+from mic_det.inference.predictor import class_list
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 
 from helpers.data import forget_registered_sets, load, refusal_here, run_tool_here, tiny_config, write_config
 from helpers.data import write_two_domains as write_domains
-from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 
 pytestmark = pytest.mark.slow
 

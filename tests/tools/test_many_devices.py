@@ -26,7 +26,7 @@ from helpers.data import (
     write_config,
     write_two_domains,
 )
-from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 
 pytestmark = pytest.mark.slow

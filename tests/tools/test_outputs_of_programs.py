@@ -12,11 +12,12 @@ import torch
 from helpers.cityscapes import write_cityscapes
 from helpers.data import write_image
 from helpers.faults import Scene, check_refused, run_program, write_scene
-from mic_det.data.foggy import FogError, make_foggy_folder
-from mic_det.data.minicity import MinicityError, make_minicity
-from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
+from mic_det.data.datasets.foggy import make_foggy_folder
+from mic_det.data.minicity import make_minicity
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
+from mic_det.errors import FogError, MinicityError
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from mic_det import ConfigError
 from mic_det.benchmark.memory import peak_memory
 from mic_det.benchmark.synthetic import synthetic_batch
 from mic_det.benchmark.variants import make_variant
-from mic_det.engine.own_code import import_own_code
+from mic_det.utils.own_code import import_own_code
 
 OWN = """
 from detectron2.modeling import META_ARCH_REGISTRY

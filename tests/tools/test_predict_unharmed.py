@@ -15,11 +15,11 @@ import torch
 
 from helpers.data import run_tool_here, write_image
 from helpers.faults import Scene, check_refused, run_program, write_scene
-from mic_det.engine.checkpoint import MICCheckpointer
-from mic_det.engine.predict import Predictor
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
-from mic_det.evaluation.export import PredictionFiles
+from mic_det.inference.predictor import Predictor
+from mic_det.inference.results import PredictionFiles
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def test_files_grow_while_it_works(scene, tmp_path, monkeypatch):
 def test_writing_takes_a_small_share_of_the_time(monkeypatch):
     """With a clock of our own: each writing costs 3 seconds, an image 1."""
     now, writes = [0.0], []
-    monkeypatch.setattr("mic_det.evaluation.export.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mic_det.inference.results.time.monotonic", lambda: now[0])
 
     class Slow:
         def coco(self):
@@ -186,7 +186,7 @@ def test_a_kill_leaves_whole_files(scene, tmp_path):
     """SIGKILL in the middle of many images, in a process of its own."""
     images(tmp_path / "in", 400)
     code = (
-        "import runpy, sys; from mic_det.evaluation.export import PredictionFiles as F; F.PERIOD = 0.05; F.SHARE = 0; "
+        "import runpy, sys; from mic_det.inference.results import PredictionFiles as F; F.PERIOD = 0.05; F.SHARE = 0; "
         f"sys.argv = sys.argv[1:]; runpy.run_path({str(Path(__file__).resolve().parents[2] / PREDICT)!r}, "
         "run_name='__main__')"
     )

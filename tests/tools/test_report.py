@@ -176,7 +176,7 @@ def test_everything_that_the_package_reads_is_installed_with_it(monkeypatch):
     build.ensure_finalized()
     installed = {Path(p).relative_to("build/lib") for p in build.get_outputs()}
     present = {p for p in Path("mic_det").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    assert present == installed and Path("mic_det/visualization/templates/report.html") in installed
+    assert present == installed and Path("mic_det/experiments/templates/report.html") in installed
 
 
 def test_a_killed_run_is_reported_as_far_as_it_came(tmp_path, monkeypatch, capsys):

@@ -3,9 +3,9 @@
 import json
 
 from helpers.data import run_tool_here
-from mic_det.engine.hardware import _cpu_name, describe_hardware
+from mic_det.experiments.run_files import read_run
+from mic_det.utils.hardware import _cpu_name, describe_hardware
 from mic_det.visualization.curves import bar_chart, line_chart
-from mic_det.visualization.run_files import read_run
 
 CONFIG = "MODEL: {META_ARCHITECTURE: MIC}\nDATASETS: {TEST: [fog_val]}\nSOLVER: {MAX_ITER: 60}\nSEED: 7\n"
 

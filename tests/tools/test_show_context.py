@@ -23,11 +23,11 @@ from helpers.data import (
     write_config,
     write_two_domains,
 )
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.data.mapper import DomainMapper
-from mic_det.engine.checkpoint import MICCheckpointer
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.coco import DetectionEvaluator
-from mic_det.evaluation.context import HiddenPatches
+from mic_det.evaluation.hidden_pixels import HiddenPatches
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from helpers.data import (
     write_image,
     write_two_domains,
 )
-from mic_det.engine.checkpoint import MICCheckpointer
+from mic_det.checkpoint.checkpointer import MICCheckpointer
 
 pytestmark = pytest.mark.slow
 

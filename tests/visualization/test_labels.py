@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mic_det.visualization import labels
+from mic_det.visualization import box_labels as labels
 from mic_det.visualization.curves import bar_chart, line_chart, svg_uri
 from mic_det.visualization.panels import contact_sheet, draw_boxes
 

@@ -6,7 +6,13 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from mic_det.modeling.pseudo_labels import rejection_reasons, select_pseudo_boxes
-from mic_det.visualization.panels import _label_place, _overlap, _pseudo_box_panels, contact_sheet, draw_boxes
+from mic_det.visualization.panels import (
+    _label_place,
+    _overlap,
+    _pseudo_box_panels,
+    contact_sheet,
+    draw_boxes,
+)
 
 
 def detections(seed, n=60):

@@ -1,6 +1,7 @@
 """The miniature city: street scenes made by rules, laid out on disk as Cityscapes is."""
 
-from .folder import MINICITY_VERSION, MinicityError
+from ...errors import MinicityError
+from .folder import MINICITY_VERSION
 from .scene import Scene, render_scene
 from .writer import make_minicity
 

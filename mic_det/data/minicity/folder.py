@@ -5,18 +5,14 @@ import json
 import math
 from pathlib import Path
 
-from ...errors import MICError
-from ...ordinary_files import read_text
-from ..cityscapes import write_json
+from ...errors import MinicityError
+from ...utils.ordinary_files import read_text
+from ..datasets.cityscapes import write_json
 
 MINICITY_VERSION = 3  # raise it whenever a scene of the same seed would look, or be labelled, differently
 CITIES = {"train": ("altstedt", "brookfield", "carville", "dunmore"), "val": ("eastport", "fairview")}
 FOLDERS = ("leftImg8bit", "leftImg8bit_foggy", "gtFine", "disparity", "camera")
 MIN_SIZE = (32, 16)  # pixels; nothing can be told apart in smaller pictures
-
-
-class MinicityError(MICError, RuntimeError):
-    """The city cannot be made as asked; the message says what to do."""
 
 
 def make_recipe(num_train, num_val, size, betas, seed, workers):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..cityscapes_labels import LABELS
-from ..cityscapes_labels import THING_CLASSES as THINGS
+from ..datasets.cityscapes_labels import LABELS
+from ..datasets.cityscapes_labels import THING_CLASSES as THINGS
 from . import sprites
 from .camera import Camera
 from .street import clip_depth, draw_street, random_street

@@ -5,11 +5,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..cityscapes import cityscapes_to_coco, write_json
+from ...errors import MinicityError, WorkerError
+from ...utils.parallel import run_parallel, write_png
+from ..datasets.cityscapes import cityscapes_to_coco, write_json
 from ..fog import add_fog, depth_to_distance, encode_disparity
 from ..label_maps import train_ids
-from ..parallel import WorkerError, run_parallel, write_png
-from .folder import MinicityError, claim, image_files, is_complete, make_recipe
+from .folder import (
+    claim,
+    image_files,
+    is_complete,
+    make_recipe,
+)
 from .scene import render_scene
 
 

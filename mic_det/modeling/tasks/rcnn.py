@@ -9,18 +9,18 @@ from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 
-from ...label_kinds import box_section
-from ..consistency import (
+from ...config.label_kinds import box_section
+from ...utils.step_timer import record
+from ..pseudo_labels import select_pseudo_boxes
+from ..regions import region_scores, supervised_roi_losses
+from .base import Task
+from .region_consistency import (
     ConsistencyWeights,
     MaskedViews,
     masked_consistency_losses,
     pseudo_targets,
     true_targets,
 )
-from ..pseudo_labels import select_pseudo_boxes
-from ..regions import region_scores, supervised_roi_losses
-from ..sections import section
-from .base import Task
 
 
 @dataclass
@@ -82,7 +82,7 @@ class BoxTask(Task):
 
     def pseudo_labels(self, model, view):
         found = self.detections(model, view)
-        with section("pseudo-labels"):
+        with record("pseudo-labels"):
             return PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
 
     def predict(self, model, images, features=None):

@@ -6,8 +6,13 @@ import torch
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.utils.events import get_event_storage
 
-from ..sections import section
-from ..segmentation import PixelLabels, SemSegSettings, pixel_loss, teacher_pixel_labels
+from ...utils.step_timer import record
+from ..pixel_labels import (
+    PixelLabels,
+    SemSegSettings,
+    pixel_loss,
+    teacher_pixel_labels,
+)
 from .base import Task
 
 
@@ -64,7 +69,7 @@ class SemSegTask(Task):
             )
 
     def pseudo_labels(self, model, view):
-        with section("pseudo-labels"):
+        with record("pseudo-labels"):
             return PseudoLabelMaps(
                 *teacher_pixel_labels(
                     model.sem_seg_head,

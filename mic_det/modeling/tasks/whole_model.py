@@ -2,7 +2,7 @@
 
 from detectron2.utils.events import get_event_storage
 
-from ...config import ConfigError
+from ...errors import ConfigError
 from ..loss_normalizer import of_masked_images
 from .rcnn import BoxTask
 

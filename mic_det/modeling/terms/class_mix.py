@@ -1,6 +1,6 @@
 """L_T of a segmentation: ClassMix self-training on target images (DACS, Tranheden et al., WACV 2021)."""
 
-from ..segmentation import pixel_loss
+from ..pixel_labels import pixel_loss
 from .base import Term
 
 

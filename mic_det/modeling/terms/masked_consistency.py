@@ -2,7 +2,7 @@
 
 from detectron2.utils.events import get_event_storage
 
-from ...label_kinds import consistency_weights
+from ...config.label_kinds import consistency_weights
 from .base import Term
 
 

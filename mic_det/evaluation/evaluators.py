@@ -1,0 +1,25 @@
+"""How each kind of label is evaluated."""
+
+from ..config.label_kinds import label_kinds
+from .coco import DetectionEvaluator
+from .panoptic import PanopticQuality
+from .sem_seg import LabelMapEvaluator
+
+EVALUATORS = {"boxes": DetectionEvaluator, "pixels": LabelMapEvaluator}
+# The one number that says most
+METRICS = {"boxes": "AP50", "pixels": "mIoU"}
+
+
+def make_evaluators(cfg, dataset_name, output_dir=None, panoptic=False):
+    """Evaluators of what the model predicts: a list.
+
+    Args:
+        output_dir (str): where the predictions are written; None = nowhere.
+        panoptic (bool): also that of instance masks and pixels together, where the model has both.
+    """
+    kinds = label_kinds(cfg)
+    evaluators = [EVALUATORS[kind](dataset_name, output_dir=output_dir) for kind in kinds]
+    if panoptic and len(kinds) > 1 and cfg.MODEL.MASK_ON:
+        least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH
+        evaluators.append(PanopticQuality(dataset_name, min_score=least))
+    return evaluators
