@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import runpy
 import shutil
 import sys
@@ -84,6 +85,7 @@ def run_program(program, *args):
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
             with forget_registered_sets(), keep_loggers():
+                logging.getLogger().handlers.clear()  # pytest's: warnings go to stderr where nobody has set up a log
                 runpy.run_path(str(ROOT / program), run_name="__main__")
     except SystemExit as e:
         code = e.code
