@@ -55,10 +55,10 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "CheckpointError": ".engine.weights_files",
-        "MICCheckpointer": ".engine.checkpoint",
+        "CheckpointError": ".errors",
+        "MICCheckpointer": ".checkpoint.checkpointer",
         "MICTrainer": ".engine.trainer",
-        "Predictor": ".engine.predict",
+        "Predictor": ".inference.predictor",
         "build_mic_train_loader": ".data.loader",
         "get_mic_cfg": ".engine.setup",
     },
