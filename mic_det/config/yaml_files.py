@@ -7,7 +7,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from ..errors import ConfigError
-from ..utils.ordinary_files import read_text
+from ..utils.ordinary_files import absence, read_text
 from .renamed import both_given, current_name, note_current
 
 REMOTE = ("http://", "https://")
@@ -101,7 +101,7 @@ def _written_out(node, known):
 def _compose(file, above):
     """The file's tree of nodes, of which a safe loader can make values."""
     if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):  # a pipe would be waited for
-        raise ConfigError(f"{file} is no ordinary file: give a YAML file.")
+        raise ConfigError(f"{file} {absence(file)}: give a YAML file.")
     try:
         return compose_bounded(read_text(PathManager.get_local_path(file)))[0]  # which fetches remote ones
     except (TooLarge, BadText) as e:

@@ -31,7 +31,7 @@ def unwritable(folder):
     for name in WRITTEN:
         path = os.path.join(folder, name)
         if os.path.lexists(path) and not (os.path.isfile(path) and may(path, os.W_OK)):
-            return f"has a {name} that cannot be written, or is no ordinary file"
+            return f"has a {name} that cannot be written"
     return ""
 
 

@@ -138,9 +138,8 @@ def setup(args):
     """The config of Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = config_of(args)
     cfg.freeze()
+    _check_output_dir(cfg)
     writable = check_output(cfg, training=not args.eval_only)
-    if writable:
-        _check_output_dir(cfg)
     if not args.eval_only:
         run_lock(cfg.OUTPUT_DIR)  # before anything in there is changed
         scale_to_world_size(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
@@ -163,11 +162,10 @@ def setup(args):
 
 def _check_output_dir(cfg):
     """Nothing in OUTPUT_DIR may make a run wait for ever, and none of its pictures may become images of a set."""
-    try:
+    paths = []
+    with contextlib.suppress(OSError):  # not there yet, or not to be listed, which the check of writing judges
         with os.scandir(cfg.OUTPUT_DIR) as entries:
             paths = [entry.path for entry in entries if not entry.is_dir()]
-    except OSError as e:
-        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be read ({e.strerror}): name another folder.") from e
     for path in paths:
         if "not an ordinary file" in absence(path):
             raise ConfigError(f"OUTPUT_DIR: {path} {absence(path)}: remove it, or name another folder.")

@@ -17,7 +17,7 @@ def whole_file(path, temporary=None):
         temporary (path): beside it; by default a hidden name of this process, with the same suffix.
 
     Raises:
-        OSError: where the disk refuses it.
+        OSError: where the disk refuses it; names ``path``.
     """
     path = Path(path)
     temporary = Path(temporary or path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}"))
@@ -27,6 +27,10 @@ def whole_file(path, temporary=None):
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # makes the new name last; some file systems cannot
             _sync(path.parent)
+    except OSError as e:
+        if e.filename in (temporary, str(temporary)):  # a name that tells a user nothing
+            e.filename, e.filename2 = str(path), None
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
