@@ -78,7 +78,7 @@ def damage(root, kind):
         return "target_val.*has the classes"
     if kind == "listed twice":
         edit(json_file, lambda c: c["images"].append({**c["images"][0], "id": 99}))
-        return "lists 1 images more than once"
+        return "1 files are listed more than once"
     if kind == "empty JSON":
         json_file.write_text("{}")
         return "lists no images"

@@ -186,11 +186,11 @@ def test_labels_that_mean_other_classes_in_another_set_are_refused(root, trainin
     cfg = sem_seg_config(root).clone()
     cfg.defrost()
     for name, order in (("source_val", ["b", "a", "c"]), ("source_train", ["a", "b", "c"])):
-        cfg.DATASETS.DECLARED[name].SEM_SEG_CLASSES = order
+        cfg.DATASETS.CUSTOM[name].SEM_SEG_CLASSES = order
     register_declared_datasets(cfg)
     with pytest.raises(DataError, match=r"source_val \(DATASETS.TEST\).*source_train has.*the label 0 means 'b'"):
         check_datasets(cfg, training)
-    cfg.DATASETS.DECLARED.source_val.SEM_SEG_CLASSES = ["A ", "b", "c"]  # a matter of spelling
+    cfg.DATASETS.CUSTOM.source_val.SEM_SEG_CLASSES = ["A ", "b", "c"]  # a matter of spelling
     register_declared_datasets(cfg)
     check_datasets(cfg, training)
 

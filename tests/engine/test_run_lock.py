@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 # takes the lock of a folder in a process of its own, with a worker that outlives it; no torch is needed
 HOLDER = """
 import importlib.util, os, sys, time, types
-for name in ("detectron2", "detectron2.utils", "mic_det", "mic_det.engine", "mic_det.config"):
+for name in ("detectron2", "detectron2.utils", "mic_det", "mic_det.utils", "mic_det.errors"):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["detectron2.utils"].comm = None
-sys.modules["mic_det.config"].ConfigError = ValueError
+sys.modules["mic_det.errors"].ConfigError = ValueError
 spec = importlib.util.spec_from_file_location("mic_det.utils.run_lock", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
