@@ -55,7 +55,7 @@ def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path
     # one number of boxes and one NMS for each target image
     assert found.pop("pseudo_labels.select_pseudo_boxes") == 2 * 3
     # losses and gradient norm come to the host together, once a step
-    assert found.pop("finite.read") == 1
+    assert found.pop("non_finite.read") == 1
     # the backward of indexing by a mask, which is in Detectron2's RPN loss; and torchvision's jitter and blur, whose
     # settings are CPU tensors on any machine: nothing to wait for
     assert found.keys() == {"train_loop._backward", "masking.forward"}
