@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from helpers.data import forget_registered_sets
 from helpers.resume import MIC, make_trainer, saved
-from mic_det.engine.launch import EXPECTED_ERRORS
 from mic_det.engine.setup import load_config
-from mic_det.errors import ConfigError, DataError
+from mic_det.errors import ConfigError, DataError, MICError
 from mic_det.experiments.report import build_report
 from mic_det.experiments.run_files import read_run
 
@@ -131,7 +130,7 @@ def test_checkpoints(trained):
             if trainer.start_iter == 1:
                 trainer.train()
                 assert all(v.isfinite().all() for v in trainer.checkpointer.model.state_dict().values())
-        except EXPECTED_ERRORS as e:
+        except MICError as e:
             one_line(e)
             outcomes["refused"] += 1
         else:
@@ -159,7 +158,7 @@ def test_changed_bytes_of_a_checkpoint(trained, tmp_path, seed):
         (data / "fuzz/model_final.pth").write_bytes(damaged)
         try:
             trainer.resume_or_load(True)
-        except EXPECTED_ERRORS as e:
+        except MICError as e:
             one_line(e)
 
 

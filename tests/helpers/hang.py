@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from detectron2.utils import comm
 
 from mic_det.engine.launch import argument_parser, launch
-from mic_det.engine.setup import add_trust_argument, setup
+from mic_det.engine.setup import add_model_arguments, setup
 from mic_det.engine.trainer import MICTrainer
 
 
@@ -47,4 +47,4 @@ class Hanging:
 
 if __name__ == "__main__":
     os.environ["HANG"] = " ".join(sys.argv[1:3])
-    launch(main, add_trust_argument(argument_parser()).parse_args(sys.argv[3:]))
+    launch(main, add_model_arguments(argument_parser()).parse_args(sys.argv[3:]))
