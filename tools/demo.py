@@ -34,7 +34,7 @@ def main():
     run_program("datasets/make_minicity.py")
     train(f"{CONFIGS}/source_only.yaml", output / "source_only", args.opts)
     opts = ["MODEL.WEIGHTS", output / "source_only" / "model_final.pth", *args.opts]
-    for name in ("mic",) if args.quick else ("mic", "source_longer", "oracle"):
+    for name in ("mic",) if args.quick else ("mic", "source_finetuned", "oracle"):
         train(f"{CONFIGS}/{name}.yaml", output / name, opts)
     pictures = output / "pictures"
     run_program("tools/visualize_pseudo_boxes.py", "--config-file", f"{CONFIGS}/mic.yaml", "--output", pictures,
@@ -52,7 +52,7 @@ def last_metrics(run_dir):
 ROWS = (
     ("source-only, clear val", "source_only", "minicity_clear_val/bbox/AP50"),
     ("source-only, foggy val", "source_only", "minicity_foggy_val/bbox/AP50"),
-    ("source-only trained on, foggy val", "source_longer", "bbox/AP50"),
+    ("source-only trained on, foggy val", "source_finetuned", "bbox/AP50"),
     ("MIC (teacher), foggy val", "mic", "bbox/AP50"),
     ("oracle (foggy labels), foggy val", "oracle", "bbox/AP50"),
 )
