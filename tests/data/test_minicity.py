@@ -252,7 +252,11 @@ def test_an_interrupt_at_the_keyboard_ends_the_program_without_a_traceback_and_l
     program = Path(__file__).parents[2] / "datasets" / "make_minicity.py"
     command = [sys.executable, program, "--output", tmp_path, "--train", "500", "--workers", "2",
                "--width", "128", "--height", "64"]  # fmt: skip
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # a shell's background jobs ignore the signal, and would hand that on
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     while not (tmp_path / "minicity.json").exists() and process.poll() is None:
         time.sleep(0.05)
     time.sleep(1)  # the workers are starting, which takes seconds; an interrupt then is the hardest to survive
