@@ -50,6 +50,7 @@ def worker(rank, folder):
         trainer.iter = 0
         trainer.run_step()
     torch.save(model.state_dict(), f"{folder}/rank{rank}.pth")
+    dist.barrier()  # who leaves first closes the connection that the other may still read from
     dist.destroy_process_group()
 
 
