@@ -11,6 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from helpers.data import forget_registered_sets, keep_loggers
 from mic_det.data.minicity import make_minicity
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

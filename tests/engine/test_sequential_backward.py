@@ -1,5 +1,6 @@
 """SOLVER.SEQUENTIAL_BACKWARD in two processes: the gradient is the mean over processes and parts."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -8,6 +9,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mic_det.engine.train_loop import AccumulatingTrainer
+
+pytestmark = pytest.mark.slow
 
 LR = 0.1
 

@@ -9,6 +9,8 @@ import torch
 
 from helpers.data import CLASSES, HEIGHT, WIDTH, declared, refusal_here, run_tool_here, write_config, write_two_domains
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 LOSSES = {
     "retinanet": {"loss_cls", "loss_box_reg"},

@@ -24,6 +24,8 @@ from mic_det.benchmark.synthetic import synthetic_batch
 from mic_det.benchmark.variants import make_variant
 from mic_det.utils.own_code import import_own_code
 
+pytestmark = pytest.mark.slow
+
 OWN = """
 from detectron2.modeling import META_ARCH_REGISTRY
 from mic_det import MIC
