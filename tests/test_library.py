@@ -33,6 +33,8 @@ from helpers.data import (
 )
 from mic_det.data.minicity import make_minicity
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIG, LAZY = ROOT / "configs/minicity/mic.yaml", ROOT / "configs/lazy/minicity_mic.py"
 SMALL = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", (96,), "DATASETS.TEST", ()]

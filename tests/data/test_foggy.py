@@ -13,6 +13,8 @@ from mic_det.data.datasets.foggy import make_foggy_cityscapes, make_foggy_folder
 from mic_det.data.fog import add_fog, disparity_to_depth, fill_invalid
 from mic_det.errors import FogError
 
+pytestmark = pytest.mark.slow
+
 AIRLIGHT = (200.0, 210.0, 220.0)
 
 
