@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import resource
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.processes import small_files
 from mic_det.checkpoint.export import write_weights
 from mic_det.checkpoint.storage import write_atomically
 from mic_det.engine.non_finite import NonFiniteHandler
@@ -19,17 +19,6 @@ from mic_det.utils.outputs import Outputs
 from mic_det.utils.parallel import write_png
 
 LARGE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)  # does not compress
-
-
-@contextlib.contextmanager
-def small_files(size):
-    """No file may have more than this number of bytes: writing fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_content_is_on_the_disk_before_the_name_is_and_the_name_after(tmp_path, monkeypatch):

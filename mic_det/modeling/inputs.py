@@ -33,6 +33,12 @@ def preprocess(model, batched_inputs):
     )
 
 
+def unnormalised(model, images):
+    """The images of a normalised, padded ``ImageList`` in the range of the model's inputs, without padding."""
+    pixels = images.tensor * model.pixel_std + model.pixel_mean
+    return [x[:, :h, :w] for x, (h, w) in zip(pixels, images.image_sizes)]
+
+
 def teacher_view(model, batched_inputs, input_size=0, with_features=True):
     """Images as the teacher sees them.
 

@@ -11,7 +11,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
-from ..modeling.inputs import TeacherView, preprocess
+from ..modeling.inputs import TeacherView, preprocess, unnormalised
 from ..modeling.pseudo_labels import rejection_reasons
 from .box_labels import (
     columns,
@@ -130,8 +130,7 @@ def mic_panels(
     picture = to_rgb(image, input_format)
     masked = preprocess(model.student, [{"image": model.strong_view(image.to(model.device))}])
     model.hide_patches(masked, generator)
-    height, width = image.shape[-2:]
-    view = masked.tensor[0, :, :height, :width] * model.student.pixel_std + model.student.pixel_mean
+    view = unnormalised(model.student, masked)[0]
     view = to_rgb(view.clamp(0, 255).round().to(torch.uint8), input_format)
     # all of the teacher's detections, not logged as pseudo-boxes: a picture is not a training step
     scene = Scene(model, batched_input, model.teacher_view([batched_input]), picture, masked, view, truth, source,

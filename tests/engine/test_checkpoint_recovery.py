@@ -1,15 +1,14 @@
 """Checkpoints that cannot be written or read again: the last good one is found, and what is wrong is named."""
 
-import contextlib
 import logging
 import os
-import resource
 import zipfile
 
 import pytest
 import torch
 from torch import nn
 
+from helpers.processes import small_files
 from mic_det.checkpoint.storage import (
     CheckpointFiles,
     damage,
@@ -185,17 +184,6 @@ def test_old_ones_are_removed(folder, keep, left):
 
 
 # ------------------------------------------------------------------------------------------- writing
-
-
-@contextlib.contextmanager
-def small_files(size):
-    """No file may have more than so many bytes: writing fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("size", [1, 5000, 30000, 41000])

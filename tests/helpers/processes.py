@@ -1,5 +1,7 @@
 """Two real processes that talk over gloo; a hang fails the test instead of blocking it."""
 
+import contextlib
+import resource
 import time
 
 import torch
@@ -31,3 +33,14 @@ def _run(rank, worker, folder, args):
     torch.save(worker(rank, folder, *args), f"{folder}/result{rank}.pth")
     comm.synchronize()
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def small_files(size):
+    """No file may have more than this number of bytes: writing fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -3,6 +3,7 @@
 from detectron2.utils.events import get_event_storage
 
 from ...errors import ConfigError
+from ..inputs import unnormalised
 from ..loss_normalizer import of_masked_images
 from .rcnn import BoxTask
 
@@ -81,12 +82,6 @@ class WholeModelTask(BoxTask):
             return model.inference(inputs, do_postprocess=False)
         # the size of its output is the image's own
         return [x["instances"] for x in model(inputs)]
-
-
-def unnormalised(model, images):
-    """The images of a normalised, padded ``ImageList`` in the range of the model's inputs, without padding."""
-    pixels = images.tensor * model.pixel_std + model.pixel_mean
-    return [x[:, :h, :w] for x, (h, w) in zip(pixels, images.image_sizes)]
 
 
 def _with_instances(model, images, labels):
