@@ -22,7 +22,9 @@ WRONG = [
     ("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", [-0.1, 1.1], r"\[0, 1\]"),
     ("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", [-0.1, 1.1], r"\[0, 1\]"),
     ("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", [(0.5, 0.5), (0.5, 0.5, 2.0)], "NUM_CLASSES|0, 1"),
-    ("MODEL.MIC.MASK.BLOCK_SIZE", [0, -3], "at least 1"),
+    ("MODEL.MIC.MASK.BLOCK_SIZE", [-3], "at least 0"),
+    ("MODEL.MIC.MASK.BLOCK_SHARE", [0.0, 1.5], r"\(0, 1\]|above 0"),
+    ("MODEL.MIC.MASK.PROB", [-0.1, 1.1], r"\[0, 1\]"),
     ("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", [0], "at least 1"),
     ("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", [-1.0], "at least 0"),
     ("MODEL.MIC.BURN_IN_STEPS", [-1], "at least 0"),
@@ -100,7 +102,9 @@ PRESETS = {
         **ENABLED, "EVALUATE": "student", "ALIGNMENT.AGREEMENT.WEIGHT": 1.0,
         "ALIGNMENT.AGREEMENT.GRL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
     },
-    "semseg_published": {"EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
+    "semseg_published": {
+        "EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MASK.BLOCK_SIZE": 64, "SEM_SEG.MIX_WEIGHT": 1.0,
+    },
     "detector_published": {
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717], "MODEL.RPN.BOUNDARY_THRESH": 0,
         "MODEL.RPN.SMOOTH_L1_BETA": 0.1111111111, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
@@ -111,7 +115,7 @@ PRESETS = {
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "source_strong": {"EVALUATE": "student", "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
-    "mic_published": {"EVALUATE": "student", "CONSISTENCY.QUALITY": "published"},
+    "mic_published": {"EVALUATE": "student", "MASK.BLOCK_SIZE": 32, "CONSISTENCY.QUALITY": "published"},
 }  # fmt: skip
 
 
@@ -130,7 +134,7 @@ def test_ablations_of_a_single_key_set_what_their_table_says():
     """Each ``KEY VALUE`` of the table in configs/_methods/README.md is one key, by its current name."""
     text = (CONFIGS / "_methods" / "README.md").read_text(encoding="utf-8")
     pairs = re.findall(r"^\|.*\| `(MODEL[\w.]+) (\S+)`", text, flags=re.MULTILINE)
-    assert len(pairs) == 11
+    assert len(pairs) == 13
     defaults = dict(flat(load_config("", ["MODEL.DEVICE", "cpu"])))
     for key, value in pairs:
         after = dict(flat(load_config("", ["MODEL.DEVICE", "cpu", key, value])))
@@ -166,6 +170,15 @@ def test_the_page_of_keys_is_current():
 def test_a_config_without_our_keys_is_told_what_to_call():
     with pytest.raises(ConfigError, match="add_mic_config"):
         validate_mic_config(get_cfg())
+
+
+@pytest.mark.parametrize("section", ["MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"])
+def test_a_patch_size_in_pixels_and_another_share_are_refused_together(section):
+    pixels, share = [f"{section}.BLOCK_SIZE", 8], [f"{section}.BLOCK_SHARE", 0.1]
+    with pytest.raises(ConfigError, match=f"{section}.BLOCK_SIZE is 8 pixels.*BLOCK_SHARE 0.1.*set BLOCK_SIZE 0"):
+        load_config("", pixels + share)
+    for alone in (pixels, share):
+        load_config("", alone)
 
 
 def test_a_preset_after_a_benchmark_wins(tmp_path):

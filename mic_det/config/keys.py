@@ -1,5 +1,7 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
+Those of the student's views are in ``view_keys.py``.
+
 ``docs/configuration.md`` is made from this file: ``python -m mic_det.config.docs docs/configuration.md``.
 """
 
@@ -24,13 +26,10 @@ from .rules import (
     number,
     one_of,
 )
+from .view_keys import BLOCK_SHARE, BLOCK_SIZE, MASK_PROB, VIEW_SECTIONS
 
 QUALITY_MODES = ("teacher", "student", "published", "none")
 ALIGNED_REGIONS = ("same", "published")
-SIGMAS = Rule(
-    lambda v: len(v) == 2 and all(map(is_number, v)) and 0 < v[0] <= v[1],
-    "two numbers (low, high), 0 < low <= high",
-)
 MARGINS = Rule(
     lambda v: len(v) == 4 and all(is_number(m) and 0 <= m and (m < 1 or m == int(m)) for m in v),
     "four numbers (top, bottom, left, right), each a share in [0, 1) or a whole number of pixels",
@@ -175,26 +174,7 @@ SECTIONS = (
         Key("MODEL.MIC.MONITOR.PIXEL_QUALITY", 0.01, SHARE,
             "Warns where the teacher is sure of a smaller share of the pixels.", "share of pixels"),
     )),
-    Section("Patch mask", "Random square patches of the normalised image are set to 0.", (
-        Key("MODEL.MIC.MASK.BLOCK_SIZE", 32, COUNT, "Patch size b, in the student's view.", "pixels",
-            "Sec. 3.1, Eq. 4-5; published: 32 for detection (short side 800); for segmentation 64 at 1024 x 2048, 32 "
-            "at half of it"),
-        Key("MODEL.MIC.MASK.RATIO", 0.5, SHARE_BELOW_1, "Share r of patches that are hidden; 0 = no mask.",
-            "share of patches", "Sec. 3.1; published: 0.5 for detection, 0.7 for segmentation"),
-        Key("MODEL.MIC.MASK.DOMAINS", "target", one_of("target", "source", "both"),
-            "Whose masked views are trained on; those of the source with their true boxes.",
-            source="the paper's ablation; published: target"),
-    )),
-    Section("Strong augmentation", "Colour changes of the student's view before the mask, new ones at each step.", (
-        Key("MODEL.MIC.STRONG_AUG.ON_SOURCE", False, YES_NO, "Whether source images get them too.",
-            source="mean-teacher detectors; published: False"),
-        Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", 0.2, number(0, 0.5),  # torchvision: half a turn of the hue
-            "Brightness, contrast, saturation and hue change by up to this much.", source="published: 0.2"),
-        Key("MODEL.MIC.STRONG_AUG.JITTER_PROB", 0.8, SHARE, "How often.", "probability"),
-        Key("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", (0.15, 1.15), SIGMAS,
-            "Gaussian blur: its sigma is drawn uniformly from this range.", "pixels"),
-        Key("MODEL.MIC.STRONG_AUG.BLUR_PROB", 0.5, SHARE, "How often.", "probability"),
-    )),
+    *VIEW_SECTIONS,
     Section("Masked consistency", "The loss L_M of the student's masked view against the teacher's pseudo-boxes.", (
         Key("MODEL.MIC.CONSISTENCY.WEIGHT", 1.0, WEIGHT,
             "lambda_M. 0 leaves L_M out, and the teacher's pass over target images with it.",
@@ -271,7 +251,8 @@ SECTIONS = (
     )),
     Section("Segmentation",
         "For students with a segmentation head (SemSegFPNHead). The loss is L_M's with pixel labels (Eq. 6), weighted "
-        "by the image's quality (Eq. 8). Burn-in and ramp are those of boxes.", (
+        "by the image's quality (Eq. 8). Burn-in and ramp are those of boxes. SEM_SEG.MASK is for a "
+        "segmentation that trains alone; beside boxes, MODEL.MIC.MASK holds.", (
         Key("MODEL.MIC.SEM_SEG.WEIGHT", 1.0, WEIGHT, "lambda_M of the segmentation; 0 leaves it out.",
             source="published: 1.0"),
         Key("MODEL.MIC.SEM_SEG.PIXEL_THRESHOLD", 0.968, SHARE,
@@ -286,11 +267,12 @@ SECTIONS = (
             "Old; use MARGINS. Rows of the student's view, which random crops and several scales make wrong.",
             "pixels"),
         Key("MODEL.MIC.SEM_SEG.IGNORE_BOTTOM", 0, AT_LEAST_0, "Old; use MARGINS.", "pixels"),
-        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE", 64, COUNT,
-            "Patch size where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used.", "pixels",
+        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE", 0, *BLOCK_SIZE,
             "published: 64 at 1024 x 2048 (crops of 1024), 32 at half of it"),
+        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SHARE", 0.0625, *BLOCK_SHARE, "published: 64 of 1024"),
         Key("MODEL.MIC.SEM_SEG.MASK.RATIO", 0.7, SHARE_BELOW_1,
-            "Share of hidden patches where the segmentation trains alone.", "share of patches", "published: 0.7"),
+            "Share of hidden patches.", "share of patches", "published: 0.7"),
+        Key("MODEL.MIC.SEM_SEG.MASK.PROB", 1.0, *MASK_PROB, "published: 1.0"),
         Key("MODEL.MIC.SEM_SEG.MIX_WEIGHT", 0.0, WEIGHT,
             "Weight of ClassMix self-training, the segmentation's L_T; 0 leaves it out.",
             source="DACS; published: 1.0"),

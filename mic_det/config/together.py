@@ -35,6 +35,8 @@ def validate_mic_config(cfg):
     for name in CHECKED_TOO:
         check_key(cfg, name, RULES[name])
     _check_alignment(cfg)
+    for section in ("MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"):
+        _check_patch_size(section, value_of(cfg, section))
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
@@ -70,6 +72,15 @@ def _check_alignment(cfg):
         raise ConfigError(f"{key}.AGREEMENT compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
     if enabled and is_mic(cfg) and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
+
+
+def _check_patch_size(section, mask):
+    share = KEYS[f"{section}.BLOCK_SHARE"].default
+    if mask.BLOCK_SIZE and mask.BLOCK_SHARE != share:
+        raise ConfigError(
+            f"{section}.BLOCK_SIZE is {mask.BLOCK_SIZE} pixels, so BLOCK_SHARE {mask.BLOCK_SHARE} would have no effect: set "
+            f"BLOCK_SIZE 0 to have the share, or BLOCK_SHARE {share} (its default) to have the pixels."
+        )
 
 
 def _check_margins(s):

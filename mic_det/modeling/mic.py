@@ -12,7 +12,6 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..config import validate_mic_config
-from ..config.label_kinds import mask_keys
 from ..utils.step_timer import record
 from .inputs import preprocess, teacher_view
 from .masking import PatchMask, StrongAugmentation
@@ -73,7 +72,7 @@ class MIC(StudentTeacher):
             terms (list[Term]): of the loss; None = L_S + L_M with the paper's settings.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it; None = the paper's.
             strong_source (bool): whether source images are seen that way too.
-            mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels and r = 0.5.
+            mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels of 800 and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
             burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then.
             ramp_up_steps (int): optimizer steps over which lambda_M then grows linearly from 0.
@@ -99,7 +98,7 @@ class MIC(StudentTeacher):
                 self.add_module(term.name, term.module)
         self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
         self.strong_source = strong_source
-        self.mask = mask or PatchMask(32, 0.5)
+        self.mask = mask or PatchMask()
         self.ramp_up_steps = ramp_up_steps
         self.teacher_input_size = teacher_input_size
         self.class_names = class_names
@@ -118,7 +117,7 @@ class MIC(StudentTeacher):
             terms.append(ClassMix.from_config(cfg))
         if alignment:
             terms.append(alignment)
-        mask, strong = mask_keys(cfg), mic.STRONG_AUG
+        strong = mic.STRONG_AUG
         return {
             "student": student,
             "tasks": tasks,
@@ -128,7 +127,7 @@ class MIC(StudentTeacher):
                 channels=cfg.INPUT.FORMAT,
             ),
             "strong_source": strong.ON_SOURCE,
-            "mask": PatchMask(mask.BLOCK_SIZE, mask.RATIO),
+            "mask": PatchMask.from_config(cfg),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,
             "ramp_up_steps": mic.CONSISTENCY.RAMP_UP_STEPS,

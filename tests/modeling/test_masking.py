@@ -4,10 +4,15 @@ import math
 
 import pytest
 import torch
+from detectron2.structures import ImageList
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic_det.modeling.masking import StrongAugmentation, random_patch_mask
+from mic_det.modeling.masking import (
+    PatchMask,
+    StrongAugmentation,
+    random_patch_mask,
+)
 
 
 def generator(seed=0):
@@ -55,10 +60,59 @@ def test_ratio_zero_hides_nothing_and_the_default_generator_is_used():
 
 
 @pytest.mark.parametrize("sizes, block, ratio", [([(8, 8)], 4, 1.0), ([(8, 8)], 4, -0.1), ([(8, 8)], 0, 0.5),
-                                                 ([(9, 8)], 4, 0.5), ([(0, 8)], 4, 0.5)])  # fmt: skip
+                                                 ([(9, 8)], 4, 0.5), ([(0, 8)], 4, 0.5), ([(8, 8)], [4, 4], 0.5),
+                                                 ([(8, 8)], [0], 0.5)])  # fmt: skip
 def test_mask_refusals(sizes, block, ratio):
     with pytest.raises(ValueError):
         random_patch_mask(sizes, (8, 8), block, ratio)
+
+
+@pytest.mark.parametrize("sizes, by_hand", [([(360, 480), (800, 1600)], [14, 32]), ([(20, 500), (192, 384)], [1, 8])])
+def test_patches_fit_the_short_side_of_each_image(sizes, by_hand):
+    """0.04 of it, as the published 32 of 800; each image equals the same image alone with patches of that size."""
+    images = ImageList(torch.zeros(2, 3, 800, 1600), sizes)
+    masks, g = PatchMask()(images, generator(5)), generator(5)
+    for mask, (h, w), block in zip(masks, sizes, by_hand):
+        alone = random_patch_mask([(h, w)], (800, 1600), block, 0.5, generator=g)
+        assert torch.equal(mask, alone[0])
+    one_size = PatchMask(16, 0.3)(images, generator(5))
+    assert torch.equal(one_size, random_patch_mask(sizes, (800, 1600), 16, 0.3, generator=generator(5)))
+
+
+def test_a_share_of_the_views_is_masked_with_the_patches_that_they_would_have_had():
+    images = ImageList(torch.zeros(400, 3, 32, 32), [(32, 32)] * 400)
+    all_masked, some = (PatchMask(8, 0.5, prob=p)(images, generator(2)) for p in (1.0, 0.3))
+    whole = (some == 1).flatten(1).all(dim=1)
+    assert torch.equal(some[~whole], all_masked[~whole])
+    assert abs((~whole).float().mean().item() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 400)
+    assert torch.equal(PatchMask(8, 0.5, prob=0.0)(images, generator(2)), torch.ones_like(some))
+    torch.manual_seed(4)
+    a = PatchMask(8, 0.5, prob=0.3)(images)
+    assert not torch.equal(a, PatchMask(8, 0.5, prob=0.3)(images)), "drawn anew"
+    torch.manual_seed(4)
+    assert torch.equal(a, PatchMask(8, 0.5, prob=0.3)(images))
+
+
+def test_a_probability_of_1_leaves_all_random_numbers_as_they_were():
+    images = ImageList(torch.zeros(2, 3, 64, 96), [(64, 96), (40, 50)])
+    torch.manual_seed(0)
+    mask = PatchMask(16, 0.5)(images)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(mask, random_patch_mask(images.image_sizes, (64, 96), 16, 0.5))
+    assert torch.equal(after, torch.rand(3))
+
+
+def test_patch_sizes_in_words():
+    assert PatchMask().describe((192, 800)) == (
+        "0.5 of the patches are hidden, of 8 pixels at a short side of 192 and 32 pixels at a short side of 800"
+    )
+    assert (
+        PatchMask(16, 0.3, prob=0.5).describe((0,))
+        == "0.3 of the patches are hidden, of 16 pixels, in 0.5 of the views"
+    )
+    assert PatchMask().describe((0,)) == "0.5 of the patches are hidden, of 0.04 of the short side"
+    assert PatchMask(ratio=0.0).describe((192,)) == "no patch is hidden"
 
 
 def view(jitter=0.2, jitter_prob=1.0, sigma=(0.15, 1.15), blur_prob=1.0, channels="RGB"):
