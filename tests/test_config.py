@@ -51,6 +51,10 @@ WRONG = [
     ("MODEL.MIC.MONITOR.BOXES_RATIO", [-0.5], "at least 0"),
     ("MODEL.MIC.MONITOR.PIXEL_QUALITY", [1.5], r"\[0, 1\]"),
     ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
+    ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTHS", [(0.4,), (0.4, 0.4, 0.4, 0.6), (0.4, 0.4, -0.1, 0.1)], "hue"),
+    ("MODEL.MIC.STRONG_AUG.GRAYSCALE_PROB", [1.1], r"\[0, 1\]"),
+    ("MODEL.MIC.STRONG_AUG.ERASE_PROB", [-0.1], r"\[0, 1\]"),
+    ("MODEL.MIC.STRONG_AUG.ERASE_AREA", [(0.0, 0.2), (0.3, 0.2), (0.5, 1.5), (0.2,)], "low"),
     ("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
     ("MODEL.MIC.STRONG_AUG.BLUR_PROB", [1.5], r"\[0, 1\]"),
     ("MODEL.FCOS.NUM_CLASSES", [0], "at least 1"),
@@ -179,6 +183,16 @@ def test_a_patch_size_in_pixels_and_another_share_are_refused_together(section):
         load_config("", pixels + share)
     for alone in (pixels, share):
         load_config("", alone)
+
+
+def test_erasing_is_for_source_images_that_no_classifier_compares():
+    erase = ["MODEL.MIC.STRONG_AUG.ERASE_PROB", 0.5]
+    with pytest.raises(ConfigError, match="ERASE_PROB is 0.5, but MODEL.MIC.STRONG_AUG.ON_SOURCE is False"):
+        load_config("", erase)
+    erase += ["MODEL.MIC.STRONG_AUG.ON_SOURCE", True]
+    load_config("", erase)
+    with pytest.raises(ConfigError, match="would tell the domains apart: set ERASE_PROB 0.0"):
+        load_config("", erase + ["MODEL.MIC.ALIGNMENT.IMAGE.ENABLED", True])
 
 
 def test_a_preset_after_a_benchmark_wins(tmp_path):

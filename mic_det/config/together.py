@@ -37,6 +37,7 @@ def validate_mic_config(cfg):
     _check_alignment(cfg)
     for section in ("MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"):
         _check_patch_size(section, value_of(cfg, section))
+    _check_erasing(cfg)
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
@@ -78,8 +79,22 @@ def _check_patch_size(section, mask):
     share = KEYS[f"{section}.BLOCK_SHARE"].default
     if mask.BLOCK_SIZE and mask.BLOCK_SHARE != share:
         raise ConfigError(
-            f"{section}.BLOCK_SIZE is {mask.BLOCK_SIZE} pixels, so BLOCK_SHARE {mask.BLOCK_SHARE} would have no effect: set "
-            f"BLOCK_SIZE 0 to have the share, or BLOCK_SHARE {share} (its default) to have the pixels."
+            f"{section}.BLOCK_SIZE is {mask.BLOCK_SIZE} pixels, so BLOCK_SHARE {mask.BLOCK_SHARE} has no effect: "
+            f"set BLOCK_SIZE 0 to have the share, or BLOCK_SHARE {share} (its default) to have the pixels."
+        )
+
+
+def _check_erasing(cfg):
+    key, strong, alignment = "MODEL.MIC.STRONG_AUG", cfg.MODEL.MIC.STRONG_AUG, cfg.MODEL.MIC.ALIGNMENT
+    if strong.ERASE_PROB and not strong.ON_SOURCE:
+        raise ConfigError(
+            f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but {key}.ON_SOURCE is False, and only source images are "
+            "erased: set ON_SOURCE True, or ERASE_PROB 0.0."
+        )
+    if strong.ERASE_PROB and (alignment.IMAGE.ENABLED or alignment.INSTANCE.ENABLED):
+        raise ConfigError(
+            f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but with MODEL.MIC.ALIGNMENT the erased parts, which source "
+            "images alone have, would tell the domains apart: set ERASE_PROB 0.0."
         )
 
 

@@ -17,6 +17,14 @@ SIGMAS = Rule(
     lambda v: len(v) == 2 and all(map(is_number, v)) and 0 < v[0] <= v[1],
     "two numbers (low, high), 0 < low <= high",
 )
+STRENGTHS = Rule(
+    lambda v: len(v) in (0, 4) and all(map(is_number, v)) and all(0 <= x <= 1 for x in v) and (not v or v[3] <= 0.5),
+    "(), or four numbers in [0, 1], the last one (hue) at most 0.5",
+)
+AREAS = Rule(
+    lambda v: len(v) == 2 and all(map(is_number, v)) and 0 < v[0] <= v[1] <= 1,
+    "two numbers (low, high), 0 < low <= high <= 1",
+)
 
 # Rule, text and unit of what the mask of boxes and that of a segmentation have in common
 BLOCK_SIZE = (AT_LEAST_0, "Patch size b in pixels of the student's view; 0 = BLOCK_SHARE says it.", "pixels")
@@ -53,10 +61,21 @@ VIEW_SECTIONS = (
             source="mean-teacher detectors; published: False"),
         Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", 0.2, number(0, 0.5),  # torchvision: half a turn of the hue
             "Brightness, contrast, saturation and hue change by up to this much.", source="published: 0.2"),
+        Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTHS", (), STRENGTHS,
+            "Brightness, contrast, saturation and hue, each by up to its own number; () = JITTER_STRENGTH for all.",
+            source="published: 0.2 for all; strong mean teachers: 0.4, 0.4, 0.4, 0.1"),
         Key("MODEL.MIC.STRONG_AUG.JITTER_PROB", 0.8, SHARE, "How often.", "probability"),
+        Key("MODEL.MIC.STRONG_AUG.GRAYSCALE_PROB", 0.0, SHARE, "How often an image loses its colours.", "probability",
+            "published: 0; strong mean teachers: 0.2"),
         Key("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", (0.15, 1.15), SIGMAS,
             "Gaussian blur: its sigma is drawn uniformly from this range.", "pixels"),
         Key("MODEL.MIC.STRONG_AUG.BLUR_PROB", 0.5, SHARE, "How often.", "probability"),
+        Key("MODEL.MIC.STRONG_AUG.ERASE_PROB", 0.0, SHARE,
+            "How often a random rectangle of a source image is set to the mean colour. It needs ON_SOURCE. Target "
+            "images have the patch mask instead, and are never erased.", "probability",
+            "random erasing (Zhong et al., 2020); published: 0"),
+        Key("MODEL.MIC.STRONG_AUG.ERASE_AREA", (0.02, 0.2), AREAS,
+            "The rectangle's share of the image: drawn uniformly from this range.", "share of the image"),
     )),
 )
 # fmt: on

@@ -98,28 +98,35 @@ class PatchMask:
 
 
 class StrongAugmentation(torch.nn.Module):
-    """Colour jitter and Gaussian blur of one image; geometry is unchanged (MIC, Sec. 4.1).
+    """Colour jitter, grayscale and Gaussian blur of one image; geometry is unchanged (MIC, Sec. 4.1).
 
-    Both are drawn anew at each call, from the default generator, on the image's device.
+    All are drawn anew at each call, from the default generator, on the image's device.
     """
 
-    def __init__(self, jitter_strength, jitter_prob, blur_sigma, blur_prob, channels="BGR"):
+    def __init__(self, jitter_strength, jitter_prob, blur_sigma, blur_prob, channels="BGR", grayscale_prob=0.0):
         """
         Args:
-            jitter_strength (float): range of brightness, contrast, saturation and hue, in [0, 0.5].
+            jitter_strength (float or sequence): range of brightness, contrast, saturation and hue: one for all in
+                [0, 0.5], or four, of which the hue is at most 0.5.
             jitter_prob (float): share of images that are jittered, in [0, 1].
             blur_sigma ((float, float)): range of the blur's sigma, in pixels.
             blur_prob (float): share of images that are blurred, in [0, 1].
             channels (str): order of the image's colour channels, "BGR" or "RGB".
+            grayscale_prob (float): share of images that lose their colours, in [0, 1].
         """
         super().__init__()
         if channels not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT is {channels!r}: colour changes need 'BGR' or 'RGB'")
         self.reverse_channels = channels == "BGR"
-        s = jitter_strength
+        strengths = (jitter_strength,) * 4 if isinstance(jitter_strength, Real) else tuple(jitter_strength)
         # torchvision's kernel is fixed while sigma varies: 3 sigma of the widest blur on each side
         kernel = 2 * math.ceil(3 * blur_sigma[1]) + 1
-        self.jitter = v2.RandomApply([v2.ColorJitter(s, s, s, s)], p=jitter_prob) if s else None
+        # in RGB, and nothing is drawn for what is off
+        self.colours = torch.nn.Sequential()
+        if any(strengths):
+            self.colours.append(v2.RandomApply([v2.ColorJitter(*strengths)], p=jitter_prob))
+        if grayscale_prob:
+            self.colours.append(v2.RandomGrayscale(grayscale_prob))
         self.blur = v2.RandomApply([v2.GaussianBlur(kernel, tuple(blur_sigma))], p=blur_prob)
 
     @torch.no_grad()
@@ -132,8 +139,31 @@ class StrongAugmentation(torch.nn.Module):
             Tensor: same shape; float32 in [0, 255].
         """
         view = image.float() / 255  # torchvision takes float images in [0, 1]
-        if self.jitter is not None:
+        if len(self.colours):
             view = view.flip(0) if self.reverse_channels else view
-            view = self.jitter(view)
+            view = self.colours(view)
             view = view.flip(0) if self.reverse_channels else view
         return self.blur(view) * 255
+
+
+class RandomErasing(torch.nn.Module):
+    """A random rectangle of an image gets one colour (Zhong et al., AAAI 2020): what a patch mask is for target images.
+
+    It is drawn anew at each call, from the default generator. Geometry is unchanged.
+    """
+
+    def __init__(self, prob, area, colour):
+        """
+        Args:
+            prob (float): share of images of which a part is erased, in [0, 1].
+            area ((float, float)): range of the erased share of an image's pixels, in (0, 1].
+            colour (sequence of 3 floats): in the image's range and order of channels; the mean, for images that are
+                normalised afterwards, as hidden patches have.
+        """
+        super().__init__()
+        self.erase = v2.RandomErasing(prob, tuple(area), value=list(colour))
+
+    @torch.no_grad()
+    def forward(self, image):
+        """A float image (3, H, W) of the same shape."""
+        return self.erase(image)

@@ -14,7 +14,7 @@ from torch import nn
 from ..config import validate_mic_config
 from ..utils.step_timer import record
 from .inputs import preprocess, teacher_view
-from .masking import PatchMask, StrongAugmentation
+from .masking import PatchMask, RandomErasing, StrongAugmentation
 from .mixing import mix_batch
 from .student_teacher import StudentTeacher
 from .supported import check_pair
@@ -57,6 +57,7 @@ class MIC(StudentTeacher):
         terms: Optional[Sequence[Term]] = None,
         strong_view: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
         strong_source: bool = False,
+        erase: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
         mask: Optional[PatchMask] = None,
         alpha: float = 0.9,
         burn_in_steps: int = 0,
@@ -72,6 +73,7 @@ class MIC(StudentTeacher):
             terms (list[Term]): of the loss; None = L_S + L_M with the paper's settings.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it; None = the paper's.
             strong_source (bool): whether source images are seen that way too.
+            erase (callable): hides a part of such a source image; target images have the mask instead.
             mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels of 800 and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
             burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then.
@@ -97,7 +99,7 @@ class MIC(StudentTeacher):
             if isinstance(getattr(term, "module", None), nn.Module):
                 self.add_module(term.name, term.module)
         self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
-        self.strong_source = strong_source
+        self.strong_source, self.erase = strong_source, erase
         self.mask = mask or PatchMask()
         self.ramp_up_steps = ramp_up_steps
         self.teacher_input_size = teacher_input_size
@@ -123,10 +125,12 @@ class MIC(StudentTeacher):
             "tasks": tasks,
             "terms": terms,
             "strong_view": StrongAugmentation(
-                strong.JITTER_STRENGTH, strong.JITTER_PROB, strong.BLUR_SIGMA, strong.BLUR_PROB,
-                channels=cfg.INPUT.FORMAT,
+                strong.JITTER_STRENGTHS or strong.JITTER_STRENGTH, strong.JITTER_PROB, strong.BLUR_SIGMA,
+                strong.BLUR_PROB, channels=cfg.INPUT.FORMAT, grayscale_prob=strong.GRAYSCALE_PROB,
             ),
             "strong_source": strong.ON_SOURCE,
+            "erase": RandomErasing(strong.ERASE_PROB, strong.ERASE_AREA, cfg.MODEL.PIXEL_MEAN)
+            if strong.ERASE_PROB else None,
             "mask": PatchMask.from_config(cfg),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,
@@ -211,6 +215,8 @@ class MIC(StudentTeacher):
             whole = {"source": step.source, "target": step.target if "target" in names else []}
             if self.strong_source:  # both domains alike: colour changes would tell them apart
                 whole = {name: self.strong_views(inputs) for name, inputs in whole.items()}
+                for x in whole["source"] if self.erase else ():
+                    x["image"] = self.erase(x["image"])
         inputs = {**whole, **strong}
         images = preprocess(self.student, [x for view in inputs.values() for x in view])
         views = Views(images, {name: len(view) for name, view in inputs.items()})

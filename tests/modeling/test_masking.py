@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mic_det.modeling.masking import (
     PatchMask,
+    RandomErasing,
     StrongAugmentation,
     random_patch_mask,
 )
@@ -158,3 +159,71 @@ def test_blur_is_a_gaussian_of_a_sigma_in_range_within_each_channel():
         variance = (weights.sum(0) * x**2).sum().item()
         assert 0.8**2 * 0.97 < variance < 1.15**2 * 1.03
         assert torch.argmax(blurred[1]) == 20 * 41 + 20  # geometry is unchanged
+
+
+def test_one_strength_is_that_strength_for_all_with_the_same_random_numbers():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    seen = []
+    for strengths in (0.2, [0.2] * 4):
+        torch.manual_seed(6)
+        seen += [(view(strengths, jitter_prob=0.8, blur_prob=0.5)(image), torch.rand(2))]
+    assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[1][1])
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_each_strength_changes_its_own_property_alone(channels):
+    """Per pixel: brightness scales all channels alike, contrast moves them to the mean of the grey image, ..."""
+    image = torch.randint(40, 200, (3, 12, 16), generator=generator(1)).float()
+    red = 0 if channels == "RGB" else 2
+    luma = 0.2989 * image[red] + 0.587 * image[1] + 0.114 * image[2 - red]
+
+    def changed(*strengths):
+        return view(strengths, blur_prob=0, channels=channels)(image)
+
+    for _ in range(5):
+        factors = changed(0.2, 0, 0, 0) / image
+        assert factors.max() - factors.min() < 1e-4 and 0.8 <= factors.mean() <= 1.2
+        for strengths, centre in (((0, 0.2, 0, 0), luma.mean()), ((0, 0, 0.2, 0), luma)):
+            seen = changed(*strengths)
+            inside = (seen > 1) & (seen < 254) & ((image - centre).abs() > 5)  # not cut off
+            factors = ((seen - centre) / (image - centre))[inside]
+            assert factors.max() - factors.min() < 1e-2 and 0.79 <= factors.mean() <= 1.21
+        seen = changed(0, 0, 0, 0.1)  # another hue: the same largest and smallest channel of a pixel
+        torch.testing.assert_close(seen.amax(dim=0), image.amax(dim=0), rtol=0, atol=0.05)
+        torch.testing.assert_close(seen.amin(dim=0), image.amin(dim=0), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_grayscale_is_the_luma_in_all_channels_as_often_as_asked(channels):
+    image = torch.randint(0, 256, (3, 6, 8), dtype=torch.uint8, generator=generator(3))
+    red, green, blue = image.float() if channels == "RGB" else image.float().flip(0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
+    gray = StrongAugmentation(0.0, 0.0, (0.15, 1.15), 0.0, channels, grayscale_prob=0.2)
+    changed = 0
+    for _ in range(400):
+        seen = gray(image)
+        if torch.allclose(seen, image.float(), atol=1e-3):
+            continue
+        changed += 1
+        torch.testing.assert_close(seen, luma.expand(3, -1, -1), rtol=0, atol=0.05)
+    assert abs(changed / 400 - 0.2) < 4 * math.sqrt(0.16 / 400)
+
+
+def test_an_erased_rectangle_has_the_colour_asked_for_and_a_share_within_the_range():
+    image, colour = torch.full((3, 90, 120), 7.0), [101.5, 102.5, 103.5]
+    erase, erased = RandomErasing(0.7, (0.05, 0.2), colour), 0
+    for _ in range(300):
+        seen = erase(image)
+        hidden = (seen != image).all(dim=0)
+        assert torch.equal(seen[:, ~hidden], image[:, ~hidden])
+        if not hidden.any():
+            continue
+        erased += 1
+        rows, columns = hidden.any(dim=1).nonzero()[:, 0], hidden.any(dim=0).nonzero()[:, 0]
+        h, w = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+        assert hidden.sum() == h * w, "a rectangle"
+        half = 0.5 * (h + w) + 0.25  # pixels that rounding both sides to whole ones may add or take
+        assert 0.05 * image[0].numel() - half <= h * w <= 0.2 * image[0].numel() + half
+        assert torch.equal(seen[:, hidden], torch.tensor(colour)[:, None].expand(-1, h * w))
+    assert abs(erased / 300 - 0.7) < 4 * math.sqrt(0.21 / 300)
+    assert torch.equal(image, torch.full((3, 90, 120), 7.0)), "not in place"
