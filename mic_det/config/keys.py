@@ -138,14 +138,18 @@ SECTIONS = (
             "Of a checkpoint that has both models (MIC's, or one of another framework): whose weights a new training "
             "starts from, and a plain detector takes. Resuming and evaluation take each as it is."),
         Key("MODEL.MIC.BURN_IN_STEPS", 0, AT_LEAST_0,
-            "Training on the source before the teacher starts. Until then the teacher is a copy of the student (t = 0) "
-            "and L_M is left out; an alignment is not.", "optimizer steps", "mean-teacher detectors; published: 0"),
+            "Training on the source before L_M starts. Until then the teacher is a copy of the student (t = 0; see "
+            "TEACHER.EMA_IN_BURN_IN), and L_M is left out; an alignment is not.", "optimizer steps", "mean-teacher detectors; published: 0"),
     )),
     Section("Teacher", "An exponential moving average: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).", (
         Key("MODEL.MIC.TEACHER.ALPHA", 0.9, SHARE_BELOW_1,
             "The average's weight of its own past.",
             source="Sec. 3.2; published: 0.9 for detection on SADA, 0.999 for segmentation; mean-teacher detectors: "
             "0.9996"),
+        Key("MODEL.MIC.TEACHER.EMA_IN_BURN_IN", False, YES_NO,
+            "True: the average begins with the training, so that it is a strong start when L_M begins (with "
+            "STRONG_AUG.ON_SOURCE: strong start and MIC in one run). False: it begins when burn-in ends.",
+            source="published: no burn-in"),
         Key("MODEL.MIC.TEACHER.INPUT_SIZE", 0, AT_LEAST_0,
             "Short side at which the teacher sees the target image; 0 = as the student sees it.", "pixels",
             "published: 0"),

@@ -61,6 +61,7 @@ class MIC(StudentTeacher):
         mask: Optional[PatchMask] = None,
         alpha: float = 0.9,
         burn_in_steps: int = 0,
+        ema_in_burn_in: bool = False,
         ramp_up_steps: int = 0,
         teacher_input_size: int = 0,
         evaluate: str = "teacher",
@@ -76,7 +77,8 @@ class MIC(StudentTeacher):
             erase (callable): hides a part of such a source image; target images have the mask instead.
             mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels of 800 and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
-            burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then.
+            burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then,
+            ema_in_burn_in (bool): or is averaged from the first step on.
             ramp_up_steps (int): optimizer steps over which lambda_M then grows linearly from 0.
             teacher_input_size (int): short side in pixels at which the teacher sees images; 0 = as the student does.
             evaluate (str): "teacher", "student" or "both"; see :class:`StudentTeacher`.
@@ -89,7 +91,9 @@ class MIC(StudentTeacher):
         teacher = copy.deepcopy(student) if teacher is None else teacher
         tasks = [task() for task in find_tasks(student)] if tasks is None else list(tasks)
         check_pair(student, teacher, tasks)
-        super().__init__(student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, evaluate=evaluate)
+        super().__init__(
+            student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, ema_in_burn_in=ema_in_burn_in, evaluate=evaluate
+        )
         self.tasks = tasks
         self.needs_features = any(task.needs_features for task in tasks)
         if terms is None:
@@ -134,6 +138,7 @@ class MIC(StudentTeacher):
             "mask": PatchMask.from_config(cfg),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,
+            "ema_in_burn_in": mic.TEACHER.EMA_IN_BURN_IN,
             "ramp_up_steps": mic.CONSISTENCY.RAMP_UP_STEPS,
             "teacher_input_size": mic.TEACHER.INPUT_SIZE,
             "evaluate": mic.EVALUATE,

@@ -199,6 +199,20 @@ def test_burn_in_copies_the_student_and_leaves_the_target_out(storage):
     assert_weights(model.teacher, expected_teacher(students, 0.9, burn_in=2))
 
 
+def test_the_average_can_begin_with_burn_in(storage):
+    """Strong start and MIC in one run: while L_M is left out, the teacher is the average of all steps."""
+    keys = {"MODEL__MIC__BURN_IN_STEPS": 3, "MODEL__MIC__TEACHER__EMA_IN_BURN_IN": True}
+    model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.9, **keys, **ALL_BOXES))
+    students = [weights(model.student)]
+    optimizer = optimizer_of(model, torch.optim.SGD)
+    for steps in (3, 2):
+        assert ("pseudo/num_boxes" in storage.latest()) == (steps == 2 and len(students) > 4)
+        train(model, optimizer, steps, students=students)
+        model.state_dict()
+        assert_weights(model.teacher, expected_teacher(students, 0.9))
+    assert "pseudo/num_boxes" in storage.latest()
+
+
 def test_ten_steps_equal_five_saved_loaded_and_five_more():
     def make():
         torch.manual_seed(0)
