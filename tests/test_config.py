@@ -119,6 +119,14 @@ PRESETS = {
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "source_strong": {"EVALUATE": "student", "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
+    "strong_start": {
+        "STRONG_AUG.ON_SOURCE": True, "STRONG_AUG.JITTER_STRENGTHS": (0.4, 0.4, 0.4, 0.1),
+        "STRONG_AUG.GRAYSCALE_PROB": 0.2, "STRONG_AUG.ERASE_PROB": 0.5, "CONSISTENCY.WEIGHT": 0.0,
+        "SEM_SEG.WEIGHT": 0.0,
+    },
+    "mic_strong": {
+        "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.RPN_BOX_REG_WEIGHT": 1.0, "CONSISTENCY.ROI_BOX_REG_WEIGHT": 1.0,
+    },
     "mic_published": {"EVALUATE": "student", "MASK.BLOCK_SIZE": 32, "CONSISTENCY.QUALITY": "published"},
 }  # fmt: skip
 

@@ -139,7 +139,8 @@ SECTIONS = (
             "starts from, and a plain detector takes. Resuming and evaluation take each as it is."),
         Key("MODEL.MIC.BURN_IN_STEPS", 0, AT_LEAST_0,
             "Training on the source before L_M starts. Until then the teacher is a copy of the student (t = 0; see "
-            "TEACHER.EMA_IN_BURN_IN), and L_M is left out; an alignment is not.", "optimizer steps", "mean-teacher detectors; published: 0"),
+            "TEACHER.EMA_IN_BURN_IN), and L_M is left out; an alignment is not.", "optimizer steps",
+            "mean-teacher detectors; published: 0"),
     )),
     Section("Teacher", "An exponential moving average: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).", (
         Key("MODEL.MIC.TEACHER.ALPHA", 0.9, SHARE_BELOW_1,
