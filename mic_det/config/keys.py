@@ -30,6 +30,10 @@ from .view_keys import BLOCK_SHARE, BLOCK_SIZE, MASK_PROB, VIEW_SECTIONS
 
 QUALITY_MODES = ("teacher", "student", "published", "none")
 ALIGNED_REGIONS = ("same", "published")
+BOUNDS = Rule(
+    lambda v: len(v) == 2 and all(map(is_number, v)) and 0 <= v[0] <= v[1] <= 1,
+    "two numbers (low, high), 0 <= low <= high <= 1",
+)
 MARGINS = Rule(
     lambda v: len(v) == 4 and all(is_number(m) and 0 <= m and (m < 1 or m == int(m)) for m in v),
     "four numbers (top, bottom, left, right), each a share in [0, 1) or a whole number of pixels",
@@ -160,6 +164,16 @@ SECTIONS = (
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
             "One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares", "running_mean"),
+            "Thresholds that begin with SCORE_THRESHOLD and follow the teacher, one a class (pseudo/threshold_CLASS in "
+            "the log). class_shares: each class gets the share of pseudo-boxes that it has among the source's true "
+            "boxes; their number is that of SCORE_THRESHOLD. running_mean: the mean score of the class's detections "
+            "over the lower bound. none: they stay.",
+            source="self-training detectors; published: none"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", (0.3, 0.9), BOUNDS, "Least and largest of these thresholds.",
+            "probability"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", 0.99, SHARE_BELOW_1,
+            "Weight of the past at each optimizer step: of the thresholds, and of the scores that they follow."),
         Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
             "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
             "NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.", "IoU"),

@@ -43,6 +43,7 @@ def validate_mic_config(cfg):
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
     _check_classes(cfg)
+    _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
     _check_output_dir(cfg.OUTPUT_DIR)
 
@@ -117,6 +118,17 @@ def _check_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
             f"{classes_key(cfg)} is {num_classes(cfg)}: give one a class, or ()."
+        )
+
+
+def _check_thresholds(p):
+    key = "MODEL.MIC.PSEUDO_BOXES"
+    name = "SCORE_THRESHOLD_PER_CLASS" if p.SCORE_THRESHOLD_PER_CLASS else "SCORE_THRESHOLD"
+    low, high = p.ADAPT_BOUNDS
+    if p.ADAPT != "none" and not all(low <= x <= high for x in p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]):
+        raise ConfigError(
+            f"{key}.{name} is {p[name]}, where thresholds begin that {key}.ADAPT {p.ADAPT} keeps in {[low, high]}: "
+            "change it, or ADAPT_BOUNDS."
         )
 
 

@@ -99,9 +99,9 @@ class MIC(StudentTeacher):
         if terms is None:
             terms = [Supervised(), MaskedConsistency({task.name: 1.0 for task in tasks})]
         self.terms = list(terms)
-        for term in self.terms:
-            if isinstance(getattr(term, "module", None), nn.Module):
-                self.add_module(term.name, term.module)
+        for part in (*self.terms, *self.tasks):
+            if isinstance(getattr(part, "module", None), nn.Module):
+                self.add_module(part.name, part.module)
         self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
         self.strong_source, self.erase = strong_source, erase
         self.mask = mask or PatchMask()
@@ -179,6 +179,8 @@ class MIC(StudentTeacher):
         # 1. the teacher looks at whole target images
         if step.target and any(term.needs_teacher(step) for term in terms):
             step.pseudo = self.teach(step.target)
+            for task in self.tasks:
+                task.follow(step.pseudo[task.name], step.truth[task.name])
         # 2. what the student sees, by name
         wanted = [(term, term.views(step)) for term in terms]
         views = self.make_views(step, {name for _, names in wanted for name in names})
@@ -194,6 +196,20 @@ class MIC(StudentTeacher):
             yield losses
             del losses
             views.forget()  # before the next part needs the memory
+
+    def after_optimizer_step(self):
+        """See :class:`StudentTeacher`; what tasks have observed in the step counts now."""
+        super().after_optimizer_step()
+        for task in self.tasks:
+            if task.module is not None:
+                task.module.step()
+
+    def restart(self, weights_from="teacher"):
+        """See :class:`StudentTeacher`; what tasks remember of the earlier training is forgotten."""
+        super().restart(weights_from)
+        for task in self.tasks:
+            if task.module is not None:
+                task.module.reset()
 
     def new_step(self, batched_inputs):
         """The :class:`Step` of a batch, before anything is computed."""

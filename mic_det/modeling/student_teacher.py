@@ -33,8 +33,7 @@ def _after_optimizer_step(optimizer, *_):
     for model in list(_watched):
         if any(id(p) in stepped for p in model.student.parameters()):
             model._pending_steps.append(overflow)
-            # here, as all processes take this step together, while a teacher is brought up to date by one alone too
-            average_statistics(model.student)
+            model.after_optimizer_step()
 
 
 class StudentTeacher(nn.Module):
@@ -94,6 +93,10 @@ class StudentTeacher(nn.Module):
             ema_update(self.teacher, self.student, 0.0)
             self._teacher_ready = True
         self.update_teacher()
+
+    def after_optimizer_step(self):
+        """What all processes do together, while a teacher is brought up to date by one alone too."""
+        average_statistics(self.student)
 
     def update_teacher(self):
         """Take the student's optimizer step since the last call, if any, into the average; idempotent."""

@@ -170,7 +170,7 @@ class Scene:
 def _box_panels(task, scene):
     detections = task.detections(scene.model.teacher, scene.seen)[0]
     panels = _pseudo_box_panels(
-        task.select, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected
+        task.selection, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected
     )
     on_masked = task.predict(scene.model.student, scene.masked)[0]
     on_masked = on_masked[on_masked.scores >= scene.score_threshold]

@@ -40,11 +40,13 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("quality", QUALITY_MODES)
-def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, quality):
+@pytest.mark.parametrize("quality, adapt", [*((x, "none") for x in QUALITY_MODES),
+                                            ("teacher", "class_shares"), ("teacher", "running_mean")])  # fmt: skip
+def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, quality, adapt):
     write_two_domains(tmp_path)
     keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
-            "MODEL__MIC__CONSISTENCY": {"QUALITY": quality}, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
+            "MODEL__MIC__CONSISTENCY": {"QUALITY": quality}, "SOLVER__IMS_PER_BATCH_TARGET": 3,
+            "MODEL__MIC__PSEUDO_BOXES": {"ADAPT": adapt}, "MODEL__MIC__MASK": {"PROB": 0.5}}  # fmt: skip
     cfg = load(tmp_path, tiny_config(tmp_path, **keys))
     batches, _ = make_batches(cfg, 1, (96, 128), True)
     variant = make_variant(cfg, "mic", batches)

@@ -1,6 +1,6 @@
 """Boxes of an R-CNN (and instance masks and keypoints of the source): Faster, Mask and Keypoint R-CNN."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
 import torch
@@ -9,10 +9,11 @@ from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 
-from ...config.label_kinds import box_section
+from ...config.label_kinds import box_section, num_classes
 from ...utils.step_timer import record
 from ..pseudo_labels import select_pseudo_boxes
 from ..regions import region_scores, supervised_roi_losses
+from ..thresholds import AdaptiveThresholds
 from .base import Task
 from .region_consistency import (
     ConsistencyWeights,
@@ -28,11 +29,13 @@ class PseudoBoxes:
     """Pseudo-boxes of N target images, in the frame of the student's views.
 
     ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
-    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region.
+    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region. ``detections`` are
+    all N ``Instances`` that they were chosen from.
     """
 
     boxes: list = field(default_factory=list)
     background_prob: Optional[Callable] = None
+    detections: list = field(default_factory=list)
 
 
 class BoxTask(Task):
@@ -40,28 +43,33 @@ class BoxTask(Task):
 
     name = "boxes"
 
-    def __init__(self, *, select=None, empty_images="skip", weights=None):
+    def __init__(self, *, select=None, empty_images="skip", weights=None, thresholds=None):
         """
         Args:
             select (dict): arguments of :func:`select_pseudo_boxes`; None = score threshold 0.8.
             empty_images (str): images without pseudo-boxes: "skip" them, or take them as all "background".
             weights (ConsistencyWeights): of the terms of L_M.
+            thresholds (AdaptiveThresholds): in place of the score threshold; None = that one, unchanged.
         """
         self.select = {"score_threshold": 0.8, **(select or {})}
         self.empty_images = empty_images
         self.weights = weights or ConsistencyWeights()
+        self.module = thresholds
 
     @classmethod
     def from_config(cls, cfg, **others):
         p, c = cfg.MODEL.MIC.PSEUDO_BOXES, cfg.MODEL.MIC.CONSISTENCY
+        start, thresholds = p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, None
+        if p.ADAPT != "none":
+            thresholds = AdaptiveThresholds(start, p.ADAPT, num_classes(cfg), p.ADAPT_BOUNDS, p.ADAPT_MOMENTUM)
         select = dict(
-            score_threshold=p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, nms_threshold=p.NMS_THRESHOLD,
+            score_threshold=start, nms_threshold=p.NMS_THRESHOLD,
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
         )  # fmt: skip
         weights = ConsistencyWeights(
             c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY
         )
-        return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
+        return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, thresholds=thresholds, **others)
 
     def classes_key(self, model):
         return f"MODEL.{box_section(type(model))}.NUM_CLASSES"
@@ -80,10 +88,21 @@ class BoxTask(Task):
             instances._image_size = size
         return found
 
+    @property
+    def selection(self):
+        """Arguments of :func:`select_pseudo_boxes` as they are now."""
+        return {**self.select, "score_threshold": self.module.values} if self.module is not None else self.select
+
     def pseudo_labels(self, model, view):
         found = self.detections(model, view)
         with record("pseudo-labels"):
-            return PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
+            return PseudoBoxes([select_pseudo_boxes(x, **self.selection) for x in found], detections=found)
+
+    def follow(self, pseudo, truth):
+        if self.module is not None:
+            found = pseudo.detections
+            scores, classes = (torch.cat([x.get(name) for x in found]) for name in ("scores", "pred_classes"))
+            self.module.observe(scores, classes, torch.cat([x.gt_classes for x in truth]))
 
     def predict(self, model, images, features=None):
         """Detections of a model in eval mode in normalised images (``ImageList``), in their frame: list[Instances]."""
@@ -98,7 +117,8 @@ class BoxTask(Task):
         return [class_names[i] if i < len(class_names) else str(i) for i in range(self.num_classes(model))]
 
     def log(self, pseudo, model, class_names):
-        log_pseudo_boxes(pseudo.boxes, self.logged_names(model, class_names))
+        thresholds = None if self.module is None else self.module.values
+        log_pseudo_boxes(pseudo.boxes, self.logged_names(model, class_names), thresholds)
 
 
 class RCNNTask(BoxTask):
@@ -133,7 +153,7 @@ class RCNNTask(BoxTask):
         return {**losses, **roi_losses}
 
     def pseudo_labels(self, model, view):
-        return PseudoBoxes(super().pseudo_labels(model, view).boxes, _background_prob(model, view))
+        return replace(super().pseudo_labels(model, view), background_prob=_background_prob(model, view))
 
     def consistency(self, student, view, pseudo, truth):
         views = MaskedViews(
@@ -159,8 +179,8 @@ def _background_prob(model, view):
     return background_prob
 
 
-def log_pseudo_boxes(pseudo, class_names):
-    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score."""
+def log_pseudo_boxes(pseudo, class_names, thresholds=None):
+    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score; thresholds (K,)."""
     storage = get_event_storage()
     counts = [len(x) for x in pseudo]
     storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
@@ -168,8 +188,12 @@ def log_pseudo_boxes(pseudo, class_names):
     classes = torch.cat([x.gt_classes for x in pseudo])
     per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
-    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
+    thresholds = mean_score.new_empty(0) if thresholds is None else thresholds
+    mean_score, *numbers = torch.cat([mean_score[None], per_class, thresholds]).tolist()  # one transfer for all
+    per_class, thresholds = numbers[: len(class_names)], numbers[len(class_names) :]
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
     for name, count in zip(class_names, per_class):
         storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)
+    for name, threshold in zip(class_names, thresholds):
+        storage.put_scalar(f"pseudo/threshold_{name}", threshold, smoothing_hint=False)
