@@ -36,6 +36,7 @@ WRONG = [
     ("SOLVER.CHECKPOINT_PERIOD", [0, -5], "at least 1"),
     ("MODEL.MIC.MASK.DOMAINS", ["targets", ""], "'target', 'source', 'both'"),
     ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'published', 'none'"),
+    ("MODEL.MIC.CONSISTENCY.TARGETS", ["softer"], "'hard', 'soft'"),
     ("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", ["keep"], "'skip', 'background'"),
     ("MODEL.MIC.EVALUATE", ["neither"], "'teacher', 'student'"),
     ("MODEL.TORCHVISION.NORM", ["GN"], "'FrozenBN', 'BN'"),

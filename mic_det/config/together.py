@@ -35,6 +35,7 @@ def validate_mic_config(cfg):
     for name in CHECKED_TOO:
         check_key(cfg, name, RULES[name])
     _check_alignment(cfg)
+    _check_soft_targets(cfg.MODEL.MIC)
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
@@ -70,6 +71,23 @@ def _check_alignment(cfg):
         raise ConfigError(f"{key}.AGREEMENT compares two classifiers: enable {key}.IMAGE and {key}.INSTANCE too.")
     if enabled and is_mic(cfg) and cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
+
+
+def _check_soft_targets(mic):
+    c, size, key = mic.CONSISTENCY, mic.TEACHER.INPUT_SIZE, "MODEL.MIC.CONSISTENCY"
+    if c.TARGETS != "soft":
+        return
+    if c.QUALITY not in ("teacher", "none"):
+        raise ConfigError(
+            f"{key}.QUALITY is {c.QUALITY!r}, but soft targets ({key}.TARGETS) have no quality weight: use 'teacher' "
+            "or 'none', which are the same there."
+        )
+    if size and (c.RPN_CLS_WEIGHT or c.RPN_BOX_REG_WEIGHT):
+        raise ConfigError(
+            f"MODEL.MIC.TEACHER.INPUT_SIZE is {size}, but {key}.TARGETS 'soft' compares teacher and student on the "
+            f"same anchors, which images of another size do not have: set it to 0, or {key}.RPN_CLS_WEIGHT and "
+            f"{key}.RPN_BOX_REG_WEIGHT to 0, or use {key}.TARGETS 'hard'."
+        )
 
 
 def _check_margins(s):

@@ -6,21 +6,16 @@ from typing import Callable, Optional
 import torch
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
-from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 
 from ...config.label_kinds import box_section
 from ...utils.step_timer import record
 from ..pseudo_labels import select_pseudo_boxes
-from ..regions import region_scores, supervised_roi_losses
+from ..regions import rpn_predictions, supervised_roi_losses
 from .base import Task
-from .region_consistency import (
-    ConsistencyWeights,
-    MaskedViews,
-    masked_consistency_losses,
-    pseudo_targets,
-    true_targets,
-)
+from .region_consistency import ConsistencyWeights, masked_consistency_losses
+from .region_sampling import MaskedViews, pseudo_targets, true_targets
+from .region_teacher import RegionTeacher
 
 
 @dataclass
@@ -28,11 +23,13 @@ class PseudoBoxes:
     """Pseudo-boxes of N target images, in the frame of the student's views.
 
     ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
-    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region.
+    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region. ``soft_teacher`` has
+    the outputs that soft targets are made of.
     """
 
     boxes: list = field(default_factory=list)
     background_prob: Optional[Callable] = None
+    soft_teacher: Optional[RegionTeacher] = None
 
 
 class BoxTask(Task):
@@ -59,7 +56,7 @@ class BoxTask(Task):
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
         )  # fmt: skip
         weights = ConsistencyWeights(
-            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY
+            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS
         )
         return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
 
@@ -72,16 +69,19 @@ class BoxTask(Task):
     def no_pseudo_labels(self):
         return PseudoBoxes()
 
-    def detections(self, model, view):
-        """All detections of a model in a :class:`TeacherView`, in the frame of the student's views."""
-        found = self.predict(model, view.images, view.features)
+    def detections(self, model, view, **computed):
+        """All detections of a model in a :class:`TeacherView`, in the frame of the student's views.
+
+        Others than these arguments are :meth:`predict`'s: what has been computed before.
+        """
+        found = self.predict(model, view.images, view.features, **computed)
         for instances, size, (sx, sy) in zip(found, view.sizes, view.scales):
             instances.pred_boxes.scale(1 / sx, 1 / sy)
             instances._image_size = size
         return found
 
-    def pseudo_labels(self, model, view):
-        found = self.detections(model, view)
+    def pseudo_labels(self, model, view, **computed):
+        found = self.detections(model, view, **computed)
         with record("pseudo-labels"):
             return PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
 
@@ -133,30 +133,28 @@ class RCNNTask(BoxTask):
         return {**losses, **roi_losses}
 
     def pseudo_labels(self, model, view):
-        return PseudoBoxes(super().pseudo_labels(model, view).boxes, _background_prob(model, view))
+        if self.weights.targets == "hard":
+            return PseudoBoxes(super().pseudo_labels(model, view).boxes, RegionTeacher(model, view).background_prob)
+        rpn_outputs = rpn_predictions(model.proposal_generator, view.features)
+        pseudo = super().pseudo_labels(model, view, rpn_outputs=rpn_outputs)
+        pseudo.soft_teacher = RegionTeacher(model, view, rpn_outputs)
+        return pseudo
 
     def consistency(self, student, view, pseudo, truth):
         views = MaskedViews(
             view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
             self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
-            [False] * len(pseudo.boxes) + [True] * len(truth),
+            [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher,
         )  # fmt: skip
         return masked_consistency_losses(student, views, self.weights)
 
-    def predict(self, model, images, features=None):
+    def predict(self, model, images, features=None, rpn_outputs=None):
         features = model.backbone(images.tensor) if features is None else features
-        proposals, _ = model.proposal_generator(images, features, None)
+        if rpn_outputs is None:
+            proposals, _ = model.proposal_generator(images, features, None)
+        else:
+            proposals = model.proposal_generator.predict_proposals(*rpn_outputs, images.image_sizes)
         return model.roi_heads(images, features, proposals, None)[0]
-
-
-def _background_prob(model, view):
-    @torch.no_grad()
-    def background_prob(boxes):
-        boxes = [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, view.scales)]
-        logits, _ = region_scores(model.roi_heads, view.features, boxes)
-        return logits.softmax(dim=1)[:, -1].split([len(b) for b in boxes])
-
-    return background_prob
 
 
 def log_pseudo_boxes(pseudo, class_names):
