@@ -20,6 +20,7 @@ WRONG = [
     ("MODEL.MIC.TEACHER.ALPHA", [1.0, -0.1], r"\[0, 1\)"),
     ("MODEL.MIC.MASK.RATIO", [1.0, -0.01, 1.5], r"\[0, 1\)"),
     ("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", [-0.1, 1.1], r"\[0, 1\]"),
+    ("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", [-0.1, 1.1, 0.8], r"\[0, 1\]|smaller value"),
     ("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", [-0.1, 1.1], r"\[0, 1\]"),
     ("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", [(0.5, 0.5), (0.5, 0.5, 2.0)], "NUM_CLASSES|0, 1"),
     ("MODEL.MIC.MASK.BLOCK_SIZE", [0, -3], "at least 1"),

@@ -156,6 +156,13 @@ SECTIONS = (
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
             "One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
+        Key("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", 0.0, SHARE,
+            "Detections with at least this score that are no pseudo-boxes are undecided: their places are not taught "
+            "as background. Anchors and proposals that would not be background if the undecided box were a true one "
+            "(by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS) are not sampled as background. What is "
+            "matched to a pseudo-box is not changed. 0 = none: all that is no pseudo-box is background. For hard "
+            "targets (MODEL.MIC.CONSISTENCY.TARGETS) of R-CNN students. The log has their number an image, "
+            "pseudo/num_undecided.", "probability", "self-training detectors: about 0.3; published: 0"),
         Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
             "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
             "NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.", "IoU"),
@@ -211,7 +218,7 @@ SECTIONS = (
             "(student and published are refused). Masked source images keep their true labels. For R-CNN students "
             "(see MODEL.MIC.STUDENT). The RPN's terms need MODEL.MIC.TEACHER.INPUT_SIZE 0, as other sizes have other "
             "anchors.",
-            source="mean-teacher detectors of today; published: hard"),
+            source="self-training detectors since MIC; published: hard"),
         Key("MODEL.MIC.CONSISTENCY.QUALITY", "teacher", one_of(*QUALITY_MODES),
             "Weight q of each region. teacher: the teacher's probability for the label that the region is given (score "
             "of the pseudo-box, background). student: the student's probability for what it predicts itself, without "

@@ -77,6 +77,11 @@ def _check_soft_targets(mic):
     c, size, key = mic.CONSISTENCY, mic.TEACHER.INPUT_SIZE, "MODEL.MIC.CONSISTENCY"
     if c.TARGETS != "soft":
         return
+    if mic.PSEUDO_BOXES.IGNORE_SCORE:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {mic.PSEUDO_BOXES.IGNORE_SCORE}, but with {key}.TARGETS 'soft' no "
+            "region is taught as background: the teacher's own doubt is the target. Set it to 0."
+        )
     if c.QUALITY not in ("teacher", "none"):
         raise ConfigError(
             f"{key}.QUALITY is {c.QUALITY!r}, but soft targets ({key}.TARGETS) have no quality weight: use 'teacher' "
@@ -104,7 +109,13 @@ def _check_margins(s):
 
 
 def _check_classes(cfg):
-    per_class = len(cfg.MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
+    p = cfg.MODEL.MIC.PSEUDO_BOXES
+    if p.IGNORE_SCORE >= max(p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]) and p.IGNORE_SCORE:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {p.IGNORE_SCORE}, but detections from SCORE_THRESHOLD on are "
+            "pseudo-boxes: use a smaller value, or 0 for none."
+        )
+    per_class = len(p.SCORE_THRESHOLD_PER_CLASS)
     if per_class and per_class != num_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "

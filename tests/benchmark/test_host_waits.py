@@ -43,11 +43,17 @@ class Waits(TorchDispatchMode):
 ALL_TERMS = {"TARGETS": "soft", "RPN_BOX_REG_WEIGHT": 1.0, "ROI_BOX_REG_WEIGHT": 1.0}
 
 
-@pytest.mark.parametrize("consistency", [*({"QUALITY": x} for x in QUALITY_MODES), ALL_TERMS], ids=str)
-def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, consistency):
+SETTINGS = [
+    *({"CONSISTENCY": {"QUALITY": mode}} for mode in QUALITY_MODES), {"CONSISTENCY": ALL_TERMS},
+    {"PSEUDO_BOXES": {"IGNORE_SCORE": 0.2}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, settings):
     write_two_domains(tmp_path)
     keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
-            "MODEL__MIC__CONSISTENCY": consistency, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
+            "MODEL__MIC": settings, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
     cfg = load(tmp_path, tiny_config(tmp_path, **keys))
     batches, _ = make_batches(cfg, 1, (96, 128), True)
     variant = make_variant(cfg, "mic", batches)

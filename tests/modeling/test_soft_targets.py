@@ -335,6 +335,11 @@ def test_a_teacher_that_sees_another_size_is_refused_for_anchors_and_works_for_r
         model([source_input(), target_input()])
 
 
+def test_undecided_boxes_are_refused():
+    with pytest.raises(ConfigError, match="IGNORE_SCORE is 0.3.*TARGETS 'soft'.*Set it to 0"):
+        validate_mic_config(tiny_cfg(**SOFT, MODEL__MIC__PSEUDO_BOXES__IGNORE_SCORE=0.3))
+
+
 @pytest.mark.parametrize("quality", ["student", "published"])
 def test_quality_weights_of_the_student_are_refused(quality):
     with pytest.raises(ConfigError, match=f"QUALITY is '{quality}'.*TARGETS.*'teacher' or 'none'"):

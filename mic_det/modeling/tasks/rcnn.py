@@ -10,7 +10,7 @@ from detectron2.utils.events import get_event_storage
 
 from ...config.label_kinds import box_section
 from ...utils.step_timer import record
-from ..pseudo_labels import select_pseudo_boxes
+from ..pseudo_labels import select_pseudo_boxes, undecided_boxes
 from ..regions import rpn_predictions, supervised_roi_losses
 from .base import Task
 from .region_consistency import ConsistencyWeights, masked_consistency_losses
@@ -24,12 +24,14 @@ class PseudoBoxes:
 
     ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
     (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region. ``soft_teacher`` has
-    the outputs that soft targets are made of.
+    the outputs that soft targets are made of. ``undecided`` are N tensors of :func:`undecided_boxes`, where they are
+    looked for.
     """
 
     boxes: list = field(default_factory=list)
     background_prob: Optional[Callable] = None
     soft_teacher: Optional[RegionTeacher] = None
+    undecided: Optional[list] = None
 
 
 class BoxTask(Task):
@@ -37,16 +39,18 @@ class BoxTask(Task):
 
     name = "boxes"
 
-    def __init__(self, *, select=None, empty_images="skip", weights=None):
+    def __init__(self, *, select=None, empty_images="skip", weights=None, ignore_score=0.0):
         """
         Args:
             select (dict): arguments of :func:`select_pseudo_boxes`; None = score threshold 0.8.
             empty_images (str): images without pseudo-boxes: "skip" them, or take them as all "background".
             weights (ConsistencyWeights): of the terms of L_M.
+            ignore_score (float): detections with this score that are no pseudo-boxes are undecided; 0 = none is.
         """
         self.select = {"score_threshold": 0.8, **(select or {})}
         self.empty_images = empty_images
         self.weights = weights or ConsistencyWeights()
+        self.ignore_score = ignore_score
 
     @classmethod
     def from_config(cls, cfg, **others):
@@ -58,7 +62,7 @@ class BoxTask(Task):
         weights = ConsistencyWeights(
             c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS
         )
-        return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
+        return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, ignore_score=p.IGNORE_SCORE, **others)
 
     def classes_key(self, model):
         return f"MODEL.{box_section(type(model))}.NUM_CLASSES"
@@ -83,7 +87,10 @@ class BoxTask(Task):
     def pseudo_labels(self, model, view, **computed):
         found = self.detections(model, view, **computed)
         with record("pseudo-labels"):
-            return PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
+            pseudo = PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
+            if self.ignore_score:
+                pseudo.undecided = [undecided_boxes(x, y, self.ignore_score) for x, y in zip(found, pseudo.boxes)]
+            return pseudo
 
     def predict(self, model, images, features=None):
         """Detections of a model in eval mode in normalised images (``ImageList``), in their frame: list[Instances]."""
@@ -98,7 +105,7 @@ class BoxTask(Task):
         return [class_names[i] if i < len(class_names) else str(i) for i in range(self.num_classes(model))]
 
     def log(self, pseudo, model, class_names):
-        log_pseudo_boxes(pseudo.boxes, self.logged_names(model, class_names))
+        log_pseudo_boxes(pseudo.boxes, self.logged_names(model, class_names), pseudo.undecided)
 
 
 class RCNNTask(BoxTask):
@@ -134,17 +141,22 @@ class RCNNTask(BoxTask):
 
     def pseudo_labels(self, model, view):
         if self.weights.targets == "hard":
-            return PseudoBoxes(super().pseudo_labels(model, view).boxes, RegionTeacher(model, view).background_prob)
+            pseudo = super().pseudo_labels(model, view)
+            pseudo.background_prob = RegionTeacher(model, view).background_prob
+            return pseudo
         rpn_outputs = rpn_predictions(model.proposal_generator, view.features)
         pseudo = super().pseudo_labels(model, view, rpn_outputs=rpn_outputs)
         pseudo.soft_teacher = RegionTeacher(model, view, rpn_outputs)
         return pseudo
 
     def consistency(self, student, view, pseudo, truth):
+        undecided = pseudo.undecided
+        if undecided is not None:
+            undecided = undecided + [x.gt_boxes.tensor[:0] for x in truth]
         views = MaskedViews(
             view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
             self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
-            [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher,
+            [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher, undecided,
         )  # fmt: skip
         return masked_consistency_losses(student, views, self.weights)
 
@@ -157,8 +169,11 @@ class RCNNTask(BoxTask):
         return model.roi_heads(images, features, proposals, None)[0]
 
 
-def log_pseudo_boxes(pseudo, class_names):
-    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score."""
+def log_pseudo_boxes(pseudo, class_names, undecided=None):
+    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score.
+
+    Where boxes are ``undecided``, their number an image, too.
+    """
     storage = get_event_storage()
     counts = [len(x) for x in pseudo]
     storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
@@ -166,7 +181,11 @@ def log_pseudo_boxes(pseudo, class_names):
     classes = torch.cat([x.gt_classes for x in pseudo])
     per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
-    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
+    num_undecided = (torch.cat(undecided or [torch.zeros(0, 4, device=classes.device)]) != 0).any(dim=1).sum()
+    # one transfer for all
+    *per_class, mean_score, num_undecided = torch.cat([per_class, mean_score[None], num_undecided[None]]).tolist()
+    if undecided is not None:
+        storage.put_scalar("pseudo/num_undecided", num_undecided / len(counts))
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
     for name, count in zip(class_names, per_class):

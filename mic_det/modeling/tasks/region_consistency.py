@@ -13,7 +13,7 @@ from detectron2.layers import cat, ciou_loss, diou_loss
 from fvcore.nn import giou_loss, smooth_l1_loss
 
 from ..regions import region_features, rpn_predictions
-from .region_sampling import sample_anchors
+from .region_sampling import sample_anchors, sample_proposals
 from .soft_targets import teacher_anchors, teacher_classes
 
 
@@ -126,7 +126,7 @@ def _background_quality(views, boxes):
 
 
 def _roi_losses(roi_heads, proposals, views, weights):
-    sampled = roi_heads.label_and_sample_proposals(proposals, views.targets)
+    sampled = sample_proposals(roi_heads, proposals, views)
     boxes = [x.proposal_boxes for x in sampled]
     predictor, num_classes = roi_heads.box_predictor, roi_heads.num_classes
     logits, deltas = predictor(region_features(roi_heads, views.features, boxes))
