@@ -174,6 +174,13 @@ SECTIONS = (
             "probability"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", 0.99, SHARE_BELOW_1,
             "Weight of the past at each optimizer step: of the thresholds, and of the scores that they follow."),
+        Key("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", 0.0, SHARE,
+            "Detections with at least this score that are no pseudo-boxes are undecided: their places are not taught "
+            "as background. Anchors and proposals that would not be background if the undecided box were a true one "
+            "(by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS) are not sampled as background. What is "
+            "matched to a pseudo-box is not changed. 0 = none: all that is no pseudo-box is background. For hard "
+            "targets (MODEL.MIC.CONSISTENCY.TARGETS) of R-CNN students. The log has their number an image, "
+            "pseudo/num_undecided.", "probability", "self-training detectors: about 0.3; published: 0"),
         Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
             "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
             "NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.", "IoU"),
@@ -200,6 +207,17 @@ SECTIONS = (
             source="published: 1.0, in the released detection config too (0.5 is only its code's default)"),
         Key("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", 0, AT_LEAST_0,
             "After burn-in, lambda_M grows linearly from 0 over this number of steps; 0 = at once.", "optimizer steps"),
+        Key("MODEL.MIC.CONSISTENCY.TARGETS", "hard", one_of("hard", "soft"),
+            "What the student's regions are compared with. hard: the label that a region gets by its overlap with "
+            "pseudo-boxes, times q. soft: the teacher's whole output on the same anchors and the same sampled regions, "
+            "in all four terms: objectness BCE(sigma(z_S), sigma(z_T)), classes -sum_k p_T(k) log p_S(k), and, where "
+            "the two box terms have a weight, the distance of the student's deltas to the teacher's, weighted by the "
+            "teacher's probability of an object (of each class). Pseudo-boxes then only say which regions are sampled. "
+            "Each soft loss is the mean of the hard one over the teacher's possible labels, so QUALITY has no effect "
+            "(student and published are refused). Masked source images keep their true labels. For R-CNN students "
+            "(see MODEL.MIC.STUDENT). The RPN's terms need MODEL.MIC.TEACHER.INPUT_SIZE 0, as other sizes have other "
+            "anchors.",
+            source="self-training detectors since MIC; published: hard"),
         Key("MODEL.MIC.CONSISTENCY.QUALITY", "teacher", one_of(*QUALITY_MODES),
             "Weight q of each region. teacher: the teacher's probability for the label that the region is given (score "
             "of the pseudo-box, background). student: the student's probability for what it predicts itself, without "
@@ -210,7 +228,9 @@ SECTIONS = (
             "MODEL.MIC.STUDENT), student and published are not defined, and are refused.",
             source="Eq. 6-7; published: \"published\""),
         Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
-            "Images without a pseudo-box are skipped, or are all background."),
+            "Images without a pseudo-box are skipped, or are all background. With soft targets, background means that "
+            "they take part: their regions are sampled as background, but compared with what the teacher sees there. "
+            "Objects that it half sees are then not taught as background, so that it is the better choice there."),
         Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),
         Key("MODEL.MIC.CONSISTENCY.ROI_CLS_WEIGHT", 1.0, WEIGHT,
             "Weight of RoI classification in L_M, and of the losses of RetinaNet and FCOS."),

@@ -38,6 +38,7 @@ def validate_mic_config(cfg):
     for section in ("MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"):
         _check_patch_size(section, value_of(cfg, section))
     _check_erasing(cfg)
+    _check_soft_targets(cfg.MODEL.MIC)
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
@@ -99,6 +100,28 @@ def _check_erasing(cfg):
         )
 
 
+def _check_soft_targets(mic):
+    c, size, key = mic.CONSISTENCY, mic.TEACHER.INPUT_SIZE, "MODEL.MIC.CONSISTENCY"
+    if c.TARGETS != "soft":
+        return
+    if mic.PSEUDO_BOXES.IGNORE_SCORE:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {mic.PSEUDO_BOXES.IGNORE_SCORE}, but with {key}.TARGETS 'soft' no "
+            "region is taught as background: the teacher's own doubt is the target. Set it to 0."
+        )
+    if c.QUALITY not in ("teacher", "none"):
+        raise ConfigError(
+            f"{key}.QUALITY is {c.QUALITY!r}, but soft targets ({key}.TARGETS) have no quality weight: use 'teacher' "
+            "or 'none', which are the same there."
+        )
+    if size and (c.RPN_CLS_WEIGHT or c.RPN_BOX_REG_WEIGHT):
+        raise ConfigError(
+            f"MODEL.MIC.TEACHER.INPUT_SIZE is {size}, but {key}.TARGETS 'soft' compares teacher and student on the "
+            f"same anchors, which images of another size do not have: set it to 0, or {key}.RPN_CLS_WEIGHT and "
+            f"{key}.RPN_BOX_REG_WEIGHT to 0, or use {key}.TARGETS 'hard'."
+        )
+
+
 def _check_margins(s):
     key, margins = "MODEL.MIC.SEM_SEG.MARGINS", tuple(s.MARGINS)
     for first, second in (margins[:2], margins[2:]):
@@ -113,7 +136,13 @@ def _check_margins(s):
 
 
 def _check_classes(cfg):
-    per_class = len(cfg.MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
+    p = cfg.MODEL.MIC.PSEUDO_BOXES
+    if p.IGNORE_SCORE >= max(p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]) and p.IGNORE_SCORE:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {p.IGNORE_SCORE}, but detections from SCORE_THRESHOLD on are "
+            "pseudo-boxes: use a smaller value, or 0 for none."
+        )
+    per_class = len(p.SCORE_THRESHOLD_PER_CLASS)
     if per_class and per_class != num_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
