@@ -143,8 +143,8 @@ def prepare_camvid(root, beta=BETA, workers=None, overwrite=False, progress=True
         if not chosen[name]:
             wanted = " or ".join(f"{x}_*" for x in entry.sequences)
             raise DataError(
-                f"{name}: no image {wanted} in {root / entry.split}. The folder must have CamVid in SegNet's layout, with "
-                "the names of the video sequences (datasets/README.md)."
+                f"{name}: no image {wanted} in {root / entry.split}. The folder must have CamVid in SegNet's layout, "
+                "with the names of the video sequences (datasets/README.md)."
             )
     jobs = [(file, SETS[name]) for name, own in chosen.items() for file in own]
     make = functools.partial(_make_image, root=root, beta=beta, overwrite=overwrite)
