@@ -111,6 +111,10 @@ PRESETS = {
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "source_strong": {"EVALUATE": "student", "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
+    "strong_start": {"STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
+    "mic_strong": {
+        "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.RPN_BOX_REG_WEIGHT": 1.0, "CONSISTENCY.ROI_BOX_REG_WEIGHT": 1.0,
+    },
     "mic_published": {"EVALUATE": "student", "CONSISTENCY.QUALITY": "published"},
 }  # fmt: skip
 
