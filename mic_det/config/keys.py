@@ -90,6 +90,13 @@ SECTIONS = (
         Key("SOLVER.AMP.DTYPE", "float16", one_of("float16", "bfloat16"),
             "Number format of SOLVER.AMP.ENABLED. float16 comes with loss scaling; bfloat16 works on CPUs too."),
     )),
+    Section("Logging", "Beside log.txt, metrics.json and TensorBoard's events in OUTPUT_DIR.", (
+        Key("LOG.WRITERS", (), each(one_of("wandb", "mlflow"), 0),
+            "Services that get what TensorBoard gets, and the config: wandb (Weights & Biases), mlflow. Each is an "
+            "extra of the package: `pip install mic_det[wandb]`. A resumed run resumes the service's run, too. Without "
+            "a network: WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:////path/mlflow.db."),
+        Key("LOG.PROJECT", "mic_det", TEXT, "The project of wandb, the experiment of MLflow."),
+    )),
     Section("Backbone", "", (
         Key("MODEL.TORCHVISION.NAME", "mobilenet_v2", TEXT,
             "For MODEL.BACKBONE.NAME build_torchvision_fpn_backbone, an FPN on a classifier of torchvision: resnet*, "
