@@ -167,7 +167,7 @@ class WandbTracker(Tracker):
 class MLflowTracker(Tracker):
     """MLflow. ``MLFLOW_TRACKING_URI`` says where to: a server, or ``sqlite:////path/mlflow.db`` without a network.
 
-    MLflow has no histograms: those are left out.
+    With a database file, MLflow puts pictures and texts into ./mlruns. It has no histograms: those are left out.
     """
 
     name = "mlflow"

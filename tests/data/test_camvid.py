@@ -169,14 +169,15 @@ def test_walls_get_farther_along_the_street_and_hidden_feet_are_interpolated():
     feet = np.linspace(45, 29, 40).astype(int)  # of a building on the left, column by column
     for x, foot in enumerate(feet):
         labels[5 : foot + 1, x] = BUILDING
-    labels[30:50, 10:16] = CAR  # hides the wall's foot
+    labels[28:50, 10:26] = CAR  # hides the wall's foot
     distance = distance_from_labels(labels, SEM_SEG_CLASSES, image)
     reach = 4  # 5 % of the width
-    for x in (0, 5, 20, 30, 39):  # each column takes the nearest foot within reach: that of the left end
+    for x in (0, 5, 31, 35, 39):  # each column takes the nearest foot within reach: that of the left end
         assert distance[8, x] == pytest.approx(by_hand(feet[max(0, x - reach)], x, 8))
     assert (np.diff(distance[8, :40]) >= -0.05).all()
-    near, far = by_hand(feet[9], 13, 8), by_hand(feet[16], 13, 8)
-    assert near * 0.9 < distance[8, 13] < far  # not the car's, and not the visible foot above it
+    # column 18 takes that of column 14, whose foot is interpolated (as 1 / depth, a line in rows) between 9 and 26
+    foot = feet[9] + (14 - 9) / (26 - 9) * (feet[26] - feet[9])
+    assert distance[8, 18] == pytest.approx(by_hand(foot, 18, 8))
     assert distance[40, 13] == pytest.approx(by_hand(49, 13, 40))
     assert np.isinf(distance[2, 60]) and (distance > 0).all()
 
