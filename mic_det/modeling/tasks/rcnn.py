@@ -181,11 +181,9 @@ def log_pseudo_boxes(pseudo, class_names, undecided=None):
     classes = torch.cat([x.gt_classes for x in pseudo])
     per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
-    num_undecided = (torch.cat(undecided or [torch.zeros(0, 4, device=classes.device)]) != 0).any(dim=1).sum()
-    # one transfer for all
-    *per_class, mean_score, num_undecided = torch.cat([per_class, mean_score[None], num_undecided[None]]).tolist()
+    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
     if undecided is not None:
-        storage.put_scalar("pseudo/num_undecided", num_undecided / len(counts))
+        storage.put_scalar("pseudo/num_undecided", sum(map(len, undecided)) / len(counts))
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
     for name, count in zip(class_names, per_class):
