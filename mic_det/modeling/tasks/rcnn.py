@@ -205,14 +205,10 @@ def log_pseudo_boxes(pseudo, class_names, thresholds=None, undecided=None):
     per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
     thresholds = mean_score.new_empty(0) if thresholds is None else thresholds
-    num_undecided = (torch.cat(undecided or [torch.zeros(0, 4, device=classes.device)]) != 0).any(dim=1).sum()
-    # one transfer for all
-    mean_score, num_undecided, *numbers = torch.cat(
-        [mean_score[None], num_undecided[None], per_class, thresholds]
-    ).tolist()
+    mean_score, *numbers = torch.cat([mean_score[None], per_class, thresholds]).tolist()  # one transfer for all
     per_class, thresholds = numbers[: len(class_names)], numbers[len(class_names) :]
     if undecided is not None:
-        storage.put_scalar("pseudo/num_undecided", num_undecided / len(counts))
+        storage.put_scalar("pseudo/num_undecided", sum(map(len, undecided)) / len(counts))
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
     for name, count in zip(class_names, per_class):

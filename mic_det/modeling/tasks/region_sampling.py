@@ -26,7 +26,7 @@ class MaskedViews:
     box tensors (R_i, 4) of the images with pseudo-labels, in the images' frame, and returns as many tensors (R_i,):
     the teacher's probability that a region is background. ``soft_teacher`` has seen these images too: where it is
     there, its outputs are the targets of their regions, and pseudo-boxes only say which regions are drawn.
-    ``undecided`` are N box tensors (M_i, 4), whose places are not drawn as background; rows of 0 do not count.
+    ``undecided`` are N box tensors (M_i, 4), whose places are not drawn as background.
     """
 
     images: object
@@ -108,7 +108,7 @@ def not_background(matcher, boxes, regions):
     """Which of R regions (``Boxes``) a matcher of Detectron2 would not take as background if boxes (M, 4) were labels.
 
     It is the rule by which true boxes keep regions from being background: their least IoU, and where the matcher has it
-    so, the best region of each box. Unlike the matcher itself, it does not make the host wait. Boxes of 0 do not count.
+    so, the best region of each box, if they overlap at all. Unlike the matcher itself, it does not make the host wait.
     """
     if not len(boxes):
         return torch.zeros(len(regions), dtype=torch.bool, device=boxes.device)
