@@ -21,7 +21,8 @@ def run(command, shown):
         command (str): see ``mic_det.cli.program.COMMANDS``.
         shown (str): how the program is called in its help.
     """
-    sys.exit(_program().run(command, sys.argv[1:], shown))
+    if code := _program().run(command, sys.argv[1:], shown):
+        sys.exit(code)
 
 
 def _program():

@@ -1,5 +1,7 @@
 """Check the data sets of a config before training: every image is opened, every box looked at, sets compared."""
 
+import sys
+
 from ..data.audit import check_config_datasets, format_reports
 from ..engine.setup import config_of
 from ..utils.printable import printable
@@ -8,7 +10,7 @@ MOST = 50  # problems shown a set
 
 
 def main(args):
-    """Returns the exit code."""
+    """Ends with exit code 1 where there are problems, else 0."""
     reports, problems = check_config_datasets(config_of(args), args.workers)
     print(format_reports(reports))
     for report in reports:
@@ -18,4 +20,4 @@ def main(args):
     for problem in problems:
         print(printable(f"problem: {problem}"))
     print(f"{len(problems)} problems" if problems else "no problems")
-    return 1 if problems else 0
+    sys.exit(1 if problems else 0)

@@ -1,0 +1,5 @@
+"""Two folders in, an adapted detector out."""
+
+
+def main(args):
+    raise NotImplementedError
