@@ -101,7 +101,8 @@ def _arguments(module, argv, shown):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add(parser)
-    args = parser.parse_args(argv)
+    intermixed = getattr(arguments, "INTERMIXED", False)
+    args = parser.parse_intermixed_args(argv) if intermixed else parser.parse_args(argv)
     if hasattr(arguments, "check"):
         arguments.check(parser, args)
     return args

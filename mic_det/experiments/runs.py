@@ -2,12 +2,15 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from ..errors import RunError
 from ..utils.printable import printable
+from ..utils.signals import SIGNALS, TrainingStopped
 
 PROGRAM = (sys.executable, "-m", "mic_det_console")
 
@@ -33,16 +36,41 @@ def run_program(command, *args, log=None, threads=None):
     line = f"$ mic-det {shlex.join(command)}"
     if log is None:
         print(f"\n{printable(line)}", flush=True)
-        done = subprocess.run([*PROGRAM, *command], env=env)
+        code = _run([*PROGRAM, *command], env=env)
     else:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as out:
             out.write(f"\n{line}\n".encode())
             out.flush()
-            done = subprocess.run([*PROGRAM, *command], env=env, stdout=out, stderr=subprocess.STDOUT)
-    if done.returncode:
+            code = _run([*PROGRAM, *command], env=env, stdout=out, stderr=subprocess.STDOUT)
+    if code:
         where = f"{log}: the program" if log else "the command above"
-        raise RunError(f"{where} ended with exit code {done.returncode}; the same call continues from here.")
+        raise RunError(f"{where} ended with exit code {code}; the same call continues from here.")
+
+
+def _run(command, **kwargs):
+    """The exit code of a process, which is given the time to save what it has where a signal ends this one.
+
+    Raises:
+        TrainingStopped: once the process has ended, where SIGTERM or Ctrl-C came in.
+    """
+    received = []
+    process = subprocess.Popen(command, **kwargs)
+
+    def forward(number, frame):
+        received.append(number)
+        process.terminate()  # a terminal sends it Ctrl-C itself, and this does no harm
+
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {n: signal.signal(n, forward) for n in SIGNALS} if is_main else {}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        raise TrainingStopped(received[0])
+    return code
 
 
 def train(config_file, output, opts=(), **how):

@@ -46,10 +46,11 @@ def write_voc(root, boxes=BOXES, image_folder="JPEGImages", label_folder="Annota
 
 
 def lines(boxes, classes=CLASSES):
-    return "".join(
-        f"{classes.index(c)} {(x0 + x1) / 2 / WIDTH} {(y0 + y1) / 2 / HEIGHT} {(x1 - x0) / WIDTH} {(y1 - y0) / HEIGHT}\n"
+    rows = [
+        (classes.index(c), (x0 + x1) / 2 / WIDTH, (y0 + y1) / 2 / HEIGHT, (x1 - x0) / WIDTH, (y1 - y0) / HEIGHT)
         for c, x0, y0, x1, y1 in boxes
-    )
+    ]
+    return "".join(" ".join(map(str, row)) + "\n" for row in rows)
 
 
 def write_yolo(root, splits=("images",), boxes=BOXES, data="names: [dog, cat, bird]\n"):
@@ -241,8 +242,8 @@ def test_lost_or_moved_boxes_stop_the_conversion(supervision, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "text, message",
-    [("7 0.5 0.5 0.1 0.1\n", "7"), ("0 0.5 0.5 0.1\n", "expected at least 5|four finite"), ("0 0.5 nan 0.1 0.1\n", "finite"),
-     ("dog 0.5 0.5 0.1 0.1\n", "dog")],
+    [("7 0.5 0.5 0.1 0.1\n", "7"), ("0 0.5 0.5 0.1\n", "expected at least 5|four finite"),
+     ("0 0.5 nan 0.1 0.1\n", "finite"), ("dog 0.5 0.5 0.1 0.1\n", "dog")],
 )  # fmt: skip
 def test_lines_that_are_no_yolo_are_named(supervision, tmp_path, text, message):
     write_yolo(tmp_path)

@@ -53,20 +53,14 @@ def to_coco(found):
     classes = _classes(found, boxes_of)
     for file, boxes in boxes_of.items():
         width, height = _size(file)
-        images.append(
-            {
-                "id": len(images) + 1,
-                "file_name": file.relative_to(found.path).as_posix(),
-                "width": width,
-                "height": height,
-            }
-        )
+        path = file.relative_to(found.path).as_posix()
+        images.append({"id": len(images) + 1, "file_name": path, "width": width, "height": height})
         for name, (x0, y0, x1, y1), crowd in boxes:
             box = [max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)]
             box = [round(box[0], 3), round(box[1], 3), round(box[2] - box[0], 3), round(box[3] - box[1], 3)]
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": len(images), "category_id": classes.index(name) + 1, "bbox": box,
-                 "area": round(box[2] * box[3], 3), "iscrowd": int(crowd)}
+                {"id": len(annotations) + 1, "image_id": len(images), "category_id": classes.index(name) + 1,
+                 "bbox": box, "area": round(box[2] * box[3], 3), "iscrowd": int(crowd)}
             )  # fmt: skip
     if not annotations:
         raise DataError(f"{found.path}: its {found.kind} labels have no box.")

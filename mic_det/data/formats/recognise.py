@@ -16,8 +16,8 @@ SPLITS = {"train": ("train",), "test": ("val", "valid", "test")}  # role -> what
 SAMPLE = 50  # file names of a COCO file that are looked for
 MOST_JSON = 40  # of a folder that are opened; programs that write one for each image are not COCO's
 LOOKED_FOR = (
-    "COCO (a .json with images, annotations and categories), Pascal VOC (.xml files with <annotation>), YOLO (.txt files "
-    "beside a .yaml with names)"
+    "COCO (a .json with images, annotations and categories), Pascal VOC (.xml files with <annotation>), YOLO (.txt "
+    "files beside a .yaml with names)"
 )
 
 

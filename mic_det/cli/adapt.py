@@ -1,5 +1,0 @@
-"""Two folders in, an adapted detector out."""
-
-
-def main(args):
-    raise NotImplementedError
