@@ -56,9 +56,11 @@ def register_with_detectron2():
         raise ImportError(f"{NO_DETECTRON2} ({type(e).__name__}: {e})") from e
     from . import modeling  # noqa: F401  registers MIC, and the torchvision backbone
     from .data.datasets.builtin import register_cityscapes
+    from .data.datasets.camvid import register_camvid
     from .data.datasets.driving import register_driving
 
     register_cityscapes()
+    register_camvid()
     register_driving()
 
 
@@ -77,6 +79,7 @@ __getattr__, __dir__ = lazy_names(
         "build_mic_train_loader": ".data.loader",
         "get_mic_cfg": ".engine.setup",
         "register_cityscapes": ".data.datasets.builtin",
+        "register_camvid": ".data.datasets.camvid",
         "register_driving": ".data.datasets.driving",
     },
 )

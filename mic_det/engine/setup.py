@@ -19,12 +19,15 @@ from ..config import (
     check_config_file,
     check_detectron2_keys,
     flat_keys,
+    is_mic,
     validate_mic_config,
 )
 from ..config.bundled import find_config
+from ..config.label_kinds import consistency_weights
 from ..data.custom_sets import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..errors import ConfigError
+from ..modeling.masking import PatchMask
 from ..utils.arguments import add_model_arguments, split_opts  # noqa: F401  their earlier place
 from ..utils.hardware import describe_hardware
 from ..utils.ordinary_files import absence
@@ -134,6 +137,9 @@ def setup(args):
             note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
+        if is_mic(cfg) and cfg.DATASETS.TARGET and any(consistency_weights(cfg).values()) and not args.eval_only:
+            sizes = PatchMask.from_config(cfg).describe(cfg.INPUT.MIN_SIZE_TRAIN)
+            logging.getLogger("detectron2").info(f"Patch mask: {sizes}")
     return cfg
 
 
