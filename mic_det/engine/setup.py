@@ -14,7 +14,6 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.formats import TRUST
 from ..config import (
     add_mic_config,
     check_config_file,
@@ -23,14 +22,16 @@ from ..config import (
     is_mic,
     validate_mic_config,
 )
+from ..config.bundled import find_config
 from ..config.label_kinds import consistency_weights
 from ..data.custom_sets import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..errors import ConfigError
 from ..modeling.masking import PatchMask
+from ..utils.arguments import add_model_arguments, split_opts  # noqa: F401  their earlier place
 from ..utils.hardware import describe_hardware
 from ..utils.ordinary_files import absence
-from ..utils.own_code import add_import_argument, import_own_code
+from ..utils.own_code import import_own_code
 from ..utils.programs import keep_logs_printable
 from ..utils.run_lock import run_lock
 from .output_folder import check_output
@@ -45,7 +46,7 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
     registered.
 
     Args:
-        config_file (str or path): a YAML file; "" = none.
+        config_file (str or path): a YAML file, or one that mic_det brings along (``find_config``); "" = none.
         opts (sequence): keys and values in turn, as on the command line: ``["SOLVER.MAX_ITER", 100]``.
 
     Returns:
@@ -59,6 +60,7 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
     cfg = get_cfg()
     add_mic_config(cfg)
     defaults = cfg.clone()
+    config_file = find_config(config_file)
     if config_file:
         places = check_config_file(config_file)
         with _merging(cfg, config_file, places):
@@ -81,6 +83,7 @@ load_config = get_mic_cfg  # its earlier name
 def config_of(args):
     """The config that a program's arguments ask for; modules of ``--import`` are imported first."""
     import_own_code(getattr(args, "modules", ()))
+    args.config_file = find_config(args.config_file)
     return get_mic_cfg(args.config_file, args.opts)
 
 
@@ -109,32 +112,6 @@ def _one_line(error):
     text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     text = " ".join(text.split())
     return text if len(text) < 400 else f"{text[:200]} ... {text[-150:]}"
-
-
-def split_opts(values, opts=()):
-    """Part ``KEY VALUE`` pairs from the values of an option that takes several: argparse gives it all that follow.
-
-    Returns:
-        (list[str], list[str]): the option's own values, and the pairs, those in ``opts`` last.
-    """
-    key = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Z][A-Z0-9_]*(\.\w+)*")
-    keys = [i for i, x in enumerate(values) if key.fullmatch(x) and not os.path.exists(x)]
-    end = keys[0] if keys else len(values)
-    return list(values[:end]), [*values[end:], *opts]
-
-
-def add_model_arguments(parser):
-    """The options of every program that loads weights: ``--import`` and ``--trust-checkpoint``.
-
-    No config may set them, as both run code, and a config is downloaded too.
-    """
-    add_import_argument(parser)
-    parser.add_argument(
-        TRUST,
-        action="store_true",
-        help="load files of weights that hold other objects than tensors; this runs any code that is in them",
-    )
-    return parser
 
 
 def setup(args):
