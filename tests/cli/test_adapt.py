@@ -151,7 +151,7 @@ def test_the_same_call_once_more_trains_nothing_and_keeps_what_a_user_changed(fi
 
 
 def test_another_call_with_the_folder_is_refused(finished, call):
-    message = adapt(*call[:-2], "--classes", "red", "SEED", 5)
+    message = adapt(*call[: -len(SMALL)], "--classes", "red", *SMALL)
     assert message.startswith("error: ") and "belongs to another call" in message and "\n" not in message
     assert "--steps was 4" in adapt(*[9 if x == STEPS else x for x in call])
 

@@ -57,7 +57,10 @@ def test_options_stand_anywhere_and_pairs_last(argv):
     assert args.classes == ["car", "big bus"] and args.opts == ["SOLVER.BASE_LR", "0.1", "SEED", "3"]
 
 
-@pytest.mark.parametrize("more", [["--steps", 0], ["--frames", 1], ["--num-gpus", 0], ["SEED"]])
+@pytest.mark.parametrize(
+    "more",
+    [["--steps", 0], ["--frames", 1], ["--num-gpus", 0], ["SEED"], ["MODEL.WEIGHTS", "x"], ["DATASETS.TRAIN", "()"]],
+)
 def test_arguments_without_a_meaning_are_refused(more, capsys):
     with pytest.raises(SystemExit):
         arguments("a", "b", "--output", "o", *more)
@@ -314,6 +317,12 @@ def test_the_folder_of_another_call_is_refused_and_what_differs_named(tmp_path):
 
 def test_folders_with_files_of_the_user_are_refused(tmp_path):
     check_folder(tmp_path)
+    for folder in (tmp_path, tmp_path / "day", tmp_path / "day/images/out"):
+        (tmp_path / "day").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="would be taken for data"):
+            check_folder(folder, [tmp_path if folder == tmp_path else tmp_path / "day"])
+    check_folder(tmp_path / "day2", [tmp_path / "day"])
+    (tmp_path / "day").rmdir()
     write_image(tmp_path / "holiday.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(ConfigError, match="has files"):
         check_folder(tmp_path)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import tempfile
+import textwrap
 from pathlib import Path
 
 from ...benchmark.synthetic import make_batches
@@ -16,9 +17,10 @@ from ...engine.setup import get_mic_cfg
 from ...errors import DataError
 from ...experiments.runs import run_program
 from ...utils.printable import printable
-from .configs import ADAPT, SOURCE, training_config, write_config
+from .configs import ADAPT, SOURCE, TITLES, training_config, write_config
 from .inputs import SourceModel, read_labelled, read_source, read_target
 from .plan import Machine, Weights, find_weights, make_plan
+from .progress import Progress
 from .state import State, check_folder
 
 FEW = 1000  # images that one process checks
@@ -31,7 +33,7 @@ def main(args):
         MICError: where something is wrong with what is named, before time is spent.
     """
     out = Path(os.path.abspath(os.path.expanduser(args.output)))
-    check_folder(out)
+    check_folder(out, [p for p in (args.source, args.target, args.test) if p])
     with tempfile.TemporaryDirectory() if args.dry_run else contextlib.nullcontext(out) as work:
         job = Job(args, Path(work))
         state = State(out, job.identity())
@@ -171,9 +173,13 @@ class Job:
         }
         print("\nThe plan")
         for name, text in lines.items():
-            print(printable(f"  {name:10s}{text}"))
+            print(textwrap.fill(printable(f"  {name:10s}{text}"), 110, subsequent_indent=" " * 12))
 
     def train(self, stage):
         """One training to its end, from where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
-        run_program("train", "--config-file", self.files[stage], "--resume", *gpus)
+        folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
+        print(printable(f"\n{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
+        with Progress(folder / "metrics.json", steps) as progress:
+            call = ["--config-file", self.files[stage], "--resume", *gpus]
+            run_program("train", *call, log=folder / "console.txt", tick=progress.update)

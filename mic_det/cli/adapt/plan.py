@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Limits:
 LIMITS = {"cpu": Limits((160, 384), 2, 5, (600, 1500)), "cuda": Limits((256, 800), 2, 12, (3000, 18000))}
 ADAPT_SHARE = 0.6  # steps of the adaptation, to those of the source model
 FROM_SCRATCH = 2.0  # times the steps, without ImageNet weights
+PATIENCE = 30.0  # seconds that a download may wait for an answer
 PUBLISHED_MASK = 32 / 800  # block size to short side
 
 
@@ -96,7 +98,8 @@ def find_weights(file, device):
     """
     if file:
         return Weights(recognise_backbone(file), os.path.abspath(file), f"ImageNet weights of {file}")
-    name = BACKBONES[device]
+    name, patience = BACKBONES[device], socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
         torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
         return Weights(name, f"torchvision://{name}", f"torchvision's ImageNet weights of {name}")
@@ -107,6 +110,8 @@ def find_weights(file, device):
             f"from random numbers, {FROM_SCRATCH:g} times as long, and will find fewer objects. Better: fetch the "
             f"weights of {name} elsewhere, and name the file with --weights",
         )  # fmt: skip
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def recognise_backbone(file):

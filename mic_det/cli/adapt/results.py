@@ -96,13 +96,21 @@ def before_after(before, after, files, truth=None):
     names = [name for _, name in class_list(after)]
     predictors = [("source-only", Predictor(before, SHOWN)), ("adapted", Predictor(after, SHOWN))]
     rows = []
-    for i in np.unique(np.linspace(0, len(shown) - 1, PICTURED).astype(int)):
+    for i in _pictured(len(shown), [len(d["annotations"]) for d in truth or ()]):
         rgb = np.ascontiguousarray(read_image(str(shown[i]), "RGB"))
         row = [(title, _draw(predictor(rgb)["instances"], rgb, names)) for title, predictor in predictors]
         if truth:
             row.append(("truth", _draw_truth(dicts[shown[i]], rgb, names)))
         rows.append(row)
     return contact_sheet(rows)
+
+
+def _pictured(count, boxes=()):
+    """Indices of the images that are shown: evenly spread, or those with most true boxes in each part of the set."""
+    if not boxes:
+        return np.unique(np.linspace(0, count - 1, PICTURED).astype(int))
+    parts = np.array_split(np.arange(count), min(PICTURED, count))
+    return [int(part[np.argmax(np.take(boxes, part))]) for part in parts]
 
 
 def _draw(found, rgb, names):

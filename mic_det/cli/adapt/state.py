@@ -49,12 +49,22 @@ class State:
         write_whole(self.path, lambda f: f.write(content.encode()))
 
 
-def check_folder(folder):
+def check_folder(folder, inputs=()):
     """
+    Args:
+        folder (path): OUT.
+        inputs (sequence of path): folders that are searched for images and labels.
+
     Raises:
-        ConfigError: where the folder has files that no call of this command made.
+        ConfigError: where the folder has files that no call of this command made, or lies in one that is searched.
     """
     folder = Path(folder)
+    real = folder.resolve()
+    inside = next((p for p in inputs if Path(p).is_dir() and Path(p).resolve() in (real, *real.parents)), None)
+    if inside:
+        raise ConfigError(
+            f"--output {folder} is in {inside}, where its files would be taken for data: name another one."
+        )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file: name a folder.")
     if folder.is_dir() and not (folder / FILE).is_file() and any(p.name != "data" for p in folder.iterdir()):

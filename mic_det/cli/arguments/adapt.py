@@ -14,6 +14,7 @@ Examples:
 
 from ...utils.arguments import add_config_argument, split_opts
 
+FIXED = ("MODEL.WEIGHTS", "OUTPUT_DIR", "SOLVER.MAX_ITER")
 INTERMIXED = True  # options may stand before and after SOURCE and TARGET
 
 
@@ -39,5 +40,8 @@ def check(parser, args):
         value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} is {value}: use at least {least}")
+    fixed = next((k for k in args.opts[::2] if k in FIXED or k.startswith("DATASETS.")), None)
+    if fixed:
+        parser.error(f"{fixed} is chosen by this command: change it in the config files that it writes")
     if len(args.opts) % 2:
         parser.error(f"KEY VALUE: {' '.join(args.opts)} is no list of pairs")
