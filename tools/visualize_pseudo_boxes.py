@@ -29,6 +29,7 @@ from mic_det.modeling.terms import ClassMix
 from mic_det.utils.outputs import Outputs, add_overwrite_argument
 from mic_det.utils.printable import printable
 from mic_det.utils.programs import start_program
+from mic_det.visualization.grid import panel_grid
 from mic_det.visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
@@ -77,7 +78,7 @@ def main(args):
                 input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, model, mapper, int(i)),
             )
         )  # fmt: skip
-        picture = contact_sheet([[panel] for panel in rows[-1]])
+        picture = panel_grid(rows[-1])
         with outputs.writing(f"{stem}.png") as file:
             write_picture(file, picture)
         if args.window:
