@@ -13,8 +13,10 @@ from pathlib import Path
 import mic_det
 
 # isort: split
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mic_det.config import is_mic
 from mic_det.data.mapper import DomainMapper
 from mic_det.errors import ConfigError, MICError
 from mic_det.inference.media import write_picture
@@ -22,6 +24,8 @@ from mic_det.inference.predictor import Predictor
 from mic_det.utils.outputs import Outputs, add_overwrite_argument
 from mic_det.utils.programs import start_program
 from mic_det.visualization.before_after import before_after
+from mic_det.visualization.grid import panel_grid
+from mic_det.visualization.panels import mic_panels
 
 
 def parse_args():
@@ -33,6 +37,7 @@ def parse_args():
     parser.add_argument("--columns", type=int, help="panels side by side; default: as a screen shows them largest")
     parser.add_argument("--no-labels", action="store_true", help="boxes without class and score, for small pictures")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="of the boxes that are drawn (default: 0.5)")
+    parser.add_argument("--panels", metavar="NAME", help="also panels_IMAGE.jpg: what MIC makes of it, by the run NAME")
     add_overwrite_argument(parser)
     return parser.parse_args()
 
@@ -41,6 +46,10 @@ def main(args):
     runs = dict(named_run(text) for text in args.runs)
     if len(runs) < len(args.runs):
         raise ConfigError(f"--runs: two runs have the same name: {' '.join(args.runs)}. Rename one of them.")
+    if args.panels and args.panels not in runs:
+        raise ConfigError(f"--panels {args.panels}: --runs names {', '.join(runs)}.")
+    if args.panels and not is_mic(config_of_run(runs[args.panels])):
+        raise ConfigError(f"--panels {args.panels}: this run is not MIC, so that it has no pseudo-boxes.")
     predictors = {name: Predictor(config_of_run(folder), args.score_threshold) for name, folder in runs.items()}
     cfg = config_of_run(next(iter(runs.values())))
     if args.dataset not in DatasetCatalog.list():
@@ -53,18 +62,29 @@ def main(args):
         raise ConfigError(f"--image {outside[0]}: {args.dataset} has images 0 to {len(dicts) - 1}.")
     inputs = [dicts[i]["file_name"] for i in args.image]
     outputs = Outputs(args.output, "make_figures", [*inputs, *map(str, runs.values())], args.overwrite)
-    files = {i: f"before_after_{i}.jpg" for i in args.image}
-    outputs.check(list(files.values()))
-    for i, file in files.items():
+    outputs.check([f"{kind}_{i}.jpg" for i in args.image for kind in ("before_after", "panels")])
+    names = MetadataCatalog.get(args.dataset).get("thing_classes", ())
+    for i in args.image:
         rgb, truth = original_image(cfg, dicts[i])
         entries = {name: predictor(rgb)["instances"] for name, predictor in predictors.items()}
-        names = MetadataCatalog.get(args.dataset).get("thing_classes", ())
         entries.update({"truth": truth} if truth is not None else {})
         picture = before_after(rgb, entries, names, labels=not args.no_labels, columns=args.columns,
                                score_threshold=args.score_threshold)  # fmt: skip
-        with outputs.writing(file) as path:
-            write_picture(path, picture)
-        print(Path(args.output, file))
+        save(outputs, f"before_after_{i}.jpg", picture)
+        if args.panels:
+            cfg_of_mic = config_of_run(runs[args.panels])
+            mapped = DomainMapper.with_truth(cfg_of_mic)(dicts[i])
+            panels = mic_panels(
+                predictors[args.panels].model, mapped, mapped.get("instances"), torch.Generator().manual_seed(i),
+                args.score_threshold, names, cfg_of_mic.INPUT.FORMAT,
+            )  # fmt: skip
+            save(outputs, f"panels_{i}.jpg", panel_grid(panels))
+
+
+def save(outputs, file, picture):
+    with outputs.writing(file) as path:
+        write_picture(path, picture)
+    print(outputs.folder / file)
 
 
 def named_run(text):
