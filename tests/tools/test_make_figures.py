@@ -32,6 +32,7 @@ def root(tmp_path_factory):
     write_two_domains(root)
     for name, keys in (("plain", {}), ("mic", {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]})):
         config = tiny_config(root, root / name, **keys)
+        (root / name).mkdir()
         with forget_registered_sets():
             torch.manual_seed(0)
             MICCheckpointer(build_model(load(root, config)), str(root / name)).save("model_final")

@@ -103,7 +103,7 @@ def cityscapes_root():
             return root
     raise DataError(
         f"there is no Cityscapes in {base / 'cityscapes'}: it needs the folders gtFine, {CLEAR} and, for fog, {FOGGY} "
-        "(see datasets/README.md). Set DETECTRON2_DATASETS to the folder that has cityscapes in it."
+        "(see docs/datasets.md). Set DETECTRON2_DATASETS to the folder that has cityscapes in it."
     )
 
 
