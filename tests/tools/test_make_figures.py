@@ -30,7 +30,8 @@ def root(tmp_path_factory):
     """Two finished runs, of an untrained plain detector and an untrained MIC."""
     root = tmp_path_factory.mktemp("figures")
     write_two_domains(root)
-    for name, keys in (("plain", {}), ("mic", {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]})):
+    mic = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
+    for name, keys in (("plain", {}), ("mic", mic)):
         config = tiny_config(root, root / name, **keys)
         (root / name).mkdir()
         with forget_registered_sets():
