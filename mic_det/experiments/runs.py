@@ -42,7 +42,7 @@ def run_program(program, *args, log=None, threads=None):
             done = subprocess.run([sys.executable, *command], env=env, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:
         where = f"{log}: the program" if log else "the command above"
-        raise RunError(f"{where} ended with exit code {done.returncode}; the same call continues from here.")
+        raise RunError(f"{where} ended with exit code {done.returncode}; the same command continues from here.")
 
 
 def train(config_file, output, opts=(), **how):

@@ -126,7 +126,7 @@ def mic_panels(
         score_threshold (float): least score of a prediction that is drawn.
         input_format (str): order of the images' channels, ``INPUT.FORMAT``; None = the student tells.
         source (dict): a mapped source image with label map, to show ClassMix with.
-        max_rejected (int): of the teacher's detections that are no pseudo-boxes, so many are drawn, the best.
+        max_rejected (int): at most this number of the teacher's detections that are no pseudo-boxes is drawn, the best.
 
     Returns:
         list[(str, ndarray)]: caption and RGB picture of each panel.
