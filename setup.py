@@ -78,6 +78,8 @@ setup(
     extras_require={
         "dev": ["pytest>=7.0", "pytest-xdist>=3.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],
         "fast": [FASTER_COCO_EVAL],
+        "wandb": ["wandb>=0.16"],
+        "mlflow": ["mlflow>=2.11"],
         "demo": [],  # the demo needs nothing more; the name is here so that asking for it works
     },
 )

@@ -21,6 +21,7 @@ except ImportError as e:
 
 from .config import add_mic_config
 from .data.datasets.builtin import register_cityscapes
+from .data.datasets.camvid import register_camvid
 from .data.datasets.driving import register_driving
 from .errors import ConfigError, DataError
 from .modeling import MIC  # registers it, and the torchvision backbone
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .inference.predictor import Predictor
 
 register_cityscapes()
+register_camvid()
 register_driving()
 
 __all__ = [

@@ -104,13 +104,14 @@ def main(args):
     outputs.check(files)
     models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
     dicts = labelled_set(cfg, name)  # once more: checkpoints may name the classes
-    block_size, output = mask_keys(cfg).BLOCK_SIZE, Path(args.output)
+    mask, output = mask_keys(cfg), Path(args.output)
+    block_size, share = mask.BLOCK_SIZE, mask.BLOCK_SHARE
     logging.getLogger("detectron2").setLevel(logging.WARNING)
 
     boxes = true_boxes(dicts)
     hidden, shown, curves, objects = {}, {}, {}, {}
     for label, model in models.items():
-        hidden[label] = {f"{r:.0%} hidden": HiddenPatches(model, block_size, r) for r in args.ratios}
+        hidden[label] = {f"{r:.0%} hidden": HiddenPatches(model, block_size, r, share) for r in args.ratios}
         parts = {OBJECTS: TrueBoxesShown(model, boxes), CONTEXT: TrueBoxesShown(model, boxes, inside=False)}
         shown[label] = parts if args.objects else {}
     loader = lambda: MICTrainer.build_test_loader(cfg, name)  # noqa: E731
@@ -126,9 +127,9 @@ def main(args):
     views = {label: {**hidden[label], **shown[label]} for label in models}
     with outputs.writing("contact_sheet.png") as file:
         write_picture(file, contact_sheet(sheet_rows(cfg, views, dicts, name, args.images)))
-    save(args, outputs, name, block_size, curves, objects, metrics)
+    save(args, outputs, name, mask, curves, objects, metrics)
     for metric in metrics:
-        print(f"{metric} on {printable(name)}, share of patches ({block_size} pixels) that are hidden:")
+        print(f"{metric} on {printable(name)}, share of patches ({patch_size(mask)}) that are hidden:")
         print(" " * 20 + "".join(f"{r:8.0%}" for r in args.ratios))
         for label, values in curves.items():
             numbers = ("     nan" if v is None else f"{v:8.1f}" for v in values[metric])
@@ -217,8 +218,13 @@ class PixelDrawing:
 DRAWINGS = {"boxes": BoxDrawing, "pixels": PixelDrawing}
 
 
-def save(args, outputs, name, block_size, curves, objects, metrics):
-    content = {"dataset": name, "block_size": block_size, "ratios": args.ratios, "checkpoints": {}}
+def patch_size(mask):
+    return f"{mask.BLOCK_SIZE} pixels" if mask.BLOCK_SIZE else f"{mask.BLOCK_SHARE:.3g} of the short side"
+
+
+def save(args, outputs, name, mask, curves, objects, metrics):
+    size = {"block_size": mask.BLOCK_SIZE} if mask.BLOCK_SIZE else {"block_share": mask.BLOCK_SHARE}
+    content = {"dataset": name, **size, "ratios": args.ratios, "checkpoints": {}}
     for label, values in curves.items():
         content["checkpoints"][label] = {"weights": args.weights[label], **values}
         for i, what in enumerate(("whole image", OBJECTS, CONTEXT) if objects else ()):
@@ -230,7 +236,7 @@ def save(args, outputs, name, block_size, curves, objects, metrics):
         for label, values in curves.items():
             points = [(100 * r, v) for r, v in zip(args.ratios, values[metric]) if v is not None]
             lines[label] = ([x for x, _ in points], [y for _, y in points])
-        title = f"{metric} on {name} as patches of {block_size} pixels are hidden"
+        title = f"{metric} on {name} as patches of {patch_size(mask)} are hidden"
         figures[f"curve_{metric}.png"] = line_chart(title, lines, xlabel="hidden patches (%)", ylabel=f"{metric} (%)")
     if objects:
         values = {k: [float("nan") if x is None else x for x in v["AP50"]] for k, v in objects.items()}

@@ -15,7 +15,11 @@ from ..errors import ConfigError
 CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, "model_*.pth.tmp")
 COMMANDS = "command_line.txt"  # a line for each start of the run
 LOGS = ("log.txt", "log.txt.rank*", COMMANDS)
-RESULTS = ("metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite")
+TRACKERS = "trackers"  # ids of the runs at wandb and MLflow, and wandb's own files
+RESULTS = (
+    "metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite",
+    TRACKERS,
+)  # fmt: skip
 CONFIG = "config.yaml"
 PREVIOUS = "previous_{}"
 MOVING = "moving"  # in the sub-folder, as long as files are moved into it

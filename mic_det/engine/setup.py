@@ -20,11 +20,14 @@ from ..config import (
     check_config_file,
     check_detectron2_keys,
     flat_keys,
+    is_mic,
     validate_mic_config,
 )
+from ..config.label_kinds import consistency_weights
 from ..data.custom_sets import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..errors import ConfigError
+from ..modeling.masking import PatchMask
 from ..utils.hardware import describe_hardware
 from ..utils.ordinary_files import absence
 from ..utils.own_code import add_import_argument, import_own_code
@@ -159,6 +162,9 @@ def setup(args):
             note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
+        if is_mic(cfg) and cfg.DATASETS.TARGET and any(consistency_weights(cfg).values()) and not args.eval_only:
+            sizes = PatchMask.from_config(cfg).describe(cfg.INPUT.MIN_SIZE_TRAIN)
+            logging.getLogger("detectron2").info(f"Patch mask: {sizes}")
     return cfg
 
 

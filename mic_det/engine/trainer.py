@@ -36,6 +36,7 @@ from .optimizer import build_fused_optimizer
 from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
 from .scaling import scale_to_world_size
+from .trackers import make_trackers
 from .train_loop import AccumulatingTrainer
 from .writers import RunWriter
 
@@ -150,7 +151,8 @@ class MICTrainer(DefaultTrainer):
             hooks.append(PseudoLabelMonitor.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
                 hooks.append(PseudoBoxPictures(cfg, model))
-        return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter)]
+        trackers = make_trackers(cfg)  # in all processes: one that is not installed stops them all
+        return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter, trackers=trackers)]
 
     def build_writers(self):
         return []  # RunWriter has them

@@ -175,9 +175,8 @@ class Scene:
 
 def _box_panels(task, scene):
     detections = task.detections(scene.model.teacher, scene.seen)[0]
-    panels = _pseudo_box_panels(
-        task.select, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected
-    )
+    select = {**task.selection, "ignore_score": task.ignore_score}
+    panels = _pseudo_box_panels(select, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected)
     on_masked = task.predict(scene.model.student, scene.masked)[0]
     on_masked = on_masked[on_masked.scores >= scene.score_threshold]
     drawn = draw_instances(scene.view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, scene.class_names)

@@ -141,6 +141,13 @@ def test_masked_images_have_a_number_of_objects_of_their_own(name, start):
     assert masked >= 0.9**4 * start
 
 
+@pytest.mark.parametrize("key, value", [("CONSISTENCY.TARGETS", "soft"), ("PSEUDO_BOXES.IGNORE_SCORE", 0.3)])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_what_needs_the_regions_of_an_rcnn_is_refused(name, key, value):
+    with pytest.raises(ConfigError, match=f"MODEL.MIC.{key} is {value!r}.*use ('hard'|0)"):
+        make(name, **{f"MODEL__MIC__{key.replace('.', '__')}": value})
+
+
 @pytest.mark.parametrize("quality", ["student", "published"])
 def test_weights_of_regions_are_refused(quality):
     with pytest.raises(ConfigError, match="MODEL.MIC.CONSISTENCY.QUALITY .* one weight an image"):
