@@ -18,6 +18,7 @@ from ..inference.predictor import load_model
 from ..modeling.terms import ClassMix
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
+from ..visualization.grid import panel_grid
 from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
@@ -52,7 +53,7 @@ def main(args):
                 input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, model, mapper, int(i)),
             )
         )  # fmt: skip
-        picture = contact_sheet([[panel] for panel in rows[-1]])
+        picture = panel_grid(rows[-1])
         with outputs.writing(f"{stem}.png") as file:
             write_picture(file, picture)
         if args.window:

@@ -48,7 +48,7 @@ def run_program(command, *args, log=None, threads=None, tick=None):
     if code:
         where = f"{log}: the program" if log else "the command above"
         reason = f" ({_last_error(log)})" if log and _last_error(log) else ""
-        raise RunError(f"{where} ended with exit code {code}{reason}; the same call continues from here.")
+        raise RunError(f"{where} ended with exit code {code}{reason}; the same command continues from here.")
 
 
 def _last_error(log):

@@ -14,7 +14,7 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
             and ``pred_classes`` (M).
         score_threshold (float or sequence): least score delta, one for all or one a class.
         nms_threshold (float): IoU of a class-wise non-maximum suppression; None leaves it out.
-        max_boxes (int): keep at most so many, the best; None keeps all.
+        max_boxes (int): keep at most this number, the best; None keeps all.
         min_size (float): least width and height in pixels. A box without width or height (detections that are clipped
             at the image's border may have none) is never kept: it overlaps no anchor, which makes all of them match.
 
