@@ -10,7 +10,7 @@ from ..utils.printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
 from .label_kinds import classes_key, num_classes
-from .models import is_mic, student_architecture
+from .models import backbone_name, is_mic, student_architecture
 from .renamed import RENAMED
 from .tree import check_key, value_of
 
@@ -53,7 +53,7 @@ def _check_names(cfg):
 
 
 def _check_sequential_backward(cfg):
-    own = "TORCHVISION" if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone" else "RESNETS"
+    own = "TORCHVISION" if "torchvision" in backbone_name(cfg) else "RESNETS"
     norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
     trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
     if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
