@@ -39,6 +39,7 @@ def validate_mic_config(cfg):
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
+    _check_rates(cfg.SOLVER)
     _check_classes(cfg)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
     _check_output_dir(cfg.OUTPUT_DIR)
@@ -60,6 +61,14 @@ def _check_sequential_backward(cfg):
         raise ConfigError(
             f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "
             "of the images that go through together: use FrozenBN or GN, or set it to False."
+        )
+
+
+def _check_rates(s):
+    if s.HEAD_LR_FACTOR != 1 and s.BIAS_LR_FACTOR != 1:
+        raise ConfigError(
+            f"SOLVER.HEAD_LR_FACTOR is {s.HEAD_LR_FACTOR} and SOLVER.BIAS_LR_FACTOR {s.BIAS_LR_FACTOR}: biases of the "
+            "head would get one of the two alone. Set one of them to 1.0."
         )
 
 

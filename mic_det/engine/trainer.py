@@ -32,7 +32,7 @@ from .non_finite import (
     save_state_before,
     unwrapped,
 )
-from .optimizer import build_fused_optimizer
+from .optimizer import build_fused_optimizer, build_schedule
 from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
 from .scaling import scale_to_world_size
@@ -224,6 +224,10 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg, model):
         return build_with_clipping(build_fused_optimizer, cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_schedule(cfg, optimizer)
 
 
 def _distributed(model):
