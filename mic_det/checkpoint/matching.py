@@ -106,9 +106,9 @@ def rename_keys(state, detector, path, heuristics=False, author=""):
 def _for_two_scales(state, detector):
     """A segmentation model of one scale, for an HRDA around the same backbone and head; anything else as it is."""
     head = "sem_seg_head.head."
-    if not hasattr(getattr(detector, "sem_seg_head", None), "scale_attention") or any(k.startswith(head) for k in state):
-        return state
-    if not any(k.startswith("sem_seg_head.") for k in state):
+    two_scales = hasattr(getattr(detector, "sem_seg_head", None), "scale_attention")
+    one_scale = any(k.startswith("sem_seg_head.") for k in state) and not any(k.startswith(head) for k in state)
+    if not (two_scales and one_scale):
         return state
     renamed = {}
     for k, v in state.items():

@@ -83,8 +83,8 @@ SECTIONS = (
             "backward pass, for GPUs with little memory. The gradient is that of one merged pass (False), which is "
             "faster. Views that MODEL.MIC.ALIGNMENT compares stay together. For MIC, and not for trained BatchNorm."),
         Key("SOLVER.FUSED", True, YES_NO,
-            "PyTorch's fused optimizer, which goes through the weights once a step. It saves 2 % of a step of ResNet-50 "
-            "on a CPU."),
+            "PyTorch's fused optimizer, which goes through the weights once a step. It saves 2 % of a step of "
+            "ResNet-50 on a CPU."),
         Key("SOLVER.AMP.DTYPE", "float16", one_of("float16", "bfloat16"),
             "Number format of SOLVER.AMP.ENABLED. float16 comes with loss scaling; bfloat16 works on CPUs too."),
     )),

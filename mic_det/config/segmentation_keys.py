@@ -30,7 +30,7 @@ WINDOW = Rule(
 # fmt: off
 SEGMENTATION_SECTIONS = (
     Section("DAFormer: network",
-        "Hoyer et al., \"DAFormer\", CVPR 2022. [daformer_hrda.md](daformer_hrda.md) shows how the parts fit together.", (
+        "Hoyer et al., \"DAFormer\", CVPR 2022. [daformer_hrda.md](daformer_hrda.md) shows how its parts fit.", (
         Key("MODEL.MIT.NAME", "b5", one_of("b0", "b1", "b2", "b3", "b4", "b5"),
             "For MODEL.BACKBONE.NAME build_mit_backbone, SegFormer's encoder. MODEL.WEIGHTS takes SegFormer's file of "
             "ImageNet weights (mit_b5.pth), or the one of transformers (nvidia/mit-b5).", source="published: b5"),

@@ -82,13 +82,9 @@ class ContextFusion(nn.Module):
 
     def __init__(self, channels, width, dilations, norm):
         super().__init__()
-        branches = [_convolution(channels, width, 1, norm)]
-        branches += [
-            DepthwiseSeparableConv2d(
-                channels, width, 3, padding=d, dilation=d, norm1=norm, activation1=F.relu, norm2=norm, activation2=F.relu
-            )
-            for d in dilations
-        ]  # fmt: skip
+        branches, parts = [_convolution(channels, width, 1, norm)], {"norm": norm, "activation": F.relu}
+        parts = {f"{name}{i}": value for name, value in parts.items() for i in (1, 2)}  # of both convolutions
+        branches += [DepthwiseSeparableConv2d(channels, width, 3, padding=d, dilation=d, **parts) for d in dilations]
         self.branches = nn.ModuleList(branches)
         self.bottleneck = _convolution(width * len(branches), width, 3, norm) if dilations else nn.Identity()
 

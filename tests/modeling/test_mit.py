@@ -1,4 +1,4 @@
-"""MiT encoders: parameters and numbers against the published architecture, PyTorch's attention and SegFormer's files."""
+"""MiT encoders: against the published sizes, PyTorch's own attention, and the names in SegFormer's files."""
 
 import math
 
@@ -35,9 +35,10 @@ def test_names_and_shapes_are_those_of_segformers_files():
     found = {k: tuple(v.shape) for k, v in of_size("b5").state_dict().items()}
     for name, shape in {
         "patch_embed1.proj.weight": (64, 3, 7, 7), "patch_embed1.norm.bias": (64,),
-        "patch_embed4.proj.weight": (512, 320, 3, 3), "block1.0.norm1.weight": (64,), "block1.2.attn.q.weight": (64, 64),
-        "block1.0.attn.kv.weight": (128, 64), "block1.0.attn.kv.bias": (128,), "block1.0.attn.sr.weight": (64, 64, 8, 8),
-        "block1.0.attn.norm.weight": (64,), "block1.0.attn.proj.bias": (64,), "block2.5.attn.sr.weight": (128, 128, 4, 4),
+        "patch_embed4.proj.weight": (512, 320, 3, 3), "block1.0.norm1.weight": (64,),
+        "block1.2.attn.q.weight": (64, 64), "block1.0.attn.kv.weight": (128, 64), "block1.0.attn.kv.bias": (128,),
+        "block1.0.attn.sr.weight": (64, 64, 8, 8), "block1.0.attn.norm.weight": (64,),
+        "block1.0.attn.proj.bias": (64,), "block2.5.attn.sr.weight": (128, 128, 4, 4),
         "block3.39.mlp.fc1.weight": (1280, 320), "block3.39.mlp.dwconv.dwconv.weight": (1280, 1, 3, 3),
         "block3.39.mlp.fc2.weight": (320, 1280), "block4.2.attn.kv.weight": (1024, 512), "norm4.weight": (512,),
     }.items():  # fmt: skip
@@ -80,7 +81,9 @@ def test_a_block_computes_what_pytorchs_own_layers_compute(heads, reduction):
             keys = F.conv2d(image, attn.sr.weight, attn.sr.bias, stride=reduction).permute(0, 2, 3, 1).reshape(2, -1, 8)
             keys = F.layer_norm(keys, (8,), attn.norm.weight, attn.norm.bias, 1e-5)
         y = x + attention(tokens, keys, keys)[0]
-        hidden = F.linear(F.layer_norm(y, (8,), block.norm2.weight, block.norm2.bias, 1e-6), *block.mlp.fc1.parameters())
+        hidden = F.linear(
+            F.layer_norm(y, (8,), block.norm2.weight, block.norm2.bias, 1e-6), *block.mlp.fc1.parameters()
+        )
         image = hidden.view(2, *size, 32).permute(0, 3, 1, 2)
         image = F.conv2d(image, *block.mlp.dwconv.dwconv.parameters(), padding=1, groups=32)
         expected = y + F.linear(F.gelu(image.permute(0, 2, 3, 1).reshape(2, 24, 32)), *block.mlp.fc2.parameters())
