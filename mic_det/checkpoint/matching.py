@@ -23,7 +23,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 PREDICTORS = {
     r"(roi_heads\.box_predictor)\.(\d+\.)?(cls_score|bbox_pred)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
     r"(roi_heads\.mask_head\.predictor)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
-    r"(sem_seg_head\.predictor)\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    r"(sem_seg_head\.(head\.|scale_attention\.)?predictor)\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
     r"(head\.cls_score)\.": "MODEL.{}.NUM_CLASSES",  # RetinaNet or FCOS
 }
 # Set when a model is built, or without meaning for its predictions

@@ -15,7 +15,6 @@ from .rules import (
     each,
     number,
     one_of,
-    whole,
 )
 
 BETA = number(0, 1, open_right=True)
@@ -104,7 +103,7 @@ SEGMENTATION_SECTIONS = (
         "context) and a crop of it in full (the detail).", (
         Key("MODEL.HRDA.BACKBONE", "build_mit_backbone", TEXT, "The backbone of one scale; its keys hold as they are."),
         Key("MODEL.HRDA.HEAD", "DAFormerHead", TEXT, "The head of one scale; MODEL.SEM_SEG_HEAD's keys hold for it."),
-        Key("MODEL.HRDA.CONTEXT_SCALE", 2, whole(1, 8),
+        Key("MODEL.HRDA.CONTEXT_SCALE", 2, one_of(1, 2, 4),
             "How many times smaller the context is than the image.", source="published: 2"),
         Key("MODEL.HRDA.DETAIL_SIZE", (512, 512), CROP,
             "Height and width of the detail crop in training, at a random place of each image. In evaluation, and for "

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import MICCheckpointer
 from ..checkpoint.finite_state import first_nonfinite
+from ..checkpoint.reference import load_reference
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError, NonFiniteError
 from ..evaluation.evaluators import make_evaluators
@@ -56,6 +57,7 @@ class MICTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = scale_to_world_size(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        load_reference(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._trainer = AccumulatingTrainer(

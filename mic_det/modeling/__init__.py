@@ -2,7 +2,9 @@ from . import (  # noqa: F401  registers meta-architectures, backbones and heads
     box_panoptic_fpn,
     daformer_head,
     fcos,
+    hrda,
     mit,
+    sliding,
     torchvision_backbone,
 )
 from .mic import MIC, MICRCNN
