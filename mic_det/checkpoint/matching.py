@@ -28,7 +28,7 @@ PREDICTORS = {
 }
 # Set when a model is built, or without meaning for its predictions
 OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|cell_anchors\.\d+)$")
-# ImageNet as torchvision's classifiers see it (RGB in [0, 255])
+# ImageNet as torchvision's classifiers and SegFormer's see it (RGB in [0, 255])
 TORCHVISION_MEAN, TORCHVISION_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -95,7 +95,7 @@ def rename_keys(state, detector, path, heuristics=False, author=""):
         warn_of_preprocessing(detector, path)
         return {f"{where}body.{k}": v for k, v in state.items() if k in wanted}
     if isinstance(bottom_up, MixTransformer) and not any(k.startswith(where) for k in state):
-        warn_of_preprocessing(detector, path)
+        warn_of_preprocessing(detector, path, "SegFormer")
         return {f"{where}{k}": v for k, v in segformer_names(state).items()}
     if isinstance(bottom_up, ResNet) and "layer1.0.conv1.weight" in state:
         state, heuristics = resnet_names(state), True
@@ -158,7 +158,7 @@ def _by_endings(state, detector, path, author):
     return found
 
 
-def warn_of_preprocessing(detector, path):
+def warn_of_preprocessing(detector, path, origin="torchvision"):
     """Warn where a detector sees images otherwise than torchvision's classifier did, or strides elsewhere."""
     # a SemanticSegmentor does not know the order of its channels
     advice = [] if getattr(detector, "input_format", None) in (None, "RGB") else ["INPUT.FORMAT RGB"]
@@ -172,7 +172,7 @@ def warn_of_preprocessing(detector, path):
     if any(b.conv1.stride != (1, 1) for b in blocks):
         advice.append("MODEL.RESNETS.STRIDE_IN_1X1 False")
     if advice:
-        logger.warning("%s is torchvision's, and was trained with other settings. Use %s.", path, ", ".join(advice))
+        logger.warning("%s is %s's, and was trained with other settings. Use %s.", path, origin, ", ".join(advice))
 
 
 # ------------------------------------------------------------------------------------------ shapes
