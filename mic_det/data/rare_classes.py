@@ -6,16 +6,18 @@ import itertools
 import logging
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
 
 from ..errors import DataError
 from ..utils.atomic_files import write_whole
 from ..utils.ordinary_files import open_picture
-from ..utils.parallel import run_parallel
 from .fingerprint import file_fingerprints
 from .label_maps import cache_folder
 
@@ -23,14 +25,14 @@ logger = logging.getLogger(__name__)
 LABELS = 256  # of an 8-bit label map
 
 
-def count_classes(dicts, workers=None, progress=True):
+def count_classes(dicts, progress=True):
     """Pixels of each label in each image's label map. They are counted once and kept in the user's cache folder.
 
     The maps' names, sizes and times tell whether the counts are still theirs.
 
     Args:
         dicts (list[dict]): Detectron2's, with ``"sem_seg_file_name"``.
-        workers (int), progress (bool): of :func:`~mic_det.utils.parallel.run_parallel`.
+        progress (bool): whether a bar is shown while pixels are counted.
 
     Returns:
         ndarray: (number of images, 256) int64.
@@ -47,9 +49,12 @@ def count_classes(dicts, workers=None, progress=True):
     cache = _cache_file(files)
     counts = _read(cache, len(files))
     if counts is None:
-        # several images may share a label map
-        distinct = sorted(set(files))
-        found = dict(zip(distinct, run_parallel(_count, distinct, workers, "pixels of each class", progress)))
+        distinct = sorted(set(files))  # several images may share a label map
+        # Threads, as OpenCV decodes without Python's lock. Processes would import the user's program again.
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            counted = pool.map(_count, distinct)
+            bar = tqdm(counted, "pixels of each class", len(distinct), unit="image", disable=not progress)
+            found = dict(zip(distinct, bar))
         counts = np.stack([found[f] for f in files])
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +87,10 @@ def _count(file):
         with open_picture(Path(file)) as image:
             if image.mode != "L":
                 raise DataError(f"label map {file} is not 8-bit grey but PIL's {image.mode}: a pixel must be its label")
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as e:
+        pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise OSError("it cannot be decoded")
+    except (OSError, SyntaxError, ValueError, cv2.error) as e:
         if isinstance(e, DataError):
             raise
         raise DataError(f"cannot read label map {file} ({e}). Replace it, or remove its image from the set.") from e
