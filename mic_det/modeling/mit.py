@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-# channels of the four stages, and blocks in each (SegFormer, Table 6)
+# channels of the four stages, and blocks in each, as in the authors' code
 MIT = {
     "b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
     "b1": ((64, 128, 320, 512), (2, 2, 2, 2)),

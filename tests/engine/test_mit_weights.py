@@ -9,6 +9,8 @@ from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.errors import CheckpointError
 from mic_det.modeling.mit import MixTransformer
 
+pytestmark = pytest.mark.slow
+
 RGB = {"INPUT__FORMAT": "RGB", "MODEL__PIXEL_MEAN": [123.675, 116.28, 103.53],
        "MODEL__PIXEL_STD": [58.395, 57.12, 57.375]}  # fmt: skip
 ONE = {

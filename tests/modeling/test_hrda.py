@@ -16,6 +16,8 @@ from mic_det.modeling.hrda import BOXES, HRDABackbone, HRDAHead, fuse
 from mic_det.modeling.pixel_labels import PixelLabels, pixel_loss
 from mic_det.modeling.windows import cut, place, window_boxes
 
+pytestmark = pytest.mark.slow
+
 HRDA = {
     "MODEL__MIC__STUDENT": "SemanticSegmentor", "MODEL__BACKBONE__NAME": "build_hrda_backbone",
     "MODEL__HRDA__BACKBONE": "build_resnet_backbone", "MODEL__HRDA__DETAIL_SIZE": (64, 64),
@@ -209,6 +211,18 @@ def test_the_loss_is_that_of_the_paper(size, detail_size, weight):
     assert pixel_loss(head, features, [PixelLabels(x * 0 + 255, w) for x, w in zip(labels, weights)]) == 0
 
 
+def test_a_plain_model_is_trained_by_the_same_loss():
+    model = build(MODEL__META_ARCHITECTURE="SemanticSegmentor").train()
+    inputs = batch(targets=0)
+    torch.manual_seed(5)
+    found = model(inputs)
+    torch.manual_seed(5)
+    images = torch.stack([(x["image"] - model.pixel_mean) / model.pixel_std for x in inputs])
+    labels = [PixelLabels.of_truth(x["sem_seg"]) for x in inputs]
+    expected = model.sem_seg_head.pixel_loss(model.backbone(images), labels)
+    torch.testing.assert_close(found, {"loss_sem_seg": expected})
+
+
 # ------------------------------------------------------------------------------------------------ inside of MIC
 
 
@@ -223,6 +237,18 @@ def test_mic_trains_both_scales_with_all_terms_and_predicts(keys):
     model.eval()
     (found,) = model([{"image": random_image((100, 150))}])
     assert found["sem_seg"].shape == (5, 100, 150)
+
+
+def test_in_mixed_precision_losses_are_near_those_of_float32():
+    keys = {"MODEL__MIC__STRONG_AUG__JITTER_PROB": 0.0, "MODEL__MIC__STRONG_AUG__BLUR_PROB": 0.0}
+    model, losses = build(**keys).train(), []
+    for enabled in (False, True):
+        torch.manual_seed(6)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(model(batch()))
+    assert losses[1]["source/loss_sem_seg"].dtype == torch.float32
+    torch.testing.assert_close(losses[1]["source/loss_sem_seg"], losses[0]["source/loss_sem_seg"], rtol=0.03, atol=0.0)
+    sum(losses[1].values()).backward()
 
 
 def test_the_mask_is_put_on_the_image_before_both_views_are_cut():
