@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from ..config.label_kinds import box_section
 from ..errors import CheckpointError
+from ..modeling.encoder import innermost
 from ..modeling.mit import MixTransformer, segformer_names
 from ..modeling.torchvision_backbone import TorchvisionStages
 
@@ -115,14 +116,6 @@ def _for_two_scales(state, detector):
         part, _, rest = k.partition(".")
         renamed[{"backbone": "backbone.bottom_up.", "sem_seg_head": head}.get(part, f"{part}.") + rest] = v
     return renamed
-
-
-def innermost(backbone):
-    """The encoder below an FPN, and below HRDA's two scales: the prefix of its tensors in a model, and itself."""
-    where = "backbone."
-    while hasattr(backbone, "bottom_up"):
-        where, backbone = f"{where}bottom_up.", backbone.bottom_up
-    return where, backbone
 
 
 def resnet_names(state):

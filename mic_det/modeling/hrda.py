@@ -78,11 +78,6 @@ def _draw(most):
     return int(torch.randint(most + 1, ()))
 
 
-def single_scale(backbone):
-    """The backbone of one scale, which is shared by both where there are two."""
-    return backbone.bottom_up if isinstance(backbone, HRDABackbone) else backbone
-
-
 @BACKBONE_REGISTRY.register()
 def build_hrda_backbone(cfg, input_shape):
     """:class:`HRDABackbone` around ``MODEL.HRDA.BACKBONE``."""

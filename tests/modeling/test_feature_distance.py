@@ -11,7 +11,6 @@ from helpers.models import source_input, target_input, tiny_cfg
 from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.checkpoint.reference import load_reference
 from mic_det.config import validate_mic_config
-from mic_det.engine.trainer import MICTrainer
 from mic_det.errors import CheckpointError, ConfigError
 from mic_det.modeling.hrda import BOXES
 from mic_det.modeling.terms import FeatureDistance
@@ -189,10 +188,21 @@ def test_files_that_are_no_encoder_with_imagenet_weights_are_refused(imagenet, t
         load_reference(cfg, model)
 
 
-def test_an_fpn_and_a_student_of_boxes_are_refused():
+def test_of_an_fpn_it_is_the_encoder_s_last_stage(imagenet):
     fpn = {**MOBILENET, "MODEL__BACKBONE__NAME": "build_torchvision_fpn_backbone",
            "MODEL__SEM_SEG_HEAD__NAME": "SemSegFPNHead", "MODEL__SEM_SEG_HEAD__IN_FEATURES": ["p2", "p3"]}  # fmt: skip
-    with pytest.raises(ConfigError, match="are those of an FPN: use a backbone of stages"):
-        MICTrainer.build_model(tiny_cfg(**fpn))
+    model, term = build(fpn, MODEL__MIC__FEATURE_DISTANCE__WEIGHTS=imagenet[0])
+    losses = model([labelled()])
+    image = ((labelled()["image"] - model.student.pixel_mean) / model.student.pixel_std)[None]
+    with torch.no_grad():
+        ours, theirs = model.student.backbone.bottom_up(image)["res5"], term.reference(image)["res5"]
+    expected = 0.5 * (ours - theirs).norm(dim=1)[0, 0, 2:].mean()
+    torch.testing.assert_close(losses["source/loss_feature_distance"], expected, rtol=1e-4, atol=1e-6)
+    load_reference(tiny_cfg(**fpn, MODEL__MIC__FEATURE_DISTANCE__WEIGHTS=imagenet[0]), model)
+    own = term.reference.body.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in imagenet[1].items() if k in own)
+
+
+def test_a_student_of_boxes_is_refused():
     with pytest.raises(ConfigError, match="needs label maps, but the student GeneralizedRCNN has no segmentation"):
         validate_mic_config(tiny_cfg(MODEL__MIC__FEATURE_DISTANCE__WEIGHT=0.1))

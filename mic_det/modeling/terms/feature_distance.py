@@ -5,8 +5,8 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from ...errors import ConfigError
-from ..hrda import DETAIL, covers, single_scale
+from ..encoder import innermost
+from ..hrda import DETAIL, HRDABackbone, covers
 from ..pixel_labels import padded_labels
 from .base import Term
 
@@ -25,7 +25,7 @@ class FeatureDistance(Term):
     ):
         """
         Args:
-            backbone (Backbone): an encoder like the student's, without its own FPN; it is frozen.
+            backbone (Backbone): an encoder like the student's, without its FPN; it is frozen.
             weight (float): lambda_FD.
             classes (sequence of int): labels of things.
             min_ratio (float): least share of a label patch's pixels that must be of one class.
@@ -38,23 +38,12 @@ class FeatureDistance(Term):
 
     @classmethod
     def from_config(cls, cfg, student):
-        """None where ``MODEL.MIC.FEATURE_DISTANCE.WEIGHT`` is 0.
-
-        Raises:
-            ConfigError: where the student's features are those of an FPN, which ImageNet weights do not have.
-        """
+        """None where ``MODEL.MIC.FEATURE_DISTANCE.WEIGHT`` is 0."""
         keys = cfg.MODEL.MIC.FEATURE_DISTANCE
         if not keys.WEIGHT:
             return None
-        backbone = single_scale(student.backbone)
-        if hasattr(backbone, "bottom_up"):
-            raise ConfigError(
-                "MODEL.MIC.FEATURE_DISTANCE compares the last stage of an encoder with ImageNet weights, but the "
-                f"features of {cfg.MODEL.BACKBONE.NAME} are those of an FPN: use a backbone of stages "
-                "(build_mit_backbone, build_torchvision_backbone, build_resnet_backbone) with DAFormerHead, or set "
-                "its WEIGHT to 0."
-            )
-        return cls(copy.deepcopy(backbone), keys.WEIGHT, keys.CLASSES, keys.MIN_RATIO)
+        _, encoder = innermost(student.backbone)
+        return cls(copy.deepcopy(encoder), keys.WEIGHT, keys.CLASSES, keys.MIN_RATIO)
 
     def views(self, step):
         return ("source",)
@@ -68,15 +57,24 @@ class FeatureDistance(Term):
         view, head = views["source"], model.student.sem_seg_head
         images = view.images.tensor
         labels, _ = padded_labels(step.truth["pixels"], images.shape[-2:], head.ignore_value)
-        features, detail = view.features[self.feature], view.features.get(DETAIL + self.feature)
-        if detail is None:
-            total = self._distance(images, features, labels, head)
-        else:  # of HRDA the context, and both scales where the detail is the whole image too
-            backbone = model.student.backbone
-            total = self._distance(backbone.context(images), features, labels, head)
-            if covers(detail, [x * backbone.context_scale for x in features.shape[-2:]]):
-                total = total + self._distance(images, detail[:, 0], labels, head)
+        scales = self._scales(model.student.backbone, images, view.features)
+        total = sum(self._distance(seen, features, labels, head) for seen, features in scales)
         return {"source/loss_feature_distance": total * self.weight}
+
+    def _scales(self, backbone, images, features):
+        """Images as the student's encoder sees them, and its features of them; one or two pairs.
+
+        Of HRDA it is the context, and both scales where the detail is the whole image too. An FPN keeps the features
+        of its encoder to itself: they cost another pass.
+        """
+        two = isinstance(backbone, HRDABackbone)
+        seen, own = backbone.context(images) if two else images, features.get(self.feature)
+        if own is None:
+            return [(seen, innermost(backbone)[1](seen)[self.feature])]
+        if two:
+            detail, whole = features[DETAIL + self.feature], [x * backbone.context_scale for x in own.shape[-2:]]
+            return [(seen, own)] + ([(images, detail[:, 0])] if covers(detail, whole) else [])
+        return [(seen, own)]
 
     def _distance(self, images, features, labels, head):
         """L_FD of the features of images, with labels at their size or a multiple of it."""
