@@ -14,6 +14,7 @@ from detectron2.modeling.roi_heads.mask_head import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY
 
 from ..errors import ConfigError
+from .models import backbone_name
 from .rules import (
     AT_LEAST_0,
     COUNT,
@@ -42,6 +43,8 @@ REGISTRIES = {
     "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.HRDA.BACKBONE": BACKBONE_REGISTRY,
+    "MODEL.HRDA.HEAD": SEM_SEG_HEADS_REGISTRY,
 }
 UNREGISTERED = (("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"), ("MODEL.ROI_BOX_HEAD.NAME", ""))
 
@@ -54,7 +57,9 @@ SEEDS = Rule(lambda v: v == int(v) and v < 2**32 - 2**10, f"a whole number below
 RULES = {
     "SEED": SEEDS, "VIS_PERIOD": AT_LEAST_0,
     "SOLVER.IMS_PER_BATCH": COUNT, "SOLVER.MAX_ITER": COUNT, "SOLVER.CHECKPOINT_PERIOD": COUNT,
-    "SOLVER.LR_SCHEDULER_NAME": one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.LR_SCHEDULER_NAME": one_of(
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR",
+    ),
     "SOLVER.BASE_LR": WEIGHT, "SOLVER.BASE_LR_END": WEIGHT, "SOLVER.BIAS_LR_FACTOR": WEIGHT,
     "SOLVER.MOMENTUM": number(0, 1, open_right=True), "SOLVER.WEIGHT_DECAY": WEIGHT,
     "SOLVER.WEIGHT_DECAY_NORM": WEIGHT, "SOLVER.WEIGHT_DECAY_BIAS": optional(WEIGHT), "SOLVER.GAMMA": POSITIVE,
@@ -118,6 +123,7 @@ SAMPLERS = {
     "RandomSubsetTrainingSampler": "DATALOADER.RANDOM_SUBSET_RATIO",
     "WeightedTrainingSampler": "DATASETS.TRAIN_REPEAT_FACTOR",
     "WeightedCategoryTrainingSampler": "DATASETS.TRAIN_REPEAT_FACTOR",
+    "RareClassSampler": "DATALOADER.RARE_CLASSES",
 }
 RESNET_DEPTHS = (18, 34, 50, 101, 152)
 
@@ -154,7 +160,7 @@ def check_detectron2_keys(cfg, defaults):
     _check_together(cfg)
     _check_input(cfg)
     _check_device(cfg.MODEL.DEVICE)
-    if "resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.DEPTH not in RESNET_DEPTHS:
+    if "resnet" in backbone_name(cfg) and cfg.MODEL.RESNETS.DEPTH not in RESNET_DEPTHS:
         raise ConfigError(f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}: use one of {RESNET_DEPTHS}.")
     for key in ("TRAIN", "TEST", "TARGET"):
         wrong = next((n for n in cfg.DATASETS[key] if not isinstance(n, str)), None)

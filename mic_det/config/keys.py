@@ -26,6 +26,7 @@ from .rules import (
     number,
     one_of,
 )
+from .segmentation_keys import SEGMENTATION_SECTIONS
 from .view_keys import BLOCK_SHARE, BLOCK_SIZE, MASK_PROB, VIEW_SECTIONS
 
 QUALITY_MODES = ("teacher", "student", "published", "none")
@@ -85,8 +86,8 @@ SECTIONS = (
             "backward pass, for GPUs with little memory. The gradient is that of one merged pass (False), which is "
             "faster. Views that MODEL.MIC.ALIGNMENT compares stay together. For MIC, and not for trained BatchNorm."),
         Key("SOLVER.FUSED", True, YES_NO,
-            "PyTorch's fused SGD, which goes through the weights once a step. It saves 2 % of a step of ResNet-50 on a "
-            "CPU."),
+            "PyTorch's fused optimizer, which goes through the weights once a step. It saves 2 % of a step of "
+            "ResNet-50 on a CPU."),
         Key("SOLVER.AMP.DTYPE", "float16", one_of("float16", "bfloat16"),
             "Number format of SOLVER.AMP.ENABLED. float16 comes with loss scaling; bfloat16 works on CPUs too."),
     )),
@@ -99,10 +100,10 @@ SECTIONS = (
     )),
     Section("Backbone", "", (
         Key("MODEL.TORCHVISION.NAME", "mobilenet_v2", TEXT,
-            "For MODEL.BACKBONE.NAME build_torchvision_fpn_backbone, an FPN on a classifier of torchvision: resnet*, "
-            "resnext*, wide_resnet*, mobilenet_v2, mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet "
-            "weights are loaded by MODEL.WEIGHTS: \"torchvision://NAME\" (downloads), or a file with torchvision's "
-            "state dict."),
+            "For MODEL.BACKBONE.NAME build_torchvision_fpn_backbone, an FPN on a classifier of torchvision, and "
+            "build_torchvision_backbone, its stages res2 to res5 alone: resnet*, resnext*, wide_resnet*, mobilenet_v2, "
+            "mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet weights are loaded by MODEL.WEIGHTS: "
+            "\"torchvision://NAME\" (downloads), or a file with torchvision's state dict."),
         Key("MODEL.TORCHVISION.NORM", "FrozenBN", one_of("FrozenBN", "BN"),
             "FrozenBN: BatchNorm layers become fixed affine maps. BN: they are trained, except in frozen stages. "
             "MODEL.BACKBONE.FREEZE_AT says how many of the finest stages, the stem included, are frozen."),
@@ -323,6 +324,7 @@ SECTIONS = (
             "Weight of ClassMix self-training, the segmentation's L_T; 0 leaves it out.",
             source="DACS; published: 1.0"),
     )),
+    *SEGMENTATION_SECTIONS,
 )
 # fmt: on
 KEYS = {key.name: key for section in SECTIONS for key in section.keys}

@@ -9,8 +9,8 @@ from ..errors import ConfigError
 from ..utils.printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
-from .label_kinds import classes_key, num_classes
-from .models import is_mic, student_architecture
+from .label_kinds import classes_key, label_kinds, num_classes
+from .models import HRDA_BACKBONE, HRDA_HEAD, backbone_name, is_mic, student_architecture
 from .renamed import RENAMED
 from .tree import check_key, value_of
 
@@ -43,6 +43,8 @@ def validate_mic_config(cfg):
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
+    _check_rates(cfg.SOLVER)
+    _check_segmentation(cfg)
     _check_classes(cfg)
     _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
@@ -58,7 +60,7 @@ def _check_names(cfg):
 
 
 def _check_sequential_backward(cfg):
-    own = "TORCHVISION" if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone" else "RESNETS"
+    own = "TORCHVISION" if "torchvision" in backbone_name(cfg) else "RESNETS"
     norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
     trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
     if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
@@ -66,6 +68,36 @@ def _check_sequential_backward(cfg):
             f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "
             "of the images that go through together: use FrozenBN or GN, or set it to False."
         )
+
+
+def _check_rates(s):
+    if s.HEAD_LR_FACTOR != 1 and s.BIAS_LR_FACTOR != 1:
+        raise ConfigError(
+            f"SOLVER.HEAD_LR_FACTOR is {s.HEAD_LR_FACTOR} and SOLVER.BIAS_LR_FACTOR {s.BIAS_LR_FACTOR}: biases of the "
+            "head would get one of the two alone. Set one of them to 1.0."
+        )
+
+
+def _check_segmentation(cfg):
+    kinds, model = label_kinds(cfg), cfg.MODEL
+    if model.MIC.FEATURE_DISTANCE.WEIGHT and is_mic(cfg) and "pixels" not in kinds:
+        raise ConfigError(
+            f"MODEL.MIC.FEATURE_DISTANCE needs label maps, but the student {model.MIC.STUDENT} has no segmentation "
+            "head: set its WEIGHT to 0, or use a SemanticSegmentor."
+        )
+    two_scales = model.BACKBONE.NAME == HRDA_BACKBONE
+    if "pixels" in kinds and two_scales != (model.SEM_SEG_HEAD.NAME == HRDA_HEAD):
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is {model.BACKBONE.NAME} and MODEL.SEM_SEG_HEAD.NAME {model.SEM_SEG_HEAD.NAME}: "
+            f"{HRDA_BACKBONE} and {HRDA_HEAD} belong together."
+        )
+    if two_scales and kinds != ("pixels",):
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is {HRDA_BACKBONE}, whose features are of two scales: use it with a "
+            f"SemanticSegmentor, not with {student_architecture(cfg)}, which has boxes."
+        )
+    if two_scales and (model.HRDA.BACKBONE == HRDA_BACKBONE or model.HRDA.HEAD == HRDA_HEAD):
+        raise ConfigError("MODEL.HRDA.BACKBONE and MODEL.HRDA.HEAD name what segments at one scale, not HRDA's own.")
 
 
 def _check_alignment(cfg):

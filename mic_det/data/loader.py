@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..utils.random_state import seeded
+from .crops import RARE_CLASS_SAMPLER
 from .mapper import DomainMapper, OfDomain
+from .rare_classes import DrawnForClasses, RareClassSampler, rare_class_sampler
 from .samplers import AspectRatios, BatchPlan, SeededItems
 
 
@@ -63,7 +65,10 @@ class TwoDomainLoader:
             AspectRatios(domain["dicts"]) if domain["grouping"] else None,
             self.start[domain["name"]],
         )
-        items = SeededItems(DatasetFromList(domain["dicts"], copy=False), domain["mapper"], seed, rank, world_size)
+        dataset = DatasetFromList(domain["dicts"], copy=False)
+        if isinstance(sampler, RareClassSampler):
+            dataset = DrawnForClasses(dataset)
+        items = SeededItems(dataset, domain["mapper"], seed, rank, world_size)
         return WatchedLoader(
             items,
             self.num_workers,
@@ -104,11 +109,15 @@ def build_mic_train_loader(cfg: CfgNode, mapper: Optional[Callable[[dict], dict]
     mapper_of = lambda x: DomainMapper(cfg, True, x) if mapper is None else OfDomain(mapper, x)  # noqa: E731
     source_mapper = mapper_of("source")
     from_config = build_detection_train_loader.from_config  # the sets and the sampler that the config names
-    labelled = from_config(cfg, mapper=source_mapper)["dataset"]
+    if cfg.DATALOADER.SAMPLER_TRAIN == RARE_CLASS_SAMPLER:  # which Detectron2 does not know
+        labelled = from_config(cfg, mapper=source_mapper, sampler=())["dataset"]
+        sampler = rare_class_sampler(cfg, labelled)
+    else:
+        labelled = from_config(cfg, mapper=source_mapper)["dataset"]
+        sampler = lambda: from_config(cfg, mapper=source_mapper, dataset=labelled)["sampler"]  # noqa: E731
     source = _domain(
-        "source", labelled, source_mapper, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        lambda: from_config(cfg, mapper=source_mapper, dataset=labelled)["sampler"],
-    )  # fmt: skip
+        "source", labelled, source_mapper, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING, sampler
+    )
     if not cfg.DATASETS.TARGET:
         return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
     target = _domain(

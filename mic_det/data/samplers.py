@@ -56,6 +56,7 @@ class AspectRatios:
         self.files = {i: dicts[i]["file_name"] for i, group in enumerate(self.groups) if group is None}
 
     def __call__(self, index):
+        index %= len(self.groups)  # a rare class sampler counts the images again for each class
         if self.groups[index] is None:
             width, height = _size_in_file(self.files.pop(index))
             self.groups[index] = int(width <= height)

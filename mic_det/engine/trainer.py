@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import MICCheckpointer
 from ..checkpoint.finite_state import first_nonfinite
+from ..checkpoint.reference import load_reference
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError, NonFiniteError
 from ..evaluation.evaluators import make_evaluators
@@ -32,7 +33,7 @@ from .non_finite import (
     save_state_before,
     unwrapped,
 )
-from .optimizer import build_fused_optimizer
+from .optimizer import build_fused_optimizer, build_schedule
 from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
 from .scaling import scale_to_world_size
@@ -57,6 +58,7 @@ class MICTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = scale_to_world_size(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        load_reference(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._trainer = AccumulatingTrainer(
@@ -226,6 +228,10 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg, model):
         return build_with_clipping(build_fused_optimizer, cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_schedule(cfg, optimizer)
 
 
 def _distributed(model):

@@ -1,4 +1,12 @@
-from . import box_panoptic_fpn, fcos, torchvision_backbone  # noqa: F401  registers meta-architectures and a backbone
+from . import (  # noqa: F401  registers meta-architectures, backbones and heads
+    box_panoptic_fpn,
+    daformer_head,
+    fcos,
+    hrda,
+    mit,
+    sliding,
+    torchvision_backbone,
+)
 from .mic import MIC, MICRCNN
 
 __all__ = ["MIC", "MICRCNN"]

@@ -22,6 +22,7 @@ from .tasks import RCNNTask, Task, find_tasks
 from .terms import (
     Alignment,
     ClassMix,
+    FeatureDistance,
     MaskedConsistency,
     Step,
     Supervised,
@@ -121,6 +122,9 @@ class MIC(StudentTeacher):
         terms = [Supervised(), MaskedConsistency.from_config(cfg, tasks)]
         if any(task.name == "pixels" for task in tasks) and mic.SEM_SEG.MIX_WEIGHT:
             terms.append(ClassMix.from_config(cfg))
+        distance = FeatureDistance.from_config(cfg, student)
+        if distance:
+            terms.append(distance)
         if alignment:
             terms.append(alignment)
         strong = mic.STRONG_AUG

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import torch
-from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.utils.events import get_event_storage
 
 from ...utils.step_timer import record
@@ -14,6 +13,9 @@ from ..pixel_labels import (
     teacher_pixel_labels,
 )
 from .base import Task
+
+# What the losses and pseudo-labels ask of a head: logits of features, at which stride, and how they are compared
+HEAD_NEEDS = ("layers", "predictor", "common_stride", "ignore_value", "loss_weight")
 
 
 @dataclass
@@ -46,8 +48,12 @@ class SemSegTask(Task):
         return getattr(model, "sem_seg_head", None) is not None
 
     def check(self, model):
-        if not isinstance(model.sem_seg_head, SemSegFPNHead):
-            raise TypeError(f"MODEL.SEM_SEG_HEAD.NAME is {type(model.sem_seg_head).__name__}: MIC knows SemSegFPNHead.")
+        missing = [x for x in HEAD_NEEDS if not hasattr(model.sem_seg_head, x)]
+        if missing:
+            raise TypeError(
+                f"MODEL.SEM_SEG_HEAD.NAME is {type(model.sem_seg_head).__name__}, which has no {missing[0]}: MIC takes "
+                f"heads with {', '.join(HEAD_NEEDS)}, such as SemSegFPNHead, DAFormerHead and HRDAHead."
+            )
 
     def num_classes(self, model):
         return model.sem_seg_head.predictor.out_channels
