@@ -179,7 +179,7 @@ class Job:
         """One training to its end, from where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
         folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
-        print(printable(f"\n{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
+        print("\n" + printable(f"{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
         with Progress(folder / "metrics.json", steps) as progress:
             call = ["--config-file", self.files[stage], "--resume", *gpus]
             run_program("train", *call, log=folder / "console.txt", tick=progress.update)

@@ -29,8 +29,9 @@ class Progress:
         self._move(min(self.steps, int(last.get("iteration", -1)) + 1))
 
     def _move(self, step):
-        self.bar.n = step
-        self.bar.refresh()
+        moved, self.bar.n = step != self.bar.n, step
+        if moved or self.bar.fp.isatty():  # a log file needs no new line where nothing has changed
+            self.bar.refresh()
 
     def _last_line(self):
         """The last line that is whole; the training may be writing the next one."""
