@@ -1,14 +1,15 @@
-"""Packaging of mic_det.
+"""What pyproject.toml cannot say: requirements that depend on what is installed, and the configs inside the wheel.
 
-Detectron2 is not listed: it is not on PyPI under its own name, so pip could not resolve it. After
-`pip install -e .`, run `python tools/install_detectron2.py`, which keeps an importable one; `make env` does both.
+Detectron2 is not listed: it is not on PyPI under its own name, so pip could not resolve it.
 """
 
 import importlib.util
+import shutil
 from importlib import metadata
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -38,9 +39,6 @@ DEPENDENCIES = [
     "torchvision>=0.18",
 ]
 
-# COCO metrics of boxes in a tenth of the time, with pycocotools' numbers; used where it is installed.
-FASTER_COCO_EVAL = 'faster-coco-eval>=1.8; python_version >= "3.10"'
-
 
 def opencv():
     """The requirement for OpenCV: none where another build of it is installed.
@@ -57,27 +55,15 @@ def opencv():
     return ["opencv-python-headless>=4.5"]  # headless: many machines lack libGL
 
 
-def readme():
-    """README.md, or an empty text where the file was not shipped."""
-    path = ROOT / "README.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+class BuildWithConfigs(build_py):
+    """Puts configs/ into the package that is built; an editable installation reads them where they are."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "mic_det" / "configs"
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build, with files that are gone since
+            shutil.copytree(ROOT / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-setup(
-    name="mic_det",
-    version="0.1.0",
-    description="Masked Image Consistency for domain-adaptive object detection in Detectron2",
-    long_description=readme(),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
-    python_requires=">=3.9",
-    packages=find_packages(include=["mic_det", "mic_det.*"]),
-    package_data={"mic_det": ["py.typed", "experiments/templates/*.html"]},  # its annotations count for type checkers
-    install_requires=opencv() + DEPENDENCIES,
-    extras_require={
-        "dev": ["pytest>=7.0", "pytest-xdist>=3.0", "hypothesis>=6.0", "ruff>=0.4", FASTER_COCO_EVAL],
-        "fast": [FASTER_COCO_EVAL],
-        "demo": [],  # the demo needs nothing more; the name is here so that asking for it works
-    },
-)
+setup(install_requires=opencv() + DEPENDENCIES, cmdclass={"build_py": BuildWithConfigs})

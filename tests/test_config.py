@@ -20,9 +20,15 @@ WRONG = [
     ("MODEL.MIC.TEACHER.ALPHA", [1.0, -0.1], r"\[0, 1\)"),
     ("MODEL.MIC.MASK.RATIO", [1.0, -0.01, 1.5], r"\[0, 1\)"),
     ("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", [-0.1, 1.1], r"\[0, 1\]"),
+    ("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", [-0.1, 1.1, 0.8], r"\[0, 1\]|smaller value"),
     ("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", [-0.1, 1.1], r"\[0, 1\]"),
     ("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", [(0.5, 0.5), (0.5, 0.5, 2.0)], "NUM_CLASSES|0, 1"),
-    ("MODEL.MIC.MASK.BLOCK_SIZE", [0, -3], "at least 1"),
+    ("MODEL.MIC.MASK.BLOCK_SIZE", [-3], "at least 0"),
+    ("MODEL.MIC.MASK.BLOCK_SHARE", [0.0, 1.5], r"\(0, 1\]|above 0"),
+    ("MODEL.MIC.MASK.PROB", [-0.1, 1.1], r"\[0, 1\]"),
+    ("MODEL.MIC.PSEUDO_BOXES.ADAPT", ["shares"], "'none', 'class_shares', 'running_mean'"),
+    ("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", [(0.9, 0.3), (0.3,), (-0.1, 0.5), (0.5, 1.1)], "low"),
+    ("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", [1.0], r"\[0, 1\)"),
     ("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", [0], "at least 1"),
     ("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", [-1.0], "at least 0"),
     ("MODEL.MIC.BURN_IN_STEPS", [-1], "at least 0"),
@@ -36,6 +42,7 @@ WRONG = [
     ("SOLVER.CHECKPOINT_PERIOD", [0, -5], "at least 1"),
     ("MODEL.MIC.MASK.DOMAINS", ["targets", ""], "'target', 'source', 'both'"),
     ("MODEL.MIC.CONSISTENCY.QUALITY", ["mean"], "'teacher', 'student', 'published', 'none'"),
+    ("MODEL.MIC.CONSISTENCY.TARGETS", ["softer"], "'hard', 'soft'"),
     ("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", ["keep"], "'skip', 'background'"),
     ("MODEL.MIC.EVALUATE", ["neither"], "'teacher', 'student'"),
     ("MODEL.TORCHVISION.NORM", ["GN"], "'FrozenBN', 'BN'"),
@@ -49,6 +56,10 @@ WRONG = [
     ("MODEL.MIC.MONITOR.BOXES_RATIO", [-0.5], "at least 0"),
     ("MODEL.MIC.MONITOR.PIXEL_QUALITY", [1.5], r"\[0, 1\]"),
     ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", [0.6, -0.1], "0.5"),
+    ("MODEL.MIC.STRONG_AUG.JITTER_STRENGTHS", [(0.4,), (0.4, 0.4, 0.4, 0.6), (0.4, 0.4, -0.1, 0.1)], "hue"),
+    ("MODEL.MIC.STRONG_AUG.GRAYSCALE_PROB", [1.1], r"\[0, 1\]"),
+    ("MODEL.MIC.STRONG_AUG.ERASE_PROB", [-0.1], r"\[0, 1\]"),
+    ("MODEL.MIC.STRONG_AUG.ERASE_AREA", [(0.0, 0.2), (0.3, 0.2), (0.5, 1.5), (0.2,)], "low"),
     ("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", [(0.0, 1.0), (2.0, 1.0), (1.0,)], "low"),
     ("MODEL.MIC.STRONG_AUG.BLUR_PROB", [1.5], r"\[0, 1\]"),
     ("MODEL.FCOS.NUM_CLASSES", [0], "at least 1"),
@@ -122,7 +133,9 @@ PRESETS = {
         **ENABLED, "EVALUATE": "student", "ALIGNMENT.AGREEMENT.WEIGHT": 1.0,
         "ALIGNMENT.AGREEMENT.GRL_WEIGHT": -0.1, "ALIGNMENT.INSTANCE.REGIONS": "published",
     },
-    "semseg_published": {"EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MIX_WEIGHT": 1.0},
+    "semseg_published": {
+        "EVALUATE": "student", "TEACHER.ALPHA": 0.999, "SEM_SEG.MASK.BLOCK_SIZE": 64, "SEM_SEG.MIX_WEIGHT": 1.0,
+    },
     "detector_published": {
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717], "MODEL.RPN.BOUNDARY_THRESH": 0,
         "MODEL.RPN.SMOOTH_L1_BETA": 0.1111111111, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
@@ -133,11 +146,15 @@ PRESETS = {
     "no_mic": {"EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0},
     "source_strong": {"EVALUATE": "student", "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
     "ema_only": {"CONSISTENCY.WEIGHT": 0.0},
-    "strong_start": {"STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.WEIGHT": 0.0},
+    "strong_start": {
+        "STRONG_AUG.ON_SOURCE": True, "STRONG_AUG.JITTER_STRENGTHS": (0.4, 0.4, 0.4, 0.1),
+        "STRONG_AUG.GRAYSCALE_PROB": 0.2, "STRONG_AUG.ERASE_PROB": 0.5, "CONSISTENCY.WEIGHT": 0.0,
+        "SEM_SEG.WEIGHT": 0.0,
+    },
     "mic_strong": {
         "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.RPN_BOX_REG_WEIGHT": 1.0, "CONSISTENCY.ROI_BOX_REG_WEIGHT": 1.0,
     },
-    "mic_published": {"EVALUATE": "student", "CONSISTENCY.QUALITY": "published"},
+    "mic_published": {"EVALUATE": "student", "MASK.BLOCK_SIZE": 32, "CONSISTENCY.QUALITY": "published"},
     "daformer": {
         "MODEL.META_ARCHITECTURE": "MIC", "MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
@@ -162,7 +179,8 @@ PRESETS["hrda"] = {
     "INPUT.CROP.SIZE": [1024, 1024], "DATALOADER.RARE_CLASSES.MIN_CROP_PIXELS": 6000,
     "SOLVER.SEQUENTIAL_BACKWARD": True,
 }  # fmt: skip
-PRESETS["mic_hrda"] = {k: v for k, v in PRESETS["hrda"].items() if k != "SEM_SEG.WEIGHT"}
+PRESETS["mic_hrda"] = {**PRESETS["hrda"], "SEM_SEG.MASK.BLOCK_SIZE": 64}
+del PRESETS["mic_hrda"]["SEM_SEG.WEIGHT"]
 
 
 @pytest.mark.parametrize("file", sorted((CONFIGS / "_methods").glob("*.yaml")), ids=lambda p: p.stem)
@@ -180,7 +198,7 @@ def test_ablations_of_a_single_key_set_what_their_table_says():
     """Each ``KEY VALUE`` of the table in configs/_methods/README.md is one key, by its current name."""
     text = (CONFIGS / "_methods" / "README.md").read_text(encoding="utf-8")
     pairs = re.findall(r"^\|.*\| `(MODEL[\w.]+) (\S+)`", text, flags=re.MULTILINE)
-    assert len(pairs) == 11
+    assert len(pairs) == 17
     defaults = dict(flat(load_config("", ["MODEL.DEVICE", "cpu"])))
     for key, value in pairs:
         after = dict(flat(load_config("", ["MODEL.DEVICE", "cpu", key, value])))
@@ -216,6 +234,25 @@ def test_the_page_of_keys_is_current():
 def test_a_config_without_our_keys_is_told_what_to_call():
     with pytest.raises(ConfigError, match="add_mic_config"):
         validate_mic_config(get_cfg())
+
+
+@pytest.mark.parametrize("section", ["MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"])
+def test_a_patch_size_in_pixels_and_another_share_are_refused_together(section):
+    pixels, share = [f"{section}.BLOCK_SIZE", 8], [f"{section}.BLOCK_SHARE", 0.1]
+    with pytest.raises(ConfigError, match=f"{section}.BLOCK_SIZE is 8 pixels.*BLOCK_SHARE 0.1.*set BLOCK_SIZE 0"):
+        load_config("", pixels + share)
+    for alone in (pixels, share):
+        load_config("", alone)
+
+
+def test_erasing_is_for_source_images_that_no_classifier_compares():
+    erase = ["MODEL.MIC.STRONG_AUG.ERASE_PROB", 0.5]
+    with pytest.raises(ConfigError, match="ERASE_PROB is 0.5, but MODEL.MIC.STRONG_AUG.ON_SOURCE is False"):
+        load_config("", erase)
+    erase += ["MODEL.MIC.STRONG_AUG.ON_SOURCE", True]
+    load_config("", erase)
+    with pytest.raises(ConfigError, match="would tell the domains apart: set ERASE_PROB 0.0"):
+        load_config("", erase + ["MODEL.MIC.ALIGNMENT.IMAGE.ENABLED", True])
 
 
 def test_a_preset_after_a_benchmark_wins(tmp_path):

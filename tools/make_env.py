@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INPUTS = ("setup.py", "constraints.txt", "tools/install_detectron2.py", "tools/make_env.py")
+INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "mic_det/cli/install_detectron2.py", "tools/make_env.py")
 # In the venv: "made" by this script, so that it may be removed; "busy", while it is written to; "key", once complete
 STAMP = "mic_det_env.json"
 VERSION = "{}.{}".format(*sys.version_info[:2])

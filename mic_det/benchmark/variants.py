@@ -151,4 +151,8 @@ def _find_pseudo_boxes(model, batch):
     threshold = select["score_threshold"]
     least = min(threshold) if isinstance(threshold, (tuple, list)) else threshold
     if len(scores) and scores[0] < least:
-        select["score_threshold"] = float(scores[: PSEUDO_BOXES_PER_IMAGE * len(target)][-1])
+        least = float(scores[: PSEUDO_BOXES_PER_IMAGE * len(target)][-1])
+        select["score_threshold"] = least
+        if task.module is not None:  # thresholds that follow the teacher stay where they give as many
+            task.module.bounds = (least, least)
+            task.module.values.fill_(least)

@@ -97,14 +97,14 @@ def plain_weights(detector):
 def export(cfg, model, part, file, class_names=(), inputs=(), overwrite=False):
     """Write one detector's weights, and a config beside them for each model that plain Detectron2 needs.
 
-    Every config is built again, and must answer as the detector does before anything is written.
+    Every config is built again, and must predict as the detector does before anything is written.
 
     Args:
         cfg (CfgNode): the model's, with mic_det's keys.
         model (nn.Module): MIC or a plain detector, with its weights.
         part (str): "teacher" or "student".
         file (str): path that ends with .pth or .safetensors.
-        class_names (sequence of str): told in the config's head.
+        class_names (sequence of str): written in the config's head.
         inputs (sequence of path), overwrite (bool): see :class:`~mic_det.utils.outputs.Outputs`.
 
     Returns:
@@ -145,7 +145,7 @@ def _head(file, class_names):
 
 @torch.no_grad()
 def _check_same(plain, detector, state):
-    """Build the plain model, and stop where it has other weights or answers."""
+    """Build the plain model, and stop where it has other weights or predictions."""
     model = build_model(plain).eval()
     own = model.state_dict()
     wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
@@ -165,4 +165,4 @@ def _check_same(plain, detector, state):
     if "sem_seg" in found:
         same &= torch.allclose(expected["sem_seg"], found["sem_seg"], atol=1e-3)
     if not same:
-        raise ConfigError("plain Detectron2's model answers otherwise than this one: it cannot be exported.")
+        raise ConfigError("plain Detectron2's model predicts something else than this one: it cannot be exported.")

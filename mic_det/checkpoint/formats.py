@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError
+from ..utils.arguments import TRUST
 from ..utils.atomic_files import disk_error
 from .bounds import TooMuch, check_claims
-
-TRUST = "--trust-checkpoint"
 
 
 def read_torch(file, trust=False, mmap=False):

@@ -172,14 +172,14 @@ def warn_of_preprocessing(detector, path, origin="torchvision"):
 
 
 def match_shapes(state, detector, path, least, complete):
-    """The tensors of ``state`` that have the shapes of ``detector``'s; what does not fit is told in one table.
+    """The tensors of ``state`` that have the shapes of ``detector``'s; what does not fit is reported in one table.
 
     Args:
         least (float): share of the backbone's tensors that must fit, in [0, 1]; 0 = anything goes.
         complete (bool): the detector is to predict, not to be trained: nothing may be missing.
 
     Raises:
-        CheckpointError: where too little of the backbone fits, or anything else does not, but for
+        CheckpointError: where too little of the backbone fits, or anything else does not, except
             predictors of another number of classes; where something is missing from a complete detector.
     """
     own = detector.state_dict()
@@ -203,8 +203,9 @@ def match_shapes(state, detector, path, least, complete):
         )
     for layer, key in sorted({v for v in classes.values() if v}):
         if complete and least:
-            raise CheckpointError(f"{path} is of another number of classes than {key} says: {layer} does not fit.")
-        logger.warning("%s is of another number of classes (%s): %s starts anew.", path, key, layer)
+            raise CheckpointError(f"{path} has another number of classes than {key} says: {layer} does not fit.")
+        text = "%s has another number of classes (%s): the weights of %s are drawn at random."
+        logger.warning(text, path, key, layer)
     missing = [k for k in own if k not in fits and not OPTIONAL.search(k)]
     if complete and least and missing:
         raise CheckpointError(

@@ -18,7 +18,7 @@ class Malformed(ValueError):
 
 
 def state_problem(checkpoint):
-    """What keeps any training from going on from a checkpoint, whatever its config is; "" where nothing does.
+    """What keeps any training from resuming from a checkpoint, whatever its config is; "" where nothing does.
 
     Args:
         checkpoint (dict): its whole content; ``model`` is a dict of tensors.
@@ -213,7 +213,7 @@ def fitting_optimizer_state(saved, saved_names, optimizer, names):
         names (list[str]): :func:`parameter_names` of now.
 
     Returns:
-        (dict, list[str]): a state dict for ``optimizer``, and the names of the parameters whose state starts anew.
+        (dict, list[str]): a state dict for ``optimizer``, and the names of the parameters whose state starts from zero.
 
     Raises:
         Malformed: where a value is too large for the parameter's number format.

@@ -1,5 +1,7 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
+Those of the student's views are in ``view_keys.py``.
+
 ``docs/configuration.md`` is made from this file: ``python -m mic_det.config.docs docs/configuration.md``.
 """
 
@@ -25,12 +27,13 @@ from .rules import (
     one_of,
 )
 from .segmentation_keys import SEGMENTATION_SECTIONS
+from .view_keys import BLOCK_SHARE, BLOCK_SIZE, MASK_PROB, VIEW_SECTIONS
 
 QUALITY_MODES = ("teacher", "student", "published", "none")
 ALIGNED_REGIONS = ("same", "published")
-SIGMAS = Rule(
-    lambda v: len(v) == 2 and all(map(is_number, v)) and 0 < v[0] <= v[1],
-    "two numbers (low, high), 0 < low <= high",
+BOUNDS = Rule(
+    lambda v: len(v) == 2 and all(map(is_number, v)) and 0 <= v[0] <= v[1] <= 1,
+    "two numbers (low, high), 0 <= low <= high <= 1",
 )
 MARGINS = Rule(
     lambda v: len(v) == 4 and all(is_number(m) and 0 <= m and (m < 1 or m == int(m)) for m in v),
@@ -88,6 +91,13 @@ SECTIONS = (
         Key("SOLVER.AMP.DTYPE", "float16", one_of("float16", "bfloat16"),
             "Number format of SOLVER.AMP.ENABLED. float16 comes with loss scaling; bfloat16 works on CPUs too."),
     )),
+    Section("Logging", "Beside log.txt, metrics.json and TensorBoard's events in OUTPUT_DIR.", (
+        Key("LOG.WRITERS", (), each(one_of("wandb", "mlflow"), 0),
+            "Services that get what TensorBoard gets, and the config: wandb (Weights & Biases), mlflow. Each is an "
+            "extra of the package: `pip install mic_det[wandb]`. A resumed run resumes the service's run, too. Without "
+            "a network: WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:////path/mlflow.db."),
+        Key("LOG.PROJECT", "mic_det", TEXT, "The project of wandb, the experiment of MLflow."),
+    )),
     Section("Backbone", "", (
         Key("MODEL.TORCHVISION.NAME", "mobilenet_v2", TEXT,
             "For MODEL.BACKBONE.NAME build_torchvision_fpn_backbone, an FPN on a classifier of torchvision, and "
@@ -140,14 +150,19 @@ SECTIONS = (
             "Of a checkpoint that has both models (MIC's, or one of another framework): whose weights a new training "
             "starts from, and a plain detector takes. Resuming and evaluation take each as it is."),
         Key("MODEL.MIC.BURN_IN_STEPS", 0, AT_LEAST_0,
-            "Training on the source before the teacher starts. Until then the teacher is a copy of the student (t = 0) "
-            "and L_M is left out; an alignment is not.", "optimizer steps", "mean-teacher detectors; published: 0"),
+            "Training on the source before L_M starts. Until then the teacher is a copy of the student (t = 0; see "
+            "TEACHER.EMA_IN_BURN_IN), and L_M is left out; an alignment is not.", "optimizer steps",
+            "mean-teacher detectors; published: 0"),
     )),
     Section("Teacher", "An exponential moving average: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).", (
         Key("MODEL.MIC.TEACHER.ALPHA", 0.9, SHARE_BELOW_1,
             "The average's weight of its own past.",
             source="Sec. 3.2; published: 0.9 for detection on SADA, 0.999 for segmentation; mean-teacher detectors: "
             "0.9996"),
+        Key("MODEL.MIC.TEACHER.EMA_IN_BURN_IN", False, YES_NO,
+            "True: the average begins with the training, so that it is a strong start when L_M begins (with "
+            "STRONG_AUG.ON_SOURCE: strong start and MIC in one run). False: it begins when burn-in ends.",
+            source="published: no burn-in"),
         Key("MODEL.MIC.TEACHER.INPUT_SIZE", 0, AT_LEAST_0,
             "Short side at which the teacher sees the target image; 0 = as the student sees it.", "pixels",
             "published: 0"),
@@ -157,6 +172,23 @@ SECTIONS = (
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
             "One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares", "running_mean"),
+            "Thresholds that begin with SCORE_THRESHOLD and follow the teacher, one a class (pseudo/threshold_CLASS in "
+            "the log). class_shares: each class gets the share of pseudo-boxes that it has among the source's true "
+            "boxes; their number is that of SCORE_THRESHOLD. running_mean: the mean score of the class's detections "
+            "over the lower bound. none: they stay.",
+            source="self-training detectors; published: none"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", (0.3, 0.9), BOUNDS, "Least and largest of these thresholds.",
+            "probability"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", 0.99, SHARE_BELOW_1,
+            "Weight of the past at each optimizer step: of the thresholds, and of the scores that they follow."),
+        Key("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", 0.0, SHARE,
+            "Detections with at least this score that are no pseudo-boxes are undecided: their places are not taught "
+            "as background. Anchors and proposals that would not be background if the undecided box were a true one "
+            "(by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS) are not sampled as background. What is "
+            "matched to a pseudo-box is not changed. 0 = none: all that is no pseudo-box is background. For hard "
+            "targets (MODEL.MIC.CONSISTENCY.TARGETS) of R-CNN students. The log has their number an image, "
+            "pseudo/num_undecided.", "probability", "self-training detectors: about 0.3; published: 0"),
         Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
             "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
             "NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.", "IoU"),
@@ -176,32 +208,24 @@ SECTIONS = (
         Key("MODEL.MIC.MONITOR.PIXEL_QUALITY", 0.01, SHARE,
             "Warns where the teacher is sure of a smaller share of the pixels.", "share of pixels"),
     )),
-    Section("Patch mask", "Random square patches of the normalised image are set to 0.", (
-        Key("MODEL.MIC.MASK.BLOCK_SIZE", 32, COUNT, "Patch size b, in the student's view.", "pixels",
-            "Sec. 3.1, Eq. 4-5; published: 32 for detection (short side 800); for segmentation 64 at 1024 x 2048, 32 "
-            "at half of it"),
-        Key("MODEL.MIC.MASK.RATIO", 0.5, SHARE_BELOW_1, "Share r of patches that are hidden; 0 = no mask.",
-            "share of patches", "Sec. 3.1; published: 0.5 for detection, 0.7 for segmentation"),
-        Key("MODEL.MIC.MASK.DOMAINS", "target", one_of("target", "source", "both"),
-            "Whose masked views are trained on; those of the source with their true boxes.",
-            source="the paper's ablation; published: target"),
-    )),
-    Section("Strong augmentation", "Colour changes of the student's view before the mask, new ones at each step.", (
-        Key("MODEL.MIC.STRONG_AUG.ON_SOURCE", False, YES_NO, "Whether source images get them too.",
-            source="mean-teacher detectors; published: False"),
-        Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", 0.2, number(0, 0.5),  # torchvision: half a turn of the hue
-            "Brightness, contrast, saturation and hue change by up to this much.", source="published: 0.2"),
-        Key("MODEL.MIC.STRONG_AUG.JITTER_PROB", 0.8, SHARE, "How often.", "probability"),
-        Key("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", (0.15, 1.15), SIGMAS,
-            "Gaussian blur: its sigma is drawn uniformly from this range.", "pixels"),
-        Key("MODEL.MIC.STRONG_AUG.BLUR_PROB", 0.5, SHARE, "How often.", "probability"),
-    )),
+    *VIEW_SECTIONS,
     Section("Masked consistency", "The loss L_M of the student's masked view against the teacher's pseudo-boxes.", (
         Key("MODEL.MIC.CONSISTENCY.WEIGHT", 1.0, WEIGHT,
             "lambda_M. 0 leaves L_M out, and the teacher's pass over target images with it.",
             source="published: 1.0, in the released detection config too (0.5 is only its code's default)"),
         Key("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", 0, AT_LEAST_0,
             "After burn-in, lambda_M grows linearly from 0 over this number of steps; 0 = at once.", "optimizer steps"),
+        Key("MODEL.MIC.CONSISTENCY.TARGETS", "hard", one_of("hard", "soft"),
+            "What the student's regions are compared with. hard: the label that a region gets by its overlap with "
+            "pseudo-boxes, times q. soft: the teacher's whole output on the same anchors and the same sampled regions, "
+            "in all four terms: objectness BCE(sigma(z_S), sigma(z_T)), classes -sum_k p_T(k) log p_S(k), and, where "
+            "the two box terms have a weight, the distance of the student's deltas to the teacher's, weighted by the "
+            "teacher's probability of an object (of each class). Pseudo-boxes then only say which regions are sampled. "
+            "Each soft loss is the mean of the hard one over the teacher's possible labels, so QUALITY has no effect "
+            "(student and published are refused). Masked source images keep their true labels. For R-CNN students "
+            "(see MODEL.MIC.STUDENT). The RPN's terms need MODEL.MIC.TEACHER.INPUT_SIZE 0, as other sizes have other "
+            "anchors.",
+            source="self-training detectors since MIC; published: hard"),
         Key("MODEL.MIC.CONSISTENCY.QUALITY", "teacher", one_of(*QUALITY_MODES),
             "Weight q of each region. teacher: the teacher's probability for the label that the region is given (score "
             "of the pseudo-box, background). student: the student's probability for what it predicts itself, without "
@@ -212,7 +236,9 @@ SECTIONS = (
             "MODEL.MIC.STUDENT), student and published are not defined, and are refused.",
             source="Eq. 6-7; published: \"published\""),
         Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
-            "Images without a pseudo-box are skipped, or are all background."),
+            "Images without a pseudo-box are skipped, or are all background. With soft targets, background means that "
+            "they take part: their regions are sampled as background, but compared with what the teacher sees there. "
+            "Objects that it half sees are then not taught as background, so that it is the better choice there."),
         Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),
         Key("MODEL.MIC.CONSISTENCY.ROI_CLS_WEIGHT", 1.0, WEIGHT,
             "Weight of RoI classification in L_M, and of the losses of RetinaNet and FCOS."),
@@ -272,7 +298,8 @@ SECTIONS = (
     )),
     Section("Segmentation",
         "For students with a segmentation head (SemSegFPNHead). The loss is L_M's with pixel labels (Eq. 6), weighted "
-        "by the image's quality (Eq. 8). Burn-in and ramp are those of boxes.", (
+        "by the image's quality (Eq. 8). Burn-in and ramp are those of boxes. SEM_SEG.MASK is for a "
+        "segmentation that trains alone; beside boxes, MODEL.MIC.MASK holds.", (
         Key("MODEL.MIC.SEM_SEG.WEIGHT", 1.0, WEIGHT, "lambda_M of the segmentation; 0 leaves it out.",
             source="published: 1.0"),
         Key("MODEL.MIC.SEM_SEG.PIXEL_THRESHOLD", 0.968, SHARE,
@@ -287,11 +314,12 @@ SECTIONS = (
             "Old; use MARGINS. Rows of the student's view, which random crops and several scales make wrong.",
             "pixels"),
         Key("MODEL.MIC.SEM_SEG.IGNORE_BOTTOM", 0, AT_LEAST_0, "Old; use MARGINS.", "pixels"),
-        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE", 64, COUNT,
-            "Patch size where the segmentation trains alone; beside boxes, MODEL.MIC.MASK is used.", "pixels",
+        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE", 0, *BLOCK_SIZE,
             "published: 64 at 1024 x 2048 (crops of 1024), 32 at half of it"),
+        Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SHARE", 0.0625, *BLOCK_SHARE, "published: 64 of 1024"),
         Key("MODEL.MIC.SEM_SEG.MASK.RATIO", 0.7, SHARE_BELOW_1,
-            "Share of hidden patches where the segmentation trains alone.", "share of patches", "published: 0.7"),
+            "Share of hidden patches.", "share of patches", "published: 0.7"),
+        Key("MODEL.MIC.SEM_SEG.MASK.PROB", 1.0, *MASK_PROB, "published: 1.0"),
         Key("MODEL.MIC.SEM_SEG.MIX_WEIGHT", 0.0, WEIGHT,
             "Weight of ClassMix self-training, the segmentation's L_T; 0 leaves it out.",
             source="DACS; published: 1.0"),

@@ -1,4 +1,4 @@
-"""Old names of config keys, which go on working."""
+"""Old names of config keys, which still work."""
 
 import logging
 

@@ -35,6 +35,10 @@ def validate_mic_config(cfg):
     for name in CHECKED_TOO:
         check_key(cfg, name, RULES[name])
     _check_alignment(cfg)
+    for section in ("MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"):
+        _check_patch_size(section, value_of(cfg, section))
+    _check_erasing(cfg)
+    _check_soft_targets(cfg.MODEL.MIC)
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
@@ -42,6 +46,7 @@ def validate_mic_config(cfg):
     _check_rates(cfg.SOLVER)
     _check_segmentation(cfg)
     _check_classes(cfg)
+    _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
     _check_output_dir(cfg.OUTPUT_DIR)
 
@@ -104,6 +109,51 @@ def _check_alignment(cfg):
         raise ConfigError(f"{key}.{enabled[0]} is enabled, but DATASETS.TARGET is empty: name the target's images.")
 
 
+def _check_patch_size(section, mask):
+    share = KEYS[f"{section}.BLOCK_SHARE"].default
+    if mask.BLOCK_SIZE and mask.BLOCK_SHARE != share:
+        raise ConfigError(
+            f"{section}.BLOCK_SIZE is {mask.BLOCK_SIZE} pixels, so BLOCK_SHARE {mask.BLOCK_SHARE} has no effect: "
+            f"set BLOCK_SIZE 0 to have the share, or BLOCK_SHARE {share} (its default) to have the pixels."
+        )
+
+
+def _check_erasing(cfg):
+    key, strong, alignment = "MODEL.MIC.STRONG_AUG", cfg.MODEL.MIC.STRONG_AUG, cfg.MODEL.MIC.ALIGNMENT
+    if strong.ERASE_PROB and not strong.ON_SOURCE:
+        raise ConfigError(
+            f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but {key}.ON_SOURCE is False, and only source images are "
+            "erased: set ON_SOURCE True, or ERASE_PROB 0.0."
+        )
+    if strong.ERASE_PROB and (alignment.IMAGE.ENABLED or alignment.INSTANCE.ENABLED):
+        raise ConfigError(
+            f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but with MODEL.MIC.ALIGNMENT the erased parts, which source "
+            "images alone have, would tell the domains apart: set ERASE_PROB 0.0."
+        )
+
+
+def _check_soft_targets(mic):
+    c, size, key = mic.CONSISTENCY, mic.TEACHER.INPUT_SIZE, "MODEL.MIC.CONSISTENCY"
+    if c.TARGETS != "soft":
+        return
+    if mic.PSEUDO_BOXES.IGNORE_SCORE:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {mic.PSEUDO_BOXES.IGNORE_SCORE}, but with {key}.TARGETS 'soft' no "
+            "region is taught as background: the teacher's own doubt is the target. Set it to 0."
+        )
+    if c.QUALITY not in ("teacher", "none"):
+        raise ConfigError(
+            f"{key}.QUALITY is {c.QUALITY!r}, but soft targets ({key}.TARGETS) have no quality weight: use 'teacher' "
+            "or 'none', which are the same there."
+        )
+    if size and (c.RPN_CLS_WEIGHT or c.RPN_BOX_REG_WEIGHT):
+        raise ConfigError(
+            f"MODEL.MIC.TEACHER.INPUT_SIZE is {size}, but {key}.TARGETS 'soft' compares teacher and student on the "
+            f"same anchors, which images of another size do not have: set it to 0, or {key}.RPN_CLS_WEIGHT and "
+            f"{key}.RPN_BOX_REG_WEIGHT to 0, or use {key}.TARGETS 'hard'."
+        )
+
+
 def _check_margins(s):
     key, margins = "MODEL.MIC.SEM_SEG.MARGINS", tuple(s.MARGINS)
     for first, second in (margins[:2], margins[2:]):
@@ -118,11 +168,28 @@ def _check_margins(s):
 
 
 def _check_classes(cfg):
-    per_class = len(cfg.MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS)
+    p = cfg.MODEL.MIC.PSEUDO_BOXES
+    if p.IGNORE_SCORE >= max(p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]) and p.IGNORE_SCORE:
+        raise ConfigError(
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {p.IGNORE_SCORE}, but detections from SCORE_THRESHOLD on are "
+            "pseudo-boxes: use a smaller value, or 0 for none."
+        )
+    per_class = len(p.SCORE_THRESHOLD_PER_CLASS)
     if per_class and per_class != num_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
             f"{classes_key(cfg)} is {num_classes(cfg)}: give one a class, or ()."
+        )
+
+
+def _check_thresholds(p):
+    key = "MODEL.MIC.PSEUDO_BOXES"
+    name = "SCORE_THRESHOLD_PER_CLASS" if p.SCORE_THRESHOLD_PER_CLASS else "SCORE_THRESHOLD"
+    low, high = p.ADAPT_BOUNDS
+    if p.ADAPT != "none" and not all(low <= x <= high for x in p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]):
+        raise ConfigError(
+            f"{key}.{name} is {p[name]}, where thresholds begin that {key}.ADAPT {p.ADAPT} keeps in {[low, high]}: "
+            "change it, or ADAPT_BOUNDS."
         )
 
 

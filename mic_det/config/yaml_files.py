@@ -153,7 +153,7 @@ class _Keys:
             if given.get(new, old) != old:
                 raise ConfigError(f"{_place(self.file, key)}: {both_given(given[new], old, new)}")
             if new in given and self.once:
-                raise ConfigError(f"{_place(self.file, key)}: {old} is there twice. Which of the two is meant?")
+                raise ConfigError(f"{_place(self.file, key)}: {old} is given twice: remove one of the two.")
             given[new] = old
             self._edit(key, key.value, new[len(new_prefix) :])
             self._edit(value, text, known)

@@ -1,4 +1,4 @@
-"""Batches of images: those of a training, which can go on from any batch, and those of an evaluation."""
+"""Batches of images: those of a training, which can resume from any batch, and those of an evaluation."""
 
 import contextlib
 import os
@@ -83,7 +83,7 @@ class TwoDomainLoader:
         return {"seed": self.seed, "batches": taken, "batch_size": sizes}
 
     def load_state_dict(self, state):
-        """Go on after the batches that the state counts; with another batch size, after as many images."""
+        """Continue after the batches that the state counts; with another batch size, after as many images."""
         self.seed, self.batches = int(state["seed"]), 0
         for domain in self.domains:
             name = domain["name"]
@@ -136,7 +136,7 @@ def build_test_loader(cfg, dataset):
 
 
 class WatchedLoader(DataLoader):
-    """torch's loader of lists, whose workers may die or not answer: both end in one line that says what to do."""
+    """torch's loader of lists, whose workers may die or hang: both end in one line that says what to do."""
 
     def __init__(self, dataset, num_workers, timeout, **kwargs):
         """
@@ -172,7 +172,7 @@ class _Watched:
                 raise
             raise DataError(
                 f"{problem}. Either shared memory is short ({_shared_memory()}; containers get more by --shm-size), "
-                "memory is, or the disk does not answer. DATALOADER.NUM_WORKERS 0 reads images without workers."
+                "memory is, or the disk does not respond. DATALOADER.NUM_WORKERS 0 reads images without workers."
             ) from e
 
     def _problem(self, text):

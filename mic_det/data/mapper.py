@@ -177,6 +177,8 @@ class DomainMapper(DatasetMapper):
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         try:
+            for annotation in dataset_dict["annotations"]:  # Detectron2 cuts resized boxes of integers to integers
+                annotation["bbox"] = [float(x) for x in annotation["bbox"]]
             super()._transform_annotations(dataset_dict, transforms, image_shape)
         except (AssertionError, LookupError, TypeError, ValueError) as e:
             raise _AnnotationFailure(transforms, image_shape) from e

@@ -1,4 +1,4 @@
-"""Which images are in which batch, fixed by a seed alone, so that a training can go on anywhere in the stream."""
+"""Which images are in which batch, fixed by a seed alone, so that a training can resume anywhere in the stream."""
 
 import itertools
 

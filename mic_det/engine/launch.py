@@ -4,6 +4,7 @@ Detectron2's ``launch`` starts them too, but knows no torchrun, ends with one tr
 for the others for half an hour where one has failed on the CPU.
 """
 
+import argparse
 import errno
 import logging
 import multiprocessing.connection
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from detectron2.engine import default_argument_parser
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
 from ..errors import ConfigError, MICError
+from ..utils.arguments import add_launch_arguments, add_opts_argument
 from ..utils.signals import SIGNALS, TrainingStopped
 from .scaling import scale_to_world_size
 from .setup import config_of
@@ -44,10 +45,9 @@ class Place:
 
 
 def argument_parser(epilog=None):
-    """Detectron2's; ``--dist-url`` is only needed for several machines."""
-    parser = default_argument_parser(epilog)
-    parser.set_defaults(dist_url="auto")
-    return parser
+    """A parser with Detectron2's options; ``--dist-url`` is only needed for several machines."""
+    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return add_opts_argument(add_launch_arguments(parser))
 
 
 def launch(main, args):
@@ -77,11 +77,11 @@ def launch(main, args):
 
 
 def advice(error):
-    """What a user is told of an error that can be put right; "" for others."""
+    """The message for an error that the user can correct; "" for others."""
     if isinstance(error, MICError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}: make room, then go on with --resume. Checkpoints are as they were."
+        return f"{error}: free some space, then continue with --resume. The checkpoints are unchanged."
     if isinstance(error, OSError) and error.filename and error.errno in NO_ACCESS:
         return f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions."
     return ""
@@ -227,7 +227,7 @@ def _run_under_torchrun(main, args):
     except Exception as e:
         if not (message := advice(e)):
             raise
-        # all processes may have met the same error: one tells it
+        # all processes may have met the same error: one reports it
         if store.add("mic_det/errors", 1) == 1:
             print(f"error: {message}", file=sys.stderr)
         _leave()

@@ -15,7 +15,11 @@ from ..errors import ConfigError
 CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, "model_*.pth.tmp")
 COMMANDS = "command_line.txt"  # a line for each start of the run
 LOGS = ("log.txt", "log.txt.rank*", COMMANDS)
-RESULTS = ("metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite")
+TRACKERS = "trackers"  # ids of the runs at wandb and MLflow, and wandb's own files
+RESULTS = (
+    "metrics.json", "metrics.json.tmp", "events.out.tfevents.*", "inference", "student", "visuals", "non_finite",
+    TRACKERS,
+)  # fmt: skip
 CONFIG = "config.yaml"
 PREVIOUS = "previous_{}"
 MOVING = "moving"  # in the sub-folder, as long as files are moved into it
@@ -96,7 +100,7 @@ def _move_aside(folder, reads):
         if any(real == x or real.startswith(os.path.join(x, "")) for x in moving):
             raise ConfigError(
                 f"{key} {path} is of the run in OUTPUT_DIR, whose files a new run moves to {target}: copy it to "
-                "another place, name another OUTPUT_DIR, or add --resume to go on with that run."
+                "another place, name another OUTPUT_DIR, or add --resume to continue that run."
             )
     os.mkdir(target)
     with open(os.path.join(target, MOVING), "wb"):

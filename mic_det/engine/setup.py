@@ -14,20 +14,24 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.formats import TRUST
 from ..config import (
     add_mic_config,
     check_config_file,
     check_detectron2_keys,
     flat_keys,
+    is_mic,
     validate_mic_config,
 )
+from ..config.bundled import find_config
+from ..config.label_kinds import consistency_weights
 from ..data.custom_sets import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..errors import ConfigError
+from ..modeling.masking import PatchMask
+from ..utils.arguments import add_model_arguments, split_opts  # noqa: F401  their earlier place
 from ..utils.hardware import describe_hardware
 from ..utils.ordinary_files import absence
-from ..utils.own_code import add_import_argument, import_own_code
+from ..utils.own_code import import_own_code
 from ..utils.programs import keep_logs_printable
 from ..utils.run_lock import run_lock
 from .output_folder import check_output
@@ -42,7 +46,7 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
     registered.
 
     Args:
-        config_file (str or path): a YAML file; "" = none.
+        config_file (str or path): a YAML file, or one that mic_det brings along (``find_config``); "" = none.
         opts (sequence): keys and values in turn, as on the command line: ``["SOLVER.MAX_ITER", 100]``.
 
     Returns:
@@ -56,6 +60,7 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
     cfg = get_cfg()
     add_mic_config(cfg)
     defaults = cfg.clone()
+    config_file = find_config(config_file)
     if config_file:
         places = check_config_file(config_file)
         with _merging(cfg, config_file, places):
@@ -67,7 +72,8 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
     cfg.OUTPUT_DIR = expanded(cfg.OUTPUT_DIR)
     register_declared_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
+        text = "MODEL.DEVICE is %s, but no GPU is usable: the CPU is used."
+        logging.getLogger(__name__).warning(text, cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     return cfg
 
@@ -78,6 +84,7 @@ load_config = get_mic_cfg  # its earlier name
 def config_of(args):
     """The config that a program's arguments ask for; modules of ``--import`` are imported first."""
     import_own_code(getattr(args, "modules", ()))
+    args.config_file = find_config(args.config_file)
     return get_mic_cfg(args.config_file, args.opts)
 
 
@@ -108,32 +115,6 @@ def _one_line(error):
     return text if len(text) < 400 else f"{text[:200]} ... {text[-150:]}"
 
 
-def split_opts(values, opts=()):
-    """Part ``KEY VALUE`` pairs from the values of an option that takes several: argparse gives it all that follow.
-
-    Returns:
-        (list[str], list[str]): the option's own values, and the pairs, those in ``opts`` last.
-    """
-    key = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Z][A-Z0-9_]*(\.\w+)*")
-    keys = [i for i, x in enumerate(values) if key.fullmatch(x) and not os.path.exists(x)]
-    end = keys[0] if keys else len(values)
-    return list(values[:end]), [*values[end:], *opts]
-
-
-def add_model_arguments(parser):
-    """The options of every program that loads weights: ``--import`` and ``--trust-checkpoint``.
-
-    No config may set them, as both run code, and a config is downloaded too.
-    """
-    add_import_argument(parser)
-    parser.add_argument(
-        TRUST,
-        action="store_true",
-        help="load files of weights that hold other objects than tensors; this runs any code that is in them",
-    )
-    return parser
-
-
 def setup(args):
     """The config of Detectron2's arguments, then its logging, and a check of the data sets."""
     cfg = config_of(args)
@@ -151,12 +132,16 @@ def setup(args):
     setup_logger(log_folder, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     keep_logs_printable()
     if moved:
-        logging.getLogger(__name__).warning("%s had files of an earlier run: they are in %s.", cfg.OUTPUT_DIR, moved)
+        text = "%s had files of an earlier run: they were moved to %s."
+        logging.getLogger(__name__).warning(text, cfg.OUTPUT_DIR, moved)
     if comm.is_main_process():
         if log_folder:
             note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
+        if is_mic(cfg) and cfg.DATASETS.TARGET and any(consistency_weights(cfg).values()) and not args.eval_only:
+            sizes = PatchMask.from_config(cfg).describe(cfg.INPUT.MIN_SIZE_TRAIN)
+            logging.getLogger("detectron2").info(f"Patch mask: {sizes}")
     return cfg
 
 

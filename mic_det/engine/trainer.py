@@ -37,6 +37,7 @@ from .optimizer import build_fused_optimizer, build_schedule
 from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
 from .scaling import scale_to_world_size
+from .trackers import make_trackers
 from .train_loop import AccumulatingTrainer
 from .writers import RunWriter
 
@@ -79,7 +80,7 @@ class MICTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As Detectron2's; a MIC that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
+        """As Detectron2's; a MIC that is loaded but not resumed starts at step 0 (``MODEL.MIC.WEIGHTS_FROM``)."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
         resumed = resume and self.checkpointer.has_checkpoint()
@@ -116,10 +117,10 @@ class MICTrainer(DefaultTrainer):
             logging.getLogger(__name__).warning("Stopped while waiting for images. %s", where)
             raise
         except RuntimeError as e:
-            # of several processes that were told to stop, one was waiting for images and left in the middle of the step
+            # several processes were asked to stop: one waited for images, and left in the middle of the step
             if isinstance(e, MICError) or comm.get_world_size() == 1 or not self.saver.stop.signum:
                 raise
-            logging.getLogger(__name__).warning("Another process stopped within this step: nothing of it is saved.")
+            logging.getLogger(__name__).warning("Another process stopped within this step: the step is not saved.")
             raise TrainingStopped(self.saver.stop.signum) from e
 
     def train(self):
@@ -152,14 +153,15 @@ class MICTrainer(DefaultTrainer):
             hooks.append(PseudoLabelMonitor.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
                 hooks.append(PseudoBoxPictures(cfg, model))
-        return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter)]
+        trackers = make_trackers(cfg)  # in all processes: one that is not installed stops them all
+        return [*hooks, RunWriter(cfg.OUTPUT_DIR if is_main else None, self.max_iter, trackers=trackers)]
 
     def build_writers(self):
         return []  # RunWriter has them
 
     def before_train(self):
         super().before_train()
-        if self.start_iter:  # a checkpoint is written in the midst of what comes after a step: here is the rest
+        if self.start_iter:  # the checkpoint was saved between two after_step hooks: run the remaining ones
             self.iter = self.storage.iter = self.start_iter - 1
             for hook in self._hooks[self._hooks.index(self.saver) + 1 :]:
                 hook.after_step()

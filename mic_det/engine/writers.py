@@ -1,4 +1,4 @@
-"""metrics.json and TensorBoard events of a run that may be killed and resumed: each step once."""
+"""metrics.json and TensorBoard events of a run that may be killed and resumed: each step once. And other writers."""
 
 import contextlib
 import itertools
@@ -29,8 +29,8 @@ class MetricsFile(JSONWriter):
             super().write()
         except OSError as e:
             raise CheckpointError(
-                f"cannot write {self.path} ({e.strerror}). Checkpoints are as they were: make room, then go on with "
-                "--resume."
+                f"cannot write {self.path} ({e.strerror}). The checkpoints are unchanged. Free some space, then "
+                "continue with --resume."
             ) from e
 
     def size(self):
@@ -93,19 +93,25 @@ class Events(TensorboardXWriter):
 
 
 class RunWriter(PeriodicWriter):
-    """Detectron2's hook that writes what is logged, which goes on as if the run had never been stopped.
+    """Detectron2's hook that writes what is logged, which continues as if the run had never been stopped.
 
     Its state, in each checkpoint: the values of the last steps, whose medians are written next, and how long
     metrics.json was.
     """
 
-    def __init__(self, output_dir, max_iter, period=20):
-        """``output_dir``: None in processes that do not write."""
+    def __init__(self, output_dir, max_iter, period=20, trackers=()):
+        """
+        Args:
+            output_dir (str): None in processes that do not write.
+            trackers (sequence of Tracker): more writers, started before the first step.
+        """
+        self.trackers = list(trackers) if output_dir is not None else []
         writers = []
         if output_dir is not None:
             os.makedirs(output_dir, exist_ok=True)
             self.metrics, self.events = MetricsFile(os.path.join(output_dir, "metrics.json")), Events(output_dir)
-            writers = [CommonMetricPrinter(max_iter), self.metrics, self.events]
+            # the last one clears the storage's pictures
+            writers = [CommonMetricPrinter(max_iter), self.metrics, *self.trackers, self.events]
         super().__init__(writers, period)
         self.writes = bool(writers)
         self._resumed = None
@@ -115,7 +121,8 @@ class RunWriter(PeriodicWriter):
         if storage is None or not self.writes:
             return {}
         with contextlib.suppress(AssertionError):  # outside a training
-            self.events.write_pictures()
+            for writer in (*self.trackers, self.events):
+                writer.write_pictures()
         done = self.trainer.iter
         least = done - max(WINDOW, self._period)  # what is older has been written
         values = {}
@@ -134,9 +141,21 @@ class RunWriter(PeriodicWriter):
         self._resumed = state_dict
 
     def before_train(self):
-        start = self.trainer.start_iter
-        if not self.writes or not start:
+        start, last = self.trainer.start_iter, -1
+        if not self.writes:
             return
+        if start:
+            last = self._rewind(start)
+        for tracker in self.trackers:
+            tracker.start(start, last)
+
+    def after_train(self):
+        for tracker in self.trackers:
+            tracker.ended = self.trainer.iter >= self.trainer.max_iter
+        super().after_train()
+
+    def _rewind(self, start):
+        """Put back what was logged before step ``start``; returns the last step that was written."""
         state, self._resumed = self._resumed or {}, None
         for name, (smoothed, values) in state.get("values", {}).items():
             for value, step in values:
@@ -144,3 +163,4 @@ class RunWriter(PeriodicWriter):
         longer = state.get("max_iter") == start < self.trainer.max_iter
         last = self.metrics.rewind(start, state.get("metrics_size"), keep_results=longer)
         self.events.rewind(last, start, keep_results=longer)
+        return last

@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from ..modeling import MIC
-from ..modeling.masking import random_patch_mask
+from ..modeling.masking import PatchMask, random_patch_mask
 
 
 class HiddenPixels(nn.Module):
@@ -52,19 +52,21 @@ class HiddenPatches(HiddenPixels):
     patches and more.
     """
 
-    def __init__(self, model, block_size, ratio):
+    def __init__(self, model, block_size, ratio, block_share=0.04):
         """
         Args:
-            block_size (int): patch side in pixels of the detector's input.
+            block_size (int): patch side in pixels of the detector's input; 0 = ``block_share`` says it.
             ratio (float): share of hidden patches, in [0, 1).
+            block_share (float): patch side as a share of the input's short side.
         """
         super().__init__(model)
-        self.block_size, self.ratio = block_size, ratio
+        self.mask = PatchMask(block_size, ratio, block_share)
 
     def visible(self, batched_input):
         size = tuple(batched_input["image"].shape[-2:])
         generator = torch.Generator().manual_seed(zlib.crc32(str(batched_input["image_id"]).encode()))
-        return random_patch_mask([size], size, self.block_size, self.ratio, generator=generator)[0, 0] > 0
+        block_size = self.mask.block_size_of(min(size))
+        return random_patch_mask([size], size, block_size, self.mask.ratio, generator=generator)[0, 0] > 0
 
 
 class TrueBoxesShown(HiddenPixels):

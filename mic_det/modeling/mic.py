@@ -12,10 +12,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..config import validate_mic_config
-from ..config.label_kinds import mask_keys
 from ..utils.step_timer import record
 from .inputs import preprocess, teacher_view
-from .masking import PatchMask, StrongAugmentation
+from .masking import PatchMask, RandomErasing, StrongAugmentation
 from .mixing import mix_batch
 from .student_teacher import StudentTeacher
 from .supported import check_pair
@@ -59,9 +58,11 @@ class MIC(StudentTeacher):
         terms: Optional[Sequence[Term]] = None,
         strong_view: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
         strong_source: bool = False,
+        erase: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
         mask: Optional[PatchMask] = None,
         alpha: float = 0.9,
         burn_in_steps: int = 0,
+        ema_in_burn_in: bool = False,
         ramp_up_steps: int = 0,
         teacher_input_size: int = 0,
         evaluate: str = "teacher",
@@ -74,9 +75,11 @@ class MIC(StudentTeacher):
             terms (list[Term]): of the loss; None = L_S + L_M with the paper's settings.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it; None = the paper's.
             strong_source (bool): whether source images are seen that way too.
-            mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels and r = 0.5.
+            erase (callable): hides a part of such a source image; target images have the mask instead.
+            mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels of 800 and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
-            burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then.
+            burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then,
+            ema_in_burn_in (bool): or is averaged from the first step on.
             ramp_up_steps (int): optimizer steps over which lambda_M then grows linearly from 0.
             teacher_input_size (int): short side in pixels at which the teacher sees images; 0 = as the student does.
             evaluate (str): "teacher", "student" or "both"; see :class:`StudentTeacher`.
@@ -89,18 +92,20 @@ class MIC(StudentTeacher):
         teacher = copy.deepcopy(student) if teacher is None else teacher
         tasks = [task() for task in find_tasks(student)] if tasks is None else list(tasks)
         check_pair(student, teacher, tasks)
-        super().__init__(student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, evaluate=evaluate)
+        super().__init__(
+            student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, ema_in_burn_in=ema_in_burn_in, evaluate=evaluate
+        )
         self.tasks = tasks
         self.needs_features = any(task.needs_features for task in tasks)
         if terms is None:
             terms = [Supervised(), MaskedConsistency({task.name: 1.0 for task in tasks})]
         self.terms = list(terms)
-        for term in self.terms:
-            if isinstance(getattr(term, "module", None), nn.Module):
-                self.add_module(term.name, term.module)
+        for part in (*self.terms, *self.tasks):
+            if isinstance(getattr(part, "module", None), nn.Module):
+                self.add_module(part.name, part.module)
         self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
-        self.strong_source = strong_source
-        self.mask = mask or PatchMask(32, 0.5)
+        self.strong_source, self.erase = strong_source, erase
+        self.mask = mask or PatchMask()
         self.ramp_up_steps = ramp_up_steps
         self.teacher_input_size = teacher_input_size
         self.class_names = class_names
@@ -122,19 +127,22 @@ class MIC(StudentTeacher):
             terms.append(distance)
         if alignment:
             terms.append(alignment)
-        mask, strong = mask_keys(cfg), mic.STRONG_AUG
+        strong = mic.STRONG_AUG
         return {
             "student": student,
             "tasks": tasks,
             "terms": terms,
             "strong_view": StrongAugmentation(
-                strong.JITTER_STRENGTH, strong.JITTER_PROB, strong.BLUR_SIGMA, strong.BLUR_PROB,
-                channels=cfg.INPUT.FORMAT,
+                strong.JITTER_STRENGTHS or strong.JITTER_STRENGTH, strong.JITTER_PROB, strong.BLUR_SIGMA,
+                strong.BLUR_PROB, channels=cfg.INPUT.FORMAT, grayscale_prob=strong.GRAYSCALE_PROB,
             ),
             "strong_source": strong.ON_SOURCE,
-            "mask": PatchMask(mask.BLOCK_SIZE, mask.RATIO),
+            "erase": RandomErasing(strong.ERASE_PROB, strong.ERASE_AREA, cfg.MODEL.PIXEL_MEAN)
+            if strong.ERASE_PROB else None,
+            "mask": PatchMask.from_config(cfg),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,
+            "ema_in_burn_in": mic.TEACHER.EMA_IN_BURN_IN,
             "ramp_up_steps": mic.CONSISTENCY.RAMP_UP_STEPS,
             "teacher_input_size": mic.TEACHER.INPUT_SIZE,
             "evaluate": mic.EVALUATE,
@@ -175,6 +183,8 @@ class MIC(StudentTeacher):
         # 1. the teacher looks at whole target images
         if step.target and any(term.needs_teacher(step) for term in terms):
             step.pseudo = self.teach(step.target)
+            for task in self.tasks:
+                task.follow(step.pseudo[task.name], step.truth[task.name])
         # 2. what the student sees, by name
         wanted = [(term, term.views(step)) for term in terms]
         views = self.make_views(step, {name for _, names in wanted for name in names})
@@ -190,6 +200,20 @@ class MIC(StudentTeacher):
             yield losses
             del losses
             views.forget()  # before the next part needs the memory
+
+    def after_optimizer_step(self):
+        """See :class:`StudentTeacher`; what tasks have observed in the step counts now."""
+        super().after_optimizer_step()
+        for task in self.tasks:
+            if task.module is not None:
+                task.module.step()
+
+    def restart(self, weights_from="teacher"):
+        """See :class:`StudentTeacher`; what tasks remember of the earlier training is forgotten."""
+        super().restart(weights_from)
+        for task in self.tasks:
+            if task.module is not None:
+                task.module.reset()
 
     def new_step(self, batched_inputs):
         """The :class:`Step` of a batch, before anything is computed."""
@@ -216,6 +240,8 @@ class MIC(StudentTeacher):
             whole = {"source": step.source, "target": step.target if "target" in names else []}
             if self.strong_source:  # both domains alike: colour changes would tell them apart
                 whole = {name: self.strong_views(inputs) for name, inputs in whole.items()}
+                for x in whole["source"] if self.erase else ():
+                    x["image"] = self.erase(x["image"])
         inputs = {**whole, **strong}
         images = preprocess(self.student, [x for view in inputs.values() for x in view])
         views = Views(images, {name: len(view) for name, view in inputs.items()})

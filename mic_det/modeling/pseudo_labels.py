@@ -14,7 +14,7 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
             and ``pred_classes`` (M).
         score_threshold (float or sequence): least score delta, one for all or one a class.
         nms_threshold (float): IoU of a class-wise non-maximum suppression; None leaves it out.
-        max_boxes (int): keep at most so many, the best; None keeps all.
+        max_boxes (int): keep at most this number, the best; None keeps all.
         min_size (float): least width and height in pixels. A box without width or height (detections that are clipped
             at the image's border may have none) is never kept: it overlaps no anchor, which makes all of them match.
 
@@ -36,6 +36,27 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
     )
 
 
+@torch.no_grad()
+def undecided_boxes(instances, pseudo, ignore_score):
+    """Detections that are no pseudo-boxes but may well be objects: their places are not to be taught as background.
+
+    Args:
+        instances (Instances): M detections of an image, as in :func:`select_pseudo_boxes`.
+        pseudo (Instances): the pseudo-boxes that were selected from them.
+        ignore_score (float): least score.
+
+    Returns:
+        Tensor: (U, 4). Undecided are not only boxes whose score is too low: also those that were too small, too many,
+        or overlapped by a better one.
+    """
+    boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
+    same = (boxes[:, None] == pseudo.gt_boxes.tensor).all(dim=2) & (classes[:, None] == pseudo.gt_classes)
+    undecided = (instances.scores >= ignore_score) & _large(boxes, 0.0) & ~same.any(dim=1)
+    # the host waits for their number just after it has waited for that of the pseudo-boxes, so there is nothing to wait
+    # for; all M boxes against all anchors would cost more
+    return boxes[undecided.nonzero()[:, 0]]
+
+
 def _confident(instances, score_threshold):
     if not isinstance(score_threshold, (int, float)):
         delta = torch.as_tensor(score_threshold, dtype=instances.scores.dtype, device=instances.scores.device)
@@ -49,12 +70,15 @@ def _large(boxes, min_size):
 
 
 @torch.no_grad()
-def rejection_reasons(instances, score_threshold, nms_threshold=None, *, max_boxes=None, min_size=0.0):
-    """Why :func:`select_pseudo_boxes` leaves detections out; its arguments.
+def rejection_reasons(
+    instances, score_threshold, nms_threshold=None, *, max_boxes=None, min_size=0.0, ignore_score=0.0
+):
+    """Why :func:`select_pseudo_boxes` leaves detections out; its arguments, and ``ignore_score``, 0 = none.
 
     Returns:
-        list[str]: for each detection "" where it is a pseudo-box, else the first that applies of "score",
-        "size", "NMS" (overlaps a better one of its class) and "count" (more than ``max_boxes``).
+        list[str]: for each detection "" where it is a pseudo-box, else the first that applies of "score" (or
+        "undecided", where the score is too low but at least ``ignore_score``), "size", "NMS" (overlaps a better one of
+        its class) and "count" (more than ``max_boxes``).
     """
     boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
     sure, large = _confident(instances, score_threshold), _large(boxes, min_size)
@@ -65,10 +89,12 @@ def rejection_reasons(instances, score_threshold, nms_threshold=None, *, max_box
         order = batched_nms(boxes[candidates].float(), scores[candidates].float(), classes[candidates], nms_threshold)
     best = candidates[order].tolist()
     kept, surplus = set(best[:max_boxes]), set(best[len(best[:max_boxes]) :])
+    undecided = (scores >= ignore_score) & _large(boxes, 0.0) & (ignore_score > 0)
     reasons = []
-    for i, (is_sure, is_large) in enumerate(zip(sure.tolist(), large.tolist())):
+    for i, (is_sure, is_large, is_undecided) in enumerate(zip(sure.tolist(), large.tolist(), undecided.tolist())):
         reason = "" if i in kept else "count" if i in surplus else "NMS"
-        reasons.append(reason if is_sure and is_large else "size" if is_sure else "score")
+        unsure = "undecided" if is_undecided else "score"
+        reasons.append(reason if is_sure and is_large else "size" if is_sure else unsure)
     return reasons
 
 

@@ -16,7 +16,7 @@ _hook = None
 
 
 def _watch_optimizers(model):
-    """Tell a model of each step of an optimizer that holds its student's parameters, as long as it lives."""
+    """Notify a model of each step of an optimizer that holds its student's parameters, as long as it lives."""
     # One hook for all models that is never removed: garbage is also collected in the middle of a step, when the
     # hooks are being gone through. Not by version counters of the parameters: fused optimizers leave them as they are.
     global _hook
@@ -33,8 +33,7 @@ def _after_optimizer_step(optimizer, *_):
     for model in list(_watched):
         if any(id(p) in stepped for p in model.student.parameters()):
             model._pending_steps.append(overflow)
-            # here, as all processes take this step together, while a teacher is brought up to date by one alone too
-            average_statistics(model.student)
+            model.after_optimizer_step()
 
 
 class StudentTeacher(nn.Module):
@@ -49,14 +48,15 @@ class StudentTeacher(nn.Module):
     over all processes after each step.
     """
 
-    def __init__(self, student, teacher, *, alpha, burn_in_steps=0, evaluate="teacher"):
+    def __init__(self, student, teacher, *, alpha, burn_in_steps=0, ema_in_burn_in=False, evaluate="teacher"):
         """
         Args:
             student, teacher (nn.Module): of the same architecture.
             alpha (float): the average's limit, in [0, 1).
             burn_in_steps (int): optimizer steps during which the teacher is a copy of the student;
                 t counts from 0 after them.
-            evaluate (str): "teacher" or "student", whose ``inference`` answers; "both" = the teacher's,
+            ema_in_burn_in (bool): whether it is the average in these steps too; t counts from the first step.
+            evaluate (str): "teacher" or "student", whose ``inference`` is used; "both" = the teacher's,
                 and trainers evaluate the student too.
         """
         super().__init__()
@@ -64,6 +64,7 @@ class StudentTeacher(nn.Module):
         self.teacher = teacher.requires_grad_(False).eval()
         self.alpha = alpha
         self.burn_in_steps = burn_in_steps
+        self.steps_before_ema = 0 if ema_in_burn_in else burn_in_steps
         self.evaluate = evaluate
         # optimizer steps taken so far; on the CPU's side so that no step waits for the device
         self.steps = 0
@@ -93,13 +94,17 @@ class StudentTeacher(nn.Module):
             self._teacher_ready = True
         self.update_teacher()
 
+    def after_optimizer_step(self):
+        """What all processes do together, while a teacher is brought up to date by one alone too."""
+        average_statistics(self.student)
+
     def update_teacher(self):
         """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
         pending, self._pending_steps = self._pending_steps, []
         if any(overflow is None or not overflow.item() for overflow in pending):
             self.steps += 1
             with record("EMA"):
-                alpha = ema_alpha(max(0, self.steps - self.burn_in_steps), self.alpha)
+                alpha = ema_alpha(max(0, self.steps - self.steps_before_ema), self.alpha)
                 ema_update(self.teacher, self.student, alpha)
 
     def restart(self, weights_from="teacher"):

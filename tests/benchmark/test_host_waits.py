@@ -40,11 +40,21 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("quality", QUALITY_MODES)
-def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, quality):
+ALL_TERMS = {"TARGETS": "soft", "RPN_BOX_REG_WEIGHT": 1.0, "ROI_BOX_REG_WEIGHT": 1.0}
+
+
+SETTINGS = [
+    *({"CONSISTENCY": {"QUALITY": mode}} for mode in QUALITY_MODES), {"CONSISTENCY": ALL_TERMS},
+    {"PSEUDO_BOXES": {"IGNORE_SCORE": 0.2}}, {"MASK": {"PROB": 0.5}},
+    {"PSEUDO_BOXES": {"ADAPT": "class_shares"}}, {"PSEUDO_BOXES": {"ADAPT": "running_mean"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path, settings):
     write_two_domains(tmp_path)
     keys = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"],
-            "MODEL__MIC__CONSISTENCY": {"QUALITY": quality}, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
+            "MODEL__MIC": settings, "SOLVER__IMS_PER_BATCH_TARGET": 3}  # fmt: skip
     cfg = load(tmp_path, tiny_config(tmp_path, **keys))
     batches, _ = make_batches(cfg, 1, (96, 128), True)
     variant = make_variant(cfg, "mic", batches)
@@ -54,6 +64,8 @@ def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path
     found = dict(waits.counts)
     # one number of boxes and one NMS for each target image
     assert found.pop("pseudo_labels.select_pseudo_boxes") == 2 * 3
+    # the number of undecided boxes, just after that
+    assert found.pop("pseudo_labels.undecided_boxes", 0) == (3 if "PSEUDO_BOXES" in settings else 0)
     # losses and gradient norm come to the host together, once a step
     assert found.pop("non_finite.read") == 1
     # the backward of indexing by a mask, which is in Detectron2's RPN loss; and torchvision's jitter and blur, whose

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from helpers.data import refusal_here, run_tool_here
+from mic_det.config.bundled import config_folder
 from mic_det.errors import ConfigError
 from mic_det.experiments.ablation import (
     collect,
@@ -16,7 +17,6 @@ from mic_det.experiments.ablation import (
     run_folder,
     table,
 )
-from mic_det.experiments.runs import ROOT
 
 CELLS = {"base": "b.yaml", "A + B": {"CONFIG": "a.yaml", "OPTS": ["SOLVER.MAX_ITER", 7]}, "top": "a.yaml"}
 PLAN = {
@@ -125,5 +125,5 @@ def test_folder_names_are_plain():
 
 
 def test_shipped_plans_can_be_read():
-    for path in (ROOT / "configs").glob("*/ablation*.yaml"):
+    for path in config_folder().glob("*/ablation*.yaml"):
         assert read_plan(path).cells

@@ -4,49 +4,20 @@ import math
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from helpers.models import C4, random_image, some_boxes, tiny_cfg
+from helpers.consistency import DIOU, GIOU, SMOOTH, masked, student_of, supervised
+from helpers.models import C4, some_boxes
 from mic_det.config import QUALITY_MODES
 from mic_det.modeling.tasks import region_consistency as consistency
-from mic_det.modeling.tasks.region_consistency import ConsistencyWeights, MaskedViews, masked_consistency_losses
-
-
-def student_of(**overrides):
-    return build_model(tiny_cfg(MODEL__META_ARCHITECTURE="GeneralizedRCNN", **overrides)).train()
-
-
-def views_of(student, targets, used=None, background_prob=None, true_labels=None):
-    images = student.preprocess_image([{"image": random_image(seed=i)} for i in range(len(targets))])
-    for x in targets:
-        x.gt_scores = x.gt_scores if x.has("gt_scores") else torch.ones(len(x))
-    used = used or [True] * len(targets)
-    return MaskedViews(images, student.backbone(images.tensor), targets, used, background_prob, true_labels)
-
-
-def supervised(student, targets, seed=11):
-    """Detectron2's own losses on the same images."""
-    torch.manual_seed(seed)
-    return student([{"image": random_image(seed=i), "instances": x} for i, x in enumerate(targets)])
-
-
-def masked(student, targets, weights, seed=11, **kwargs):
-    views = views_of(student, targets, **kwargs)
-    torch.manual_seed(seed)
-    return masked_consistency_losses(student, views, weights)
-
+from mic_det.modeling.tasks import region_sampling as sampling
+from mic_det.modeling.tasks.region_consistency import ConsistencyWeights
+from mic_det.modeling.tasks.region_sampling import MaskedViews
 
 ALL_TERMS = ConsistencyWeights(1.0, 1.0, 1.0, 1.0, quality="none")
 
 
 RPN_WEIGHTS = {"MODEL__RPN__BBOX_REG_LOSS_WEIGHT": 0.3, "MODEL__RPN__LOSS_WEIGHT": 2.0}
-
-
-GIOU = {"MODEL__RPN__BBOX_REG_LOSS_TYPE": "giou", "MODEL__ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou"}
-DIOU = {"MODEL__RPN__BBOX_REG_LOSS_TYPE": "diou", "MODEL__ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "ciou",
-        "MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True}  # fmt: skip
-SMOOTH = {"MODEL__RPN__SMOOTH_L1_BETA": 0.11, "MODEL__ROI_BOX_HEAD__SMOOTH_L1_BETA": 1.0}
 
 
 @pytest.mark.parametrize("overrides", [{}, C4, RPN_WEIGHTS, GIOU, DIOU, SMOOTH])
@@ -221,8 +192,9 @@ def test_objectness_loss_by_hand(num_sampled):
     def loss(mode, used=(True, True)):
         views = MaskedViews(None, {}, [target, nothing], list(used), background_prob)
         own = torch.where(torch.tensor(used)[:, None], labels, -1)
-        sampled = consistency._sampled_anchors(anchors, matched, own, logits, torch.zeros(2, 4, 4), num_sampled)
-        return consistency._objectness_loss(sampled, consistency._objectness_quality(sampled, views, mode)).item()
+        sampled = sampling.chosen_anchors(anchors, matched, own, logits, torch.zeros(2, 4, 4), num_sampled)
+        q = consistency._objectness_quality(sampled, views, mode)
+        return consistency._objectness_loss(sampled, (sampled.labels == 1).float(), q).item()
 
     p = torch.tensor([0.0, 2.0, -1.0, 1.0, -3.0]).sigmoid()  # of the sampled ones
     cross_entropies = -torch.where(torch.tensor([1.0, 0, 1, 0, 0]) == 1, p, 1 - p).log()
@@ -246,9 +218,10 @@ def anchors_of_a_trained_rpn(num=256):
 def objectness_term(mode, logits, labels):
     """Mean over the anchors of what the loss is made of, with its gradient by the logits."""
     logits = logits.clone().requires_grad_()
-    sampled = consistency.SampledAnchors([torch.zeros(len(logits), 4)], [], labels[None], logits[None], None)
+    sampled = sampling.SampledAnchors([torch.zeros(len(logits), 4)], [], labels[None], logits[None], None)
     views = MaskedViews(None, {}, [], [True])
-    loss = consistency._objectness_loss(sampled, consistency._objectness_quality(sampled, views, mode)) / len(logits)
+    q = consistency._objectness_quality(sampled, views, mode)
+    loss = consistency._objectness_loss(sampled, labels[None].float(), q) / len(logits)
     (gradient,) = torch.autograd.grad(loss, logits)
     return loss.item(), gradient
 

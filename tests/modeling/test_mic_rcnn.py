@@ -107,6 +107,21 @@ def test_source_images_get_the_colour_changes_where_asked_and_are_never_hidden()
     assert losses["source/loss_box_reg"].isfinite()
 
 
+@pytest.mark.parametrize("domains", ["target", "both"])
+def test_only_whole_source_images_are_erased_and_become_the_mean(domains):
+    erased = {"MODEL__MIC__STRONG_AUG__ON_SOURCE": True, "MODEL__MIC__STRONG_AUG__ERASE_PROB": 1.0,
+              "MODEL__MIC__STRONG_AUG__ERASE_AREA": (0.1, 0.2), "MODEL__MIC__MASK__DOMAINS": domains}  # fmt: skip
+    model = build_model(tiny_cfg(**{**NO_CHANGE, **ALL_BOXES, **erased}))
+    batch = [source_input(0), source_input(1), target_input(2)]
+    seen, _ = backbone_inputs(model, batch)
+    order = [*batch, *(batch[:2] if domains == "both" else [])]  # source, masked target, masked source
+    for i, (view, x) in enumerate(zip(seen[0], order)):
+        hidden = (view == 0).all(dim=0)
+        share = hidden.float().mean().item()
+        assert 0.09 < share < 0.21 if i < 2 else share == 0
+        torch.testing.assert_close(view[:, ~hidden], normalised(model, x["image"].float())[:, ~hidden])
+
+
 def test_without_changes_the_student_sees_what_the_teacher_sees():
     model = build_model(tiny_cfg(**NO_CHANGE, **ALL_BOXES))
     teacher_saw = []

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, BoxMode, ImageList, Instances
+from PIL import Image
 from torch import nn
 
 from helpers.models import source_input, target_input, tiny_cfg
+from mic_det.data.mapper import DomainMapper
 from mic_det.modeling.pseudo_labels import rejection_reasons, select_pseudo_boxes, sem_seg_pseudo_labels
 
 
@@ -142,6 +144,37 @@ def test_a_flip_and_a_resize_move_pseudo_boxes_as_they_move_the_object(input_siz
         assert pseudo.image_size == size
         torch.testing.assert_close(pseudo.gt_boxes.tensor, torch.tensor([box]).float(), rtol=0, atol=tolerance)
         assert pseudo.gt_classes.tolist() == [1] and pseudo.scores.tolist() == [pytest.approx(0.9)]
+
+
+@pytest.mark.parametrize("sampling, sizes", [("choice", (48, 64, 80)), ("range", (48, 80))])
+def test_boxes_fit_the_object_at_every_scale_in_both_domains(tmp_path, sampling, sizes):
+    """The object's place is measured in the pixels of the mapped image itself."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[16:48, 8:40] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    truth = [{"bbox": [8, 16, 32, 32], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}]
+    x = {"file_name": str(tmp_path / "a.png"), "image_id": 1, "height": 64, "width": 96, "annotations": truth}
+    cfg = tiny_cfg(INPUT__MIN_SIZE_TRAIN=sizes, INPUT__MIN_SIZE_TRAIN_SAMPLING=sampling, INPUT__MAX_SIZE_TRAIN=400)
+    model = build_model(cfg)
+    model.teacher = RectangleFinder()
+    mappers = {domain: DomainMapper(cfg, domain=domain) for domain in ("source", "target")}
+    seen, sides = {"source": set(), "target": set()}, set()
+    for domain in ["source", "target"] * 30:
+        mapped = mappers[domain](x)
+        size = tuple(mapped["image"].shape[-2:])
+        rows, columns = (np.flatnonzero((mapped["image"][0] > 128).any(dim=d).numpy()) for d in (1, 0))
+        place = torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]).float()
+        if domain == "target":
+            pseudo = model.teach([mapped])["boxes"].boxes[0]
+            assert pseudo.image_size == size
+            assert torch.equal(pseudo.gt_boxes.tensor, place)
+        else:  # the bright pixels end within the pixel in which the true box ends
+            torch.testing.assert_close(mapped["instances"].gt_boxes.tensor, place, rtol=0, atol=0.75)
+        seen[domain].add(min(size))
+        sides.add(bool(columns[0] < size[1] / 4))
+    assert sides == {True, False}, "some images are flipped"
+    for found in seen.values():
+        assert found == set(sizes) if sampling == "choice" else len(found) > 5 and 48 <= min(found) <= max(found) <= 80
 
 
 def test_the_log_tells_counts_scores_and_classes(storage):

@@ -183,7 +183,7 @@ def test_a_segmentation_alone_has_a_mask_of_its_own():
     drawn = model_of(**ALONE, **mask).mask
     assert (drawn.block_size, drawn.ratio) == (8, 0.9)
     drawn = model_of(**BOTH, **mask).mask
-    assert (drawn.block_size, drawn.ratio) == (32, 0.5)
+    assert (drawn.block_size, drawn.block_share, drawn.ratio) == (0, 0.04, 0.5)
 
 
 def test_box_losses_are_bit_equal_with_the_segmentation_heads_weight_0():
@@ -281,7 +281,7 @@ def test_the_teacher_answers_in_the_images_own_size(settings):
     ("PIXEL_THRESHOLD", 1.5), ("MIX_WEIGHT", -1.0), ("WEIGHT", -0.1), ("IGNORE_TOP", -1), ("MASK__RATIO", 1.0),
     ("MARGINS", (1, 2, 3)), ("MARGINS", (-1, 0, 0, 0)), ("MARGINS", (0, 0, 2.5, 0)), ("MARGINS", (0.6, 0.4, 0, 0)),
     ("MARGINS", ("10%", 0, 0, 0)), ("MARGINS", (float("nan"), 0, 0, 0)),
-    ("MASK__BLOCK_SIZE", 0),
+    ("MASK__BLOCK_SIZE", -1),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(key, value):
     with pytest.raises(ConfigError, match="MODEL.MIC.SEM_SEG." + key.replace("__", ".")):

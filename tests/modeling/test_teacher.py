@@ -199,6 +199,22 @@ def test_burn_in_copies_the_student_and_leaves_the_target_out(storage):
     assert_weights(model.teacher, expected_teacher(students, 0.9, burn_in=2))
 
 
+def test_the_average_can_begin_with_burn_in(storage):
+    """Strong start and MIC in one run: while L_M is left out, the teacher is the average of all steps."""
+    keys = {"MODEL__MIC__BURN_IN_STEPS": 3, "MODEL__MIC__TEACHER__EMA_IN_BURN_IN": True}
+    model = build_model(tiny_cfg(MODEL__MIC__TEACHER__ALPHA=0.9, **keys, **ALL_BOXES))
+    students = [weights(model.student)]
+    optimizer = optimizer_of(model, torch.optim.SGD)
+    train(model, optimizer, 3, students=students)
+    assert not any(k.startswith(("masked", "pseudo")) for k in storage.latest())
+    model.state_dict()
+    assert_weights(model.teacher, expected_teacher(students, 0.9))
+    train(model, optimizer, 2, students=students)
+    assert "pseudo/num_boxes" in storage.latest()
+    model.state_dict()
+    assert_weights(model.teacher, expected_teacher(students, 0.9))
+
+
 def test_ten_steps_equal_five_saved_loaded_and_five_more():
     def make():
         torch.manual_seed(0)

@@ -25,6 +25,7 @@ from mic_det.engine.non_finite import CatchNonFinite, NonFiniteHandler
 from mic_det.engine.train_loop import AccumulatingTrainer
 from mic_det.errors import NonFiniteError
 from mic_det.modeling.student_teacher import StudentTeacher
+from mic_det.modeling.thresholds import AdaptiveThresholds
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,7 @@ def worker(rank, folder):
         **non_finite(rank, folder),
         "overflow": overflow(rank),
         "statistics": statistics(rank),
+        "thresholds": thresholds([rank]),
     }
 
 
@@ -194,6 +196,21 @@ def statistics(rank):
     return {part: getattr(model, part).state_dict() for part in ("student", "teacher")}
 
 
+def thresholds(parts):
+    """Three steps; each part of the images has other scores and true boxes."""
+    model = AdaptiveThresholds(0.5, "class_shares", 3, momentum=0.5)
+    for i in range(3):
+        scores, classes, true = [], [], []
+        for part in parts:
+            g = torch.Generator().manual_seed(10 * i + part)
+            scores.append(torch.rand(20 + part, generator=g))
+            classes.append(torch.randint(0, 3, (20 + part,), generator=g))
+            true.append(torch.randint(0, 3 - part, (4,), generator=g))
+        model.observe(*map(torch.cat, (scores, classes, true)))
+        model.step()
+    return model.state_dict()
+
+
 # ------------------------------------------------------------------------------------- what must hold
 
 
@@ -233,6 +250,13 @@ def test_statistics_are_the_mean_over_the_processes(pair):
             torch.testing.assert_close(found["teacher"][k], first * 2 / 3 + v / 3)
     first, second = (x["statistics"]["teacher"] for x in pair[1:])
     assert all(torch.equal(v, second[k]) for k, v in first.items())
+
+
+def test_thresholds_follow_the_detections_of_all_processes(pair):
+    whole = thresholds([0, 1])
+    for found in (x["thresholds"] for x in pair[1:]):
+        assert all(torch.equal(v, found[k]) for k, v in whole.items())
+    assert not torch.equal(whole["values"], thresholds([0])["values"])
 
 
 def assert_same(found, expected):

@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
+TOOL = Path(__file__).resolve().parents[2] / "mic_det/cli/install_detectron2.py"
 spec = importlib.util.spec_from_file_location("install_detectron2", TOOL)
 tool = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = tool  # dataclasses look their module up there

@@ -4,14 +4,12 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import setuptools
 
-from helpers.data import TOOLS, refusal_here, run_tool_here
+from helpers.data import refusal_here, run_tool_here
 from mic_det.visualization.curves import line_chart, running_mean
 
 pytestmark = pytest.mark.slow
@@ -168,15 +166,6 @@ def test_command_environment_and_config_are_shown(tmp_path, monkeypatch):
     assert row(page, "training time", table=1) == ["0:12:06 (0:00:01 on hooks)"]
     assert row(page, "seconds a step (median)", table=1) == ["0.250"]
     assert not any("not finished" in p for p in page.texts["p"])
-
-
-def test_everything_that_the_package_reads_is_installed_with_it(monkeypatch):
-    monkeypatch.chdir(TOOLS.parent)
-    build = setuptools.distutils.core.run_setup("setup.py", stop_after="init").get_command_obj("build_py")
-    build.ensure_finalized()
-    installed = {Path(p).relative_to("build/lib") for p in build.get_outputs()}
-    present = {p for p in Path("mic_det").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    assert present == installed and Path("mic_det/experiments/templates/report.html") in installed
 
 
 def test_a_killed_run_is_reported_as_far_as_it_came(tmp_path, monkeypatch, capsys):

@@ -139,6 +139,7 @@ def test_mic_logs_its_named_losses_and_pseudo_boxes(mic):
     assert {f"pseudo/num_boxes_{c}" for c in CLASSES} <= set(last)
     assert last["source/num_boxes"] == 2  # two rectangles in every image
     assert "TARGET target_train: 8 images" in printed
+    assert "Patch mask: 0.5 of the patches are hidden, of 16 pixels at a short side of 64" in printed
 
 
 def test_the_teacher_left_its_start_and_follows_the_student(mic, source_only):

@@ -30,13 +30,13 @@ def iou(a, b):
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
-def brute_force(instances, thresholds, nms, cap, min_size):
+def brute_force(instances, thresholds, nms, cap, min_size, ignore=None):
     boxes, scores = instances.pred_boxes.tensor.tolist(), instances.scores.tolist()
     classes, reasons, kept = instances.pred_classes.tolist(), [""] * len(instances), []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         x0, y0, x1, y1 = boxes[i]
         if scores[i] < thresholds[classes[i]]:
-            reasons[i] = "score"
+            reasons[i] = "score" if ignore is None or scores[i] < ignore else "undecided"
         elif min(x1 - x0, y1 - y0) < min_size:
             reasons[i] = "size"
         elif nms is not None and any(classes[j] == classes[i] and iou(boxes[j], boxes[i]) > nms for j in kept):
@@ -57,6 +57,9 @@ def test_reasons_equal_brute_force(thresholds, nms, cap, min_size):
         delta = thresholds[0] if len(set(thresholds)) == 1 else thresholds
         reasons = rejection_reasons(found, delta, **settings)
         assert reasons == brute_force(found, thresholds, nms, cap, min_size)
+        assert rejection_reasons(found, delta, **settings, ignore_score=0.2) == brute_force(
+            found, thresholds, nms, cap, min_size, ignore=0.2
+        )
         pseudo = select_pseudo_boxes(found, delta, **settings)
         assert sorted(pseudo.scores.tolist()) == sorted(s for s, r in zip(found.scores.tolist(), reasons) if not r)
         seen |= set(reasons)

@@ -12,6 +12,9 @@ class Task:
     name = ""
     #: Whether the task works on the features of the backbone, and not on images alone.
     needs_features = True
+    #: An ``nn.Module`` with what the task remembers (a part of MIC under the task's name), or None. It has ``step``,
+    #: which MIC calls after each optimizer step, and ``reset``, for a new training.
+    module = None
 
     @classmethod
     def applies_to(cls, model):
@@ -50,6 +53,9 @@ class Task:
 
     def log(self, pseudo, model, class_names):
         """Log numbers of a step's pseudo-labels."""
+
+    def follow(self, pseudo, truth):
+        """Learn, for the next steps, from a step's pseudo-labels and the true labels of its source images."""
 
     def consistency(self, student, view, pseudo, truth):
         """L_M before lambda_M, dict[str, Tensor], on a View of masked images.

@@ -6,21 +6,17 @@ from typing import Callable, Optional
 import torch
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
-from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 
-from ...config.label_kinds import box_section
+from ...config.label_kinds import box_section, num_classes
 from ...utils.step_timer import record
-from ..pseudo_labels import select_pseudo_boxes
-from ..regions import region_scores, supervised_roi_losses
+from ..pseudo_labels import select_pseudo_boxes, undecided_boxes
+from ..regions import rpn_predictions, supervised_roi_losses
+from ..thresholds import AdaptiveThresholds
 from .base import Task
-from .region_consistency import (
-    ConsistencyWeights,
-    MaskedViews,
-    masked_consistency_losses,
-    pseudo_targets,
-    true_targets,
-)
+from .region_consistency import ConsistencyWeights, masked_consistency_losses
+from .region_sampling import MaskedViews, pseudo_targets, true_targets
+from .region_teacher import RegionTeacher
 
 
 @dataclass
@@ -28,11 +24,16 @@ class PseudoBoxes:
     """Pseudo-boxes of N target images, in the frame of the student's views.
 
     ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
-    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region.
+    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region. ``detections`` are
+    all N ``Instances`` that they were chosen from. ``soft_teacher`` has the outputs that soft targets are made of.
+    ``undecided`` are N tensors of :func:`undecided_boxes`, where they are looked for.
     """
 
     boxes: list = field(default_factory=list)
     background_prob: Optional[Callable] = None
+    detections: list = field(default_factory=list)
+    soft_teacher: Optional[RegionTeacher] = None
+    undecided: Optional[list] = None
 
 
 class BoxTask(Task):
@@ -40,28 +41,38 @@ class BoxTask(Task):
 
     name = "boxes"
 
-    def __init__(self, *, select=None, empty_images="skip", weights=None):
+    def __init__(self, *, select=None, empty_images="skip", weights=None, thresholds=None, ignore_score=0.0):
         """
         Args:
             select (dict): arguments of :func:`select_pseudo_boxes`; None = score threshold 0.8.
             empty_images (str): images without pseudo-boxes: "skip" them, or take them as all "background".
             weights (ConsistencyWeights): of the terms of L_M.
+            thresholds (AdaptiveThresholds): in place of the score threshold; None = that one, unchanged.
+            ignore_score (float): detections with this score that are no pseudo-boxes are undecided; 0 = none is.
         """
         self.select = {"score_threshold": 0.8, **(select or {})}
         self.empty_images = empty_images
         self.weights = weights or ConsistencyWeights()
+        self.module = thresholds
+        self.ignore_score = ignore_score
 
     @classmethod
     def from_config(cls, cfg, **others):
         p, c = cfg.MODEL.MIC.PSEUDO_BOXES, cfg.MODEL.MIC.CONSISTENCY
+        start, thresholds = p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, None
+        if p.ADAPT != "none":
+            thresholds = AdaptiveThresholds(start, p.ADAPT, num_classes(cfg), p.ADAPT_BOUNDS, p.ADAPT_MOMENTUM)
         select = dict(
-            score_threshold=p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, nms_threshold=p.NMS_THRESHOLD,
+            score_threshold=start, nms_threshold=p.NMS_THRESHOLD,
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
         )  # fmt: skip
         weights = ConsistencyWeights(
-            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY
+            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS
         )
-        return cls(select=select, empty_images=c.EMPTY_IMAGES, weights=weights, **others)
+        return cls(
+            select=select, empty_images=c.EMPTY_IMAGES, weights=weights, thresholds=thresholds,
+            ignore_score=p.IGNORE_SCORE, **others,
+        )  # fmt: skip
 
     def classes_key(self, model):
         return f"MODEL.{box_section(type(model))}.NUM_CLASSES"
@@ -72,18 +83,35 @@ class BoxTask(Task):
     def no_pseudo_labels(self):
         return PseudoBoxes()
 
-    def detections(self, model, view):
-        """All detections of a model in a :class:`TeacherView`, in the frame of the student's views."""
-        found = self.predict(model, view.images, view.features)
+    def detections(self, model, view, **computed):
+        """All detections of a model in a :class:`TeacherView`, in the frame of the student's views.
+
+        Others than these arguments are :meth:`predict`'s: what has been computed before.
+        """
+        found = self.predict(model, view.images, view.features, **computed)
         for instances, size, (sx, sy) in zip(found, view.sizes, view.scales):
             instances.pred_boxes.scale(1 / sx, 1 / sy)
             instances._image_size = size
         return found
 
-    def pseudo_labels(self, model, view):
-        found = self.detections(model, view)
+    @property
+    def selection(self):
+        """Arguments of :func:`select_pseudo_boxes` as they are now."""
+        return {**self.select, "score_threshold": self.module.values} if self.module is not None else self.select
+
+    def pseudo_labels(self, model, view, **computed):
+        found = self.detections(model, view, **computed)
         with record("pseudo-labels"):
-            return PseudoBoxes([select_pseudo_boxes(x, **self.select) for x in found])
+            pseudo = PseudoBoxes([select_pseudo_boxes(x, **self.selection) for x in found], detections=found)
+            if self.ignore_score:
+                pseudo.undecided = [undecided_boxes(x, y, self.ignore_score) for x, y in zip(found, pseudo.boxes)]
+            return pseudo
+
+    def follow(self, pseudo, truth):
+        if self.module is not None:
+            found = pseudo.detections
+            scores, classes = (torch.cat([x.get(name) for x in found]) for name in ("scores", "pred_classes"))
+            self.module.observe(scores, classes, torch.cat([x.gt_classes for x in truth]))
 
     def predict(self, model, images, features=None):
         """Detections of a model in eval mode in normalised images (``ImageList``), in their frame: list[Instances]."""
@@ -98,7 +126,9 @@ class BoxTask(Task):
         return [class_names[i] if i < len(class_names) else str(i) for i in range(self.num_classes(model))]
 
     def log(self, pseudo, model, class_names):
-        log_pseudo_boxes(pseudo.boxes, self.logged_names(model, class_names))
+        thresholds = None if self.module is None else self.module.values
+        names = self.logged_names(model, class_names)
+        log_pseudo_boxes(pseudo.boxes, names, thresholds, pseudo.undecided)
 
 
 class RCNNTask(BoxTask):
@@ -133,34 +163,40 @@ class RCNNTask(BoxTask):
         return {**losses, **roi_losses}
 
     def pseudo_labels(self, model, view):
-        return PseudoBoxes(super().pseudo_labels(model, view).boxes, _background_prob(model, view))
+        if self.weights.targets == "hard":
+            pseudo = super().pseudo_labels(model, view)
+            pseudo.background_prob = RegionTeacher(model, view).background_prob
+            return pseudo
+        rpn_outputs = rpn_predictions(model.proposal_generator, view.features)
+        pseudo = super().pseudo_labels(model, view, rpn_outputs=rpn_outputs)
+        pseudo.soft_teacher = RegionTeacher(model, view, rpn_outputs)
+        return pseudo
 
     def consistency(self, student, view, pseudo, truth):
+        undecided = pseudo.undecided
+        if undecided is not None:
+            undecided = undecided + [x.gt_boxes.tensor[:0] for x in truth]
         views = MaskedViews(
             view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
             self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
-            [False] * len(pseudo.boxes) + [True] * len(truth),
+            [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher, undecided,
         )  # fmt: skip
         return masked_consistency_losses(student, views, self.weights)
 
-    def predict(self, model, images, features=None):
+    def predict(self, model, images, features=None, rpn_outputs=None):
         features = model.backbone(images.tensor) if features is None else features
-        proposals, _ = model.proposal_generator(images, features, None)
+        if rpn_outputs is None:
+            proposals, _ = model.proposal_generator(images, features, None)
+        else:
+            proposals = model.proposal_generator.predict_proposals(*rpn_outputs, images.image_sizes)
         return model.roi_heads(images, features, proposals, None)[0]
 
 
-def _background_prob(model, view):
-    @torch.no_grad()
-    def background_prob(boxes):
-        boxes = [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, view.scales)]
-        logits, _ = region_scores(model.roi_heads, view.features, boxes)
-        return logits.softmax(dim=1)[:, -1].split([len(b) for b in boxes])
+def log_pseudo_boxes(pseudo, class_names, thresholds=None, undecided=None):
+    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score.
 
-    return background_prob
-
-
-def log_pseudo_boxes(pseudo, class_names):
-    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score."""
+    Where there are ``thresholds`` (K,), each class's; where boxes are ``undecided``, their number an image.
+    """
     storage = get_event_storage()
     counts = [len(x) for x in pseudo]
     storage.put_scalar("pseudo/num_boxes", sum(counts) / len(counts))
@@ -168,8 +204,14 @@ def log_pseudo_boxes(pseudo, class_names):
     classes = torch.cat([x.gt_classes for x in pseudo])
     per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
-    *per_class, mean_score = torch.cat([per_class, mean_score[None]]).tolist()  # one transfer for all
+    thresholds = mean_score.new_empty(0) if thresholds is None else thresholds
+    mean_score, *numbers = torch.cat([mean_score[None], per_class, thresholds]).tolist()  # one transfer for all
+    per_class, thresholds = numbers[: len(class_names)], numbers[len(class_names) :]
+    if undecided is not None:
+        storage.put_scalar("pseudo/num_undecided", sum(map(len, undecided)) / len(counts))
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
     for name, count in zip(class_names, per_class):
         storage.put_scalar(f"pseudo/num_boxes_{name}", count / len(counts), smoothing_hint=False)
+    for name, threshold in zip(class_names, thresholds):
+        storage.put_scalar(f"pseudo/threshold_{name}", threshold, smoothing_hint=False)

@@ -2,68 +2,34 @@
 
 The student's RPN and box head are trained on masked views against labels that it did not make
 itself. Detectron2's own sampling, matching and predictors are used; what is added is one weight a
-region, and leaving images out.
+region, leaving images out, and targets that are the teacher's whole outputs (:mod:`.soft_targets`).
 """
 
 from dataclasses import dataclass, field
-from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import cat, ciou_loss, diou_loss
-from detectron2.structures import Boxes, Instances
 from fvcore.nn import giou_loss, smooth_l1_loss
 
 from ..regions import region_features, rpn_predictions
-
-
-@dataclass
-class MaskedViews:
-    """Masked images of one step, and what the student is to see in them.
-
-    ``images`` (ImageList) and ``features`` (dict of (N, C, H, W)) are the student's; ``targets`` are N
-    ``Instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_scores`` (the teacher's quality of a region that is
-    matched to a box). ``used[i]`` says whether image i takes part in the loss, and ``true_labels[i]`` whether its
-    labels are true ones, whose regions all have q = 1 (None: pseudo-labels everywhere). ``background_prob`` takes
-    box tensors (R_i, 4) of the images with pseudo-labels, in the images' frame, and returns as many tensors (R_i,):
-    the teacher's probability that a region is background.
-    """
-
-    images: object
-    features: dict
-    targets: list[Instances]
-    used: list[bool]
-    background_prob: Optional[Callable] = None
-    true_labels: Optional[list[bool]] = None
-
-    def has_true_labels(self):
-        """For each image, whether its labels are true ones."""
-        return self.true_labels or [False] * len(self.used)
+from .region_sampling import sample_anchors, sample_proposals
+from .soft_targets import teacher_anchors, teacher_classes
 
 
 @dataclass
 class ConsistencyWeights:
-    """Weights of the terms of L_M (0 leaves a term out) and the mode of the quality weight q."""
+    """Weights of the terms of L_M (0 leaves a term out), the mode of the quality weight q, and the kind of targets.
+
+    ``targets`` are "hard", or "soft", which have q = 1.
+    """
 
     rpn_cls: float = 1.0
     roi_cls: float = 1.0
     rpn_loc: float = 0.0
     roi_loc: float = 0.0
     quality: str = field(default="teacher")
-
-
-@dataclass
-class SampledAnchors:
-    """S anchors of each of N images: ``boxes`` and ``matched`` (N lists of (S, 4)), ``labels``, ``logits`` (N, S).
-
-    Labels: 1 = object, 0 = background, -1 = not sampled, of which all else is undefined. ``deltas`` are (N, S, 4).
-    """
-
-    boxes: list[torch.Tensor]
-    matched: list[torch.Tensor]
-    labels: torch.Tensor
-    logits: torch.Tensor
-    deltas: torch.Tensor
+    targets: str = field(default="hard")
 
 
 def masked_consistency_losses(student, views, weights):
@@ -89,48 +55,37 @@ def _rpn_losses(rpn, views, weights):
     anchors, logits, deltas = rpn_predictions(rpn, views.features)
     losses = {}
     if weights.rpn_cls or weights.rpn_loc:
-        labels, matched = rpn.label_and_sample_anchors(anchors, views.targets)
-        labels = torch.stack([x if used else torch.full_like(x, -1) for x, used in zip(labels, views.used)])
-        sampled = _sampled_anchors(
-            Boxes.cat(anchors).tensor, matched, labels, cat(logits, dim=1), cat(deltas, dim=1), rpn.batch_size_per_image
-        )
-        q = _objectness_quality(sampled, views, weights.quality)
-        normalizer = rpn.batch_size_per_image * len(labels)
+        sampled = sample_anchors(rpn, anchors, logits, deltas, views)
+        objects, q = (sampled.labels == 1).float(), _objectness_quality(sampled, views, weights.quality)
+        normalizer = rpn.batch_size_per_image * len(objects)
+        if views.soft_teacher is not None:
+            shapes = [views.features[name].shape[-2:] for name in rpn.in_features]
+            soft, teacher_logits, teacher_deltas = teacher_anchors(sampled, views, shapes)
+            objects = torch.where(soft, teacher_logits.sigmoid(), objects)
+            q = q * (teacher_logits > -torch.inf)
     if weights.rpn_cls:
-        loss = _objectness_loss(sampled, q)
+        loss = _objectness_loss(sampled, objects, q)
         losses["loss_rpn_cls"] = loss / normalizer * rpn.loss_weight.get("loss_rpn_cls", 1.0) * weights.rpn_cls
     if weights.rpn_loc:
-        loss = _box_loss(
-            rpn, cat(sampled.boxes), sampled.deltas.flatten(0, 1), cat(sampled.matched),
-            sampled.labels.flatten() == 1, q.detach().flatten(),
-        )  # fmt: skip
+        boxes = cat(sampled.boxes)
+        targets = _matched_targets(rpn, boxes, cat(sampled.matched), sampled.labels.flatten() == 1)
+        if views.soft_teacher is not None:
+            agreed = _delta_targets(rpn, boxes, teacher_deltas.flatten(0, 1)[:, None])
+            targets = torch.where(soft.expand_as(q).flatten()[:, None, None], agreed, targets)
+        loss = _box_loss(rpn, boxes, sampled.deltas.flatten(0, 1)[:, None], targets, (objects * q.detach()).view(-1, 1))
         losses["loss_rpn_loc"] = loss / normalizer * rpn.loss_weight.get("loss_rpn_loc", 1.0) * weights.rpn_loc
     return rpn.predict_proposals(anchors, logits, deltas, views.images.image_sizes), losses
 
 
-def _sampled_anchors(anchors, matched, labels, logits, deltas, num_sampled):
-    """Those of all A anchors that are sampled, in their order.
-
-    As many anchors an image are looked at as Detectron2 samples at most, with the label -1 where it sampled fewer,
-    so that the host need not know how many there are.
-    """
-    chosen = (labels >= 0).float().topk(min(num_sampled, labels.shape[1]), dim=1).indices.sort(dim=1).values
-    return SampledAnchors(
-        [anchors[rows] for rows in chosen], [x[rows] for x, rows in zip(matched, chosen)],
-        labels.gather(1, chosen), logits.gather(1, chosen).float(),
-        deltas.gather(1, chosen[:, :, None].expand(-1, -1, deltas.shape[2])),
-    )  # fmt: skip
-
-
-def _objectness_loss(sampled, q):
-    """Sum of q times the binary cross entropy of sampled anchors."""
-    loss = F.binary_cross_entropy_with_logits(sampled.logits, (sampled.labels == 1).float(), reduction="none")
+def _objectness_loss(sampled, objects, q):
+    """Sum of q times the binary cross entropy of sampled anchors, whose probabilities of an object are (N, S)."""
+    loss = F.binary_cross_entropy_with_logits(sampled.logits, objects, reduction="none")
     return (loss * q).sum()
 
 
 def _objectness_quality(sampled, views, quality):
     """q (N, S) of sampled anchors; 0 where one is not sampled."""
-    if quality == "none":
+    if quality == "none" or views.soft_teacher is not None:
         q = torch.ones_like(sampled.logits)
     elif quality == "published":  # of both labels, and with a gradient: what the published code does
         q = sampled.logits.sigmoid()
@@ -162,32 +117,39 @@ def _background_quality(views, boxes):
 
     The teacher is asked about images that are used and have pseudo-labels alone; the others have 0 (not used) or 1.
     """
-    pseudo = [i for i, true in enumerate(views.has_true_labels()) if not true]
+    pseudo = views.of_pseudo_labelled(range(len(boxes)))
     rows = [b.new_ones(len(b)) for b in boxes]
-    asked = [boxes[i] if views.used[i] else boxes[i][:0] for i in pseudo]
+    asked = views.of_pseudo_labelled(views.asked(boxes))
     for i, p in zip(pseudo, views.background_prob(asked) if pseudo else ()):
         rows[i] = p if views.used[i] else torch.zeros_like(rows[i])
     return rows
 
 
 def _roi_losses(roi_heads, proposals, views, weights):
-    sampled = roi_heads.label_and_sample_proposals(proposals, views.targets)
+    sampled = sample_proposals(roi_heads, proposals, views)
     boxes = [x.proposal_boxes for x in sampled]
-    predictor = roi_heads.box_predictor
+    predictor, num_classes = roi_heads.box_predictor, roi_heads.num_classes
     logits, deltas = predictor(region_features(roi_heads, views.features, boxes))
     labels = cat([x.gt_classes for x in sampled])
-    q = _class_quality(logits, sampled, views, weights.quality, roi_heads.num_classes)
+    probs = (labels[:, None] == torch.arange(num_classes + 1, device=labels.device)).float()
+    q = _class_quality(logits, sampled, views, weights.quality, num_classes)
+    if views.soft_teacher is not None:
+        soft, teacher_probs, teacher_deltas = teacher_classes([b.tensor for b in boxes], views)
+        probs = torch.where(soft[:, None], teacher_probs, probs)
     losses = {}
     if weights.roi_cls:
-        loss = (F.cross_entropy(logits, labels, reduction="none") * q).sum() / max(len(labels), 1)
+        loss = (F.cross_entropy(logits, probs, reduction="none") * q).sum() / max(len(labels), 1)
         losses["loss_cls"] = loss * predictor.loss_weight.get("loss_cls", 1.0) * weights.roi_cls
     if weights.roi_loc:
         matched = cat([(x.gt_boxes if x.has("gt_boxes") else x.proposal_boxes).tensor for x in sampled])
-        loss = _box_loss(
-            predictor, cat([b.tensor for b in boxes]), _deltas_of_labels(deltas, labels, roi_heads.num_classes),
-            matched, labels < roi_heads.num_classes, q,
-        )  # fmt: skip
-        loss = loss / max(len(labels), 1)
+        boxes, deltas = cat([b.tensor for b in boxes]), deltas.unflatten(1, (-1, 4))
+        targets = _matched_targets(predictor, boxes, matched, labels < num_classes)
+        if views.soft_teacher is not None:
+            targets = torch.where(soft[:, None, None], _delta_targets(predictor, boxes, teacher_deltas), targets)
+        foreground = probs[:, :-1]
+        if deltas.shape[1] == 1:  # one box for all classes
+            foreground = foreground.sum(dim=1, keepdim=True)
+        loss = _box_loss(predictor, boxes, deltas, targets, foreground * q[:, None]) / max(len(labels), 1)
         losses["loss_box_reg"] = loss * predictor.loss_weight.get("loss_box_reg", 1.0) * weights.roi_loc
     return losses
 
@@ -199,7 +161,7 @@ def _class_quality(logits, sampled, views, quality, background_class):
     def of_images(values):
         return cat([torch.full_like(logits[: len(x), 0], v) for x, v in zip(sampled, values)])
 
-    if quality == "none":
+    if quality == "none" or views.soft_teacher is not None:
         q = torch.ones_like(logits[:, 0])
     elif quality in ("student", "published"):
         q = logits.softmax(dim=1).amax(dim=1)
@@ -214,45 +176,37 @@ def _class_quality(logits, sampled, views, quality, background_class):
     return torch.where(of_images(views.has_true_labels()) > 0, torch.ones_like(q), q) * of_images(views.used)
 
 
-def _deltas_of_labels(deltas, labels, num_classes):
-    """Box deltas (R, 4) for each region's own class, of (R, 4) or (R, K * 4); of any class for background."""
-    if deltas.shape[1] == 4:
-        return deltas
-    rows = labels.clamp(max=num_classes - 1)[:, None, None].expand(-1, 1, 4)
-    return deltas.view(-1, num_classes, 4).gather(1, rows).squeeze(1)
+def _matched_targets(settings, boxes, matched, foreground):
+    """What the box regression of regions (R, 4) is compared with where boxes (R, 4) are matched to them: (R, 1, 4)."""
+    matched = torch.where(foreground[:, None], matched, boxes)  # finite everywhere, and no row needs to be picked out
+    if settings.box_reg_loss_type == "smooth_l1":
+        return settings.box2box_transform.get_deltas(boxes, matched)[:, None]
+    return matched[:, None]
 
 
-def _box_loss(settings, boxes, deltas, matched, foreground, q):
-    """Sum of q times Detectron2's box regression loss of foreground regions.
+def _delta_targets(settings, boxes, deltas):
+    """The same where deltas (R, D, 4) are to be met."""
+    return deltas if settings.box_reg_loss_type == "smooth_l1" else _moved(settings, boxes, deltas)
+
+
+def _moved(settings, boxes, deltas):
+    return settings.box2box_transform.apply_deltas(deltas.flatten(1), boxes).unflatten(1, (-1, 4))
+
+
+def _box_loss(settings, boxes, deltas, targets, weight):
+    """Sum of Detectron2's box regression losses, each times its weight.
 
     Args:
         settings (RPN or FastRCNNOutputLayers): whose kind of loss and transform are used.
-        boxes, deltas, matched (Tensor): (R, 4), regions, predicted deltas and the boxes that regions are matched to.
-        foreground, q (Tensor): (R,).
+        boxes (Tensor): (R, 4), regions.
+        deltas (Tensor): (R, D, 4), predicted, where D = 1 or the number of classes.
+        targets (Tensor): (R, 1 or D, 4), deltas for smooth L1, else boxes.
+        weight (Tensor): (R, D); 0 leaves out a region's box of a class.
     """
-    matched = torch.where(foreground[:, None], matched, boxes)  # finite everywhere, and no row needs to be picked out
-    transform, kind = settings.box2box_transform, settings.box_reg_loss_type
+    kind = settings.box_reg_loss_type
     if kind == "smooth_l1":
-        loss = smooth_l1_loss(
-            deltas, transform.get_deltas(boxes, matched), beta=settings.smooth_l1_beta, reduction="none"
-        ).sum(dim=1)
+        loss = smooth_l1_loss(deltas, targets.expand_as(deltas), beta=settings.smooth_l1_beta, reduction="none").sum(-1)
     else:
         iou_loss = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}[kind]
-        loss = iou_loss(transform.apply_deltas(deltas, boxes), matched, reduction="none")
-    return (loss * q * foreground).sum()
-
-
-def pseudo_targets(pseudo):
-    """Pseudo-boxes with their scores under a name that Detectron2's sampling hands on (``gt_``)."""
-    return [_labelled(x, x.scores) for x in pseudo]
-
-
-def true_targets(truth):
-    """True boxes, in the same form."""
-    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device)) for x in truth]
-
-
-def _labelled(instances, scores):
-    kept = Instances(instances.image_size)
-    kept.gt_boxes, kept.gt_classes, kept.gt_scores = instances.gt_boxes, instances.gt_classes, scores
-    return kept
+        loss = iou_loss(_moved(settings, boxes, deltas), targets.expand_as(deltas), reduction="none")
+    return (loss * weight).sum()

@@ -24,6 +24,16 @@ class WholeModelTask(BoxTask):
                 f"MODEL.MIC.CONSISTENCY.QUALITY is {self.weights.quality!r}, which weights the regions of an R-CNN one "
                 "by one. RetinaNet, FCOS and Cascade R-CNN have one weight an image: use 'teacher' or 'none'."
             )
+        if self.weights.targets != "hard":
+            raise ConfigError(
+                f"MODEL.MIC.CONSISTENCY.TARGETS is {self.weights.targets!r}, which compares teacher and student on the "
+                "regions of an R-CNN. RetinaNet, FCOS and Cascade R-CNN compute their own losses: use 'hard'."
+            )
+        if self.ignore_score:
+            raise ConfigError(
+                f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {self.ignore_score}, which leaves regions of an R-CNN out. "
+                "RetinaNet, FCOS and Cascade R-CNN sample their own regions: use 0."
+            )
         self._loss_names = ()
 
     @classmethod

@@ -1,0 +1,87 @@
+"""Train methods side by side over several seeds, and write one table, curves and a report of all runs."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..config.bundled import find_config
+from ..errors import ConfigError, DataError
+from ..experiments.ablation import (
+    collect,
+    mean_curves,
+    read_plan,
+    run_folder,
+    table,
+)
+from ..experiments.report import build_report
+from ..experiments.run_files import distinct_names, read_run
+from ..experiments.runs import train
+from ..utils.outputs import Outputs
+from ..utils.printable import printable
+from ..visualization.curves import line_chart
+
+RESULTS = ("table.md", "results.json", "curves.png", "report.html")
+
+
+def main(args):
+    args.plan = find_config(args.plan)
+    plan = read_plan(args.plan)
+    unknown = [c for c in args.cells or () if c not in plan.cells]
+    if unknown:
+        raise ConfigError(f"--cells names {unknown[0]!r}; the plan's cells are {', '.join(plan.cells)}.")
+    seeds = args.seeds or plan.seeds
+    outputs = Outputs(args.output, "ablation", [args.plan], args.overwrite)
+    outputs.check(RESULTS)
+    if not args.table:
+        run_all(plan, Path(args.output), seeds, args.cells or list(plan.cells), args.jobs, args.threads)
+    results = collect(plan, args.output, seeds)
+    if not results:
+        raise DataError(f"no run below {args.output} has come to its end yet.")
+    write_results(plan, results, outputs, seeds)
+
+
+def run_all(plan, output, seeds, cells, jobs, threads):
+    """Burn-ins first, then method by method: what a stopped call leaves can be compared over the seeds."""
+    with ThreadPoolExecutor(jobs) as pool:
+        burn_ins = {s: pool.submit(run_one, plan, output, s, None, threads) for s in seeds}
+        others = [pool.submit(run_after, burn_ins[s], plan, output, s, c, threads) for c in cells for s in seeds]
+        try:
+            for run in (*burn_ins.values(), *others):
+                run.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def run_after(burn_in, *run):
+    burn_in.result()
+    run_one(*run)
+
+
+def run_one(plan, output, seed, cell, threads):
+    folder = run_folder(output, seed, cell)
+    if (folder / "model_final.pth").is_file():
+        return
+    config, opts = plan.cells[cell] if cell else plan.burn_in
+    if cell:
+        opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
+    line = printable(f"seed {seed}: {cell or 'burn-in'} -> {folder}")
+    print(f"{line}\n", end="", flush=True)  # whole, from any thread
+    train(config, folder, [*plan.opts, *opts, "SEED", seed], log=folder / "console.txt", threads=threads)
+
+
+def write_results(plan, results, outputs, seeds):
+    text = table(plan, results)
+    print("\n".join(map(printable, text.splitlines())))
+    outputs.write_text("table.md", text + "\n")
+    values = {name: {"seeds": r.seeds, "hours": r.hours, **r.values} for name, r in results.items()}
+    outputs.write_text("results.json", json.dumps(values, indent=1))
+    curves = mean_curves(plan, results)
+    if curves:
+        title = f"{plan.metric} on {plan.test}, mean of the seeds"
+        with outputs.writing("curves.png") as file:
+            line_chart(title, curves, ylabel=plan.metric).savefig(file, dpi=150)
+    folders = [run_folder(outputs.folder, s, c) for c in (None, *plan.cells) for s in seeds]
+    runs = distinct_names([read_run(f) for f in folders if (f / "metrics.json").is_file()])
+    outputs.write_text("report.html", build_report(runs))
+    print(f"\nin {printable(outputs.folder)}: {', '.join(RESULTS)}")

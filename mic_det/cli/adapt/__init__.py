@@ -1,0 +1,185 @@
+"""Two folders in, an adapted detector out."""
+
+import contextlib
+import os
+import shlex
+import tempfile
+import textwrap
+from pathlib import Path
+
+from ...benchmark.synthetic import make_batches
+from ...benchmark.timing import alternate
+from ...benchmark.variants import make_variant
+from ...config import student_architecture
+from ...data.audit import check_config_datasets, format_reports
+from ...data.classes import categories
+from ...engine.setup import get_mic_cfg
+from ...errors import DataError
+from ...experiments.runs import run_program
+from ...utils.printable import printable
+from .configs import ADAPT, SOURCE, TITLES, training_config, write_config
+from .inputs import SourceModel, read_labelled, read_source, read_target
+from .plan import Machine, Weights, find_weights, make_plan
+from .progress import Progress
+from .state import State, check_folder
+
+FEW = 1000  # images that one process checks
+SHOWN = 8  # problems of data sets in the message
+
+
+def main(args):
+    """
+    Raises:
+        MICError: where something is wrong with what is named, before time is spent.
+    """
+    out = Path(os.path.abspath(os.path.expanduser(args.output)))
+    check_folder(out, [p for p in (args.source, args.target, args.test) if p])
+    with tempfile.TemporaryDirectory() if args.dry_run else contextlib.nullcontext(out) as work:
+        job = Job(args, Path(work))
+        state = State(out, job.identity())
+        job.write_configs(keep=bool(state.done))
+        if "check" not in state.done:
+            job.check()
+        if not state.done:
+            job.tell(job.minutes())
+        if args.dry_run:
+            print("--dry-run: nothing was trained or written.")
+            return
+        for part in ("check", *job.stages):
+            if part not in state.done:
+                if part in job.stages:
+                    job.train(part)
+                state.finish(part)
+        from .results import make_results
+
+        make_results(out, job.before, job.after, job.target, job.test)
+
+
+class Job:
+    """The inputs and the plan of one call."""
+
+    def __init__(self, args, work):
+        """
+        Args:
+            work (path): OUT or, of a dry run, a folder that is removed.
+        """
+        self.args, self.work = args, work
+        machine = Machine.found(args.num_gpus)
+        self.source = read_source(args, work)
+        self.target = read_target(args, work, self.source)
+        self.given = isinstance(self.source, SourceModel)
+        if self.given:
+            if args.classes or args.weights:
+                raise DataError("--classes and --weights are for a SOURCE of images: a trained model has its own.")
+            self.source_cfg = get_mic_cfg(self.source.config_file)
+            self.classes = [name for _, name in categories(self.source_cfg.DATASETS.TRAIN[0])]
+            weights = Weights("", "", "those of SOURCE")
+            sizes, count = [], 0
+        else:
+            self.classes = self.source.classes
+            weights = find_weights(args.weights, machine.device)
+            sizes, count = self.source.sizes, len(self.source.files)
+        test_file = work / "data/test.json"
+        test_classes = args.classes  # the same ones of the test labels
+        self.test = read_labelled(args.test, "test", "--test", test_file, test_classes) if args.test else None
+        self.plan = make_plan(machine, weights, sizes, self.target.sizes, count, args.steps, self.given)
+        if self.given:
+            self.plan = self.plan.of_model(self.source_cfg)
+        self.stages = (ADAPT,) if self.given else (SOURCE, ADAPT)
+        final = [str(work / stage / "model_final.pth") for stage in (SOURCE, ADAPT)]
+        self.files = {stage: work / f"{stage}.yaml" for stage in (SOURCE, ADAPT)}
+        self.after = (str(self.files[ADAPT]), final[1])
+        self.before = (
+            (self.source.config_file, self.source.weights) if self.given else (str(self.files[SOURCE]), final[0])
+        )
+
+    def identity(self):
+        """What OUT is bound to."""
+        args = self.args
+        return {
+            "SOURCE": self.source.identity(),
+            "TARGET": self.target.identity(),
+            "--test": self.test.identity() if self.test else "",
+            "--classes": " ".join(args.classes or ()),
+            "--steps": str(args.steps or ""),
+            "--weights": args.weights or "",
+            "KEY VALUE": shlex.join(args.opts),
+        }
+
+    def write_configs(self, keep):
+        """The config of each training; those that are there stay where ``keep``, as a user may have changed them."""
+        sets = {"classes": len(self.classes), "target": self.target.entry()}
+        sets["source"] = None if self.given else self.source.entry()
+        sets["test"] = self.test.entry() if self.test else None
+        base = {"base": self.source.config_file, "student": student_architecture(self.source_cfg)} if self.given else {}
+        for stage in self.stages:
+            weights = self.plan.weights.file if stage == SOURCE else self.before[1]
+            file = self.files[stage]
+            if not (keep and file.is_file()):
+                config = training_config(stage, self.plan, sets, self.work / stage, weights, self.args.opts, **base)
+                write_config(config, stage, file)
+
+    def check(self):
+        """
+        Raises:
+            DataError: where a data set would stop a training or spoil its numbers; lists what is wrong.
+        """
+        count = len(self.target.files) + sum(len(s.files) for s in (self.source, self.test) if hasattr(s, "files"))
+        workers = 1 if count < FEW else None  # processes take seconds to start
+        reports, problems = check_config_datasets(get_mic_cfg(self.files[ADAPT]), workers)
+        print(format_reports(reports))
+        for note in [*getattr(self.source, "notes", ()), *(self.test.notes if self.test else ())]:
+            print(printable(f"{'':9s}note: {note}"))
+        problems += [p for r in reports for p in r.problems]
+        if problems:
+            for problem in problems[:SHOWN]:
+                print(printable(f"problem: {problem}"))
+            raise DataError(f"{len(problems)} problems of the images and labels, of which the first are above.")
+
+    def minutes(self):
+        """What the trainings and the evaluations take here, from a few steps on noise of the images' size."""
+        cfg = get_mic_cfg(self.files[ADAPT], ["MODEL.WEIGHTS", ""])
+        batches, _ = make_batches(cfg, 1, synthetic=True)
+        variants = {name: make_variant(cfg, name, batches).run for name in ("plain", "teacher", "mic")}
+        seconds = {name: min(s) for name, s in alternate(variants, repeats=2, warmup=1).items()}
+        steps = self.plan.steps
+        images = len(self.test.files) if self.test else 0
+        an_image = seconds["teacher"] / cfg.SOLVER.IMS_PER_BATCH_TARGET
+        evaluations = 2 + (3 if cfg.TEST.EVAL_PERIOD else 0)
+        # a plain step is timed on source and target images together
+        total = steps[0] * seconds["plain"] * 0.6 + steps[1] * seconds["mic"]
+        return (total + an_image * (images * evaluations + len(self.target.files))) / 60
+
+    def tell(self, minutes):
+        """Print the plan."""
+        plan, target, test = self.plan, self.target, self.test
+        if self.given:
+            source = f"the model {self.source.weights}"
+        else:
+            source = f"{len(self.source.files)} images, {self.source.num_boxes} boxes ({self.source.kind})"
+        steps = f"{plan.steps[0]} on the source, then " if plan.steps[0] else ""
+        lines = {
+            "source": source,
+            "target": f"{len(target.files)} images ({target.what})",
+            "test": f"{len(test.files)} images, {test.num_boxes} boxes ({test.kind})"
+            if test
+            else "none: no AP is computed",
+            "classes": ", ".join(self.classes),
+            "weights": plan.weights.told,
+            "images": f"short side {plan.short_side} pixels, {plan.batch} of each domain a step",
+            "steps": f"{steps}{plan.steps[1]} of adaptation",
+            "device": plan.machine.name + (", bfloat16" if plan.machine.bfloat16 else ""),
+            "expected": f"about {max(1, round(minutes))} minutes",
+        }
+        print("\nThe plan")
+        for name, text in lines.items():
+            print(textwrap.fill(printable(f"  {name:10s}{text}"), 110, subsequent_indent=" " * 12))
+
+    def train(self, stage):
+        """One training to its end, from where an earlier call stopped."""
+        gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
+        folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
+        print(printable(f"\n{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
+        with Progress(folder / "metrics.json", steps) as progress:
+            call = ["--config-file", self.files[stage], "--resume", *gpus]
+            run_program("train", *call, log=folder / "console.txt", tick=progress.update)

@@ -1,0 +1,137 @@
+"""The config file of each training: ordinary ones, which a user may edit and run."""
+
+import ast
+import copy
+
+import yaml
+from detectron2.config import CfgNode
+
+from ...config.bundled import find_config
+from .plan import ADAPT_PRESET, DETECTOR, SOURCE_PRESET
+
+SOURCE, ADAPT = "source", "adapt"  # trainings: their files are SOURCE.yaml, their folders of the same name
+PRESETS = {SOURCE: SOURCE_PRESET, ADAPT: ADAPT_PRESET}
+HEAD = """\
+# {title}
+# Written by `mic-det adapt`. It is an ordinary config: change it, and run
+#     mic-det train --config-file {file}
+"""
+TITLES = {SOURCE: "The source model, trained on labelled images alone.", ADAPT: "The adaptation to the target."}
+TOP = 5  # steps in which a training's learning rate grows, as a share of them: one in so many
+
+
+def training_config(stage, plan, sets, output, weights, opts=(), base="", student=""):
+    """The nested dict of one training.
+
+    Args:
+        stage (str): SOURCE or ADAPT.
+        plan (Plan)
+        sets (dict): "source", "target" and "test" -> entry of ``DATASETS.CUSTOM``; "classes" -> their number.
+        output (path): ``OUTPUT_DIR``.
+        weights (str): ``MODEL.WEIGHTS``.
+        opts (list[str]): ``KEY VALUE`` pairs.
+        base (str): the config of a trained source model, whose detector, data and solver are kept.
+        student (str): that model's architecture.
+    """
+    steps = plan.steps[0 if stage == SOURCE else 1]
+    config = {} if base else _detector(plan, sets["classes"])
+    _merge(config, _run(stage, plan, steps, sets, output, weights, own=bool(base)))
+    _merge(config, _read(find_config(PRESETS[stage])))
+    _merge(config, {"MODEL": {"MIC": {"MASK": {"BLOCK_SIZE": plan.block_size}}}})
+    if base:
+        config = {"_BASE_": base, **config}
+        config["MODEL"]["MIC"]["STUDENT"] = student
+    for key, value in zip(opts[::2], opts[1::2]):
+        *parents, last = key.split(".")
+        node = {last: _literal(value)}
+        for parent in reversed(parents):
+            node = {parent: node}
+        _merge(config, node)
+    return config
+
+
+def write_config(config, stage, file):
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    head = HEAD.format(title=TITLES[stage], file=file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{head}{text}", encoding="utf-8")
+
+
+def _detector(plan, num_classes):
+    """A Faster R-CNN on an FPN: of torchvision's backbone where there are weights of it, else one from scratch."""
+    config = _read(find_config(DETECTOR))
+    model, large = config["MODEL"], plan.machine.device == "cuda"
+    model["ROI_HEADS"]["NUM_CLASSES"] = num_classes
+    if plan.weights.name:
+        model["BACKBONE"] = {"NAME": "build_torchvision_fpn_backbone", "FREEZE_AT": 2}
+        model["TORCHVISION"] = {"NAME": plan.weights.name, "NORM": "FrozenBN"}
+        del model["RESNETS"]
+        model["FPN"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
+    if large:
+        model["FPN"]["OUT_CHANNELS"], model["ROI_BOX_HEAD"]["FC_DIM"] = 256, 1024
+        model["ROI_HEADS"]["BATCH_SIZE_PER_IMAGE"] = 512
+        for phase, before, after in (("TRAIN", 2000, 1000), ("TEST", 1000, 1000)):
+            model["RPN"][f"PRE_NMS_TOPK_{phase}"], model["RPN"][f"POST_NMS_TOPK_{phase}"] = before, after
+    smallest = 32 if plan.short_side >= 600 else 16
+    model["ANCHOR_GENERATOR"]["SIZES"] = [[smallest * 2**i] for i in range(5)]
+    return config
+
+
+def _run(stage, plan, steps, sets, output, weights, own):
+    """What belongs to this training: data, sizes, schedule, device."""
+    machine, adapts = plan.machine, stage == ADAPT
+    custom = {name: sets[name] for name in ("source", "target", "test") if sets.get(name)}
+    rate = plan.batch * (0.0025 if plan.weights.name else 0.005)  # GroupNorm from scratch bears more
+    often = steps // 3 if steps >= 300 else 0
+    run = {
+        "VERSION": 2,
+        "MODEL": {"META_ARCHITECTURE": "MIC", "WEIGHTS": weights, "DEVICE": machine.device},
+        "DATASETS": {
+            "CUSTOM": custom,
+            "TRAIN": ["source"],
+            "TARGET": ["target"] if adapts else [],
+            "TEST": ["test"] if "test" in custom else [],
+        },
+        "INPUT": {
+            "MIN_SIZE_TRAIN": [plan.short_side], "MAX_SIZE_TRAIN": plan.long_side,
+            "MIN_SIZE_TEST": plan.short_side, "MAX_SIZE_TEST": plan.long_side,
+        },
+        "DATALOADER": {"NUM_WORKERS": min(8, machine.cores // max(1, machine.gpus)) if machine.cores > 2 else 0},
+        "SOLVER": {
+            "IMS_PER_BATCH": plan.batch, "IMS_PER_BATCH_TARGET": plan.batch, "BASE_LR": round(rate, 6),
+            "MAX_ITER": steps, "STEPS": [max(1, steps * 4 // 5)] if steps > 1 else [],
+            "WARMUP_ITERS": min(200, steps // TOP),
+            "CHECKPOINT_PERIOD": max(1, min(500, steps // 4)), "CHECKPOINT_KEEP": 1,
+            "AMP": {"ENABLED": machine.bfloat16 or bool(machine.gpus),
+                    "DTYPE": "bfloat16" if machine.bfloat16 else "float16"},
+        },
+        "TEST": {"EVAL_PERIOD": often if adapts and "test" in custom else 0},
+        "VIS_PERIOD": often if adapts else 0,
+        "SEED": 1,
+        "OUTPUT_DIR": str(output),
+    }  # fmt: skip
+    if own:  # the source model's stays: sizes, source images, how it was trained
+        del run["INPUT"], run["DATASETS"]["TRAIN"]
+        for key in ("IMS_PER_BATCH", "BASE_LR", "AMP"):
+            del run["SOLVER"][key]
+    return run
+
+
+def _read(file):
+    return CfgNode.load_yaml_with_base(file)
+
+
+def _merge(into, other):
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = copy.deepcopy(value)
+
+
+def _literal(text):
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple) else value

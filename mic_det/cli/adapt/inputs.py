@@ -1,0 +1,203 @@
+"""What `mic-det adapt` is given: labelled images, a trained model, images without labels."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...config.bundled import find_config
+from ...data.coco.annotation_file import read_coco
+from ...data.coco.normalize import read_normalized
+from ...data.files import IMAGE_SUFFIXES, list_images
+from ...data.formats.convert import to_coco
+from ...data.formats.recognise import recognise
+from ...errors import ConfigError, DataError
+from ...inference.media import VIDEO_SUFFIXES, find_sources, read_frames, write_picture
+
+MOST_SIZES = 200  # images of a folder whose sizes are looked at
+WEIGHTS = {".pth", ".pkl", ".pt", ".safetensors"}
+
+
+@dataclass
+class LabelledImages:
+    """A set as ``DATASETS.CUSTOM`` has it, and what is in it; paths are absolute."""
+
+    json: str
+    images: str
+    kind: str
+    classes: list
+    files: list
+    num_boxes: int
+    sizes: list  # (width, height) of each image
+    notes: list = field(default_factory=list)
+
+    def entry(self):
+        return {"JSON": self.json, "IMAGES": self.images}
+
+    def identity(self):
+        return f"{self.images}, {len(self.files)} images, labels {_digest(Path(self.json).read_bytes())}"
+
+
+@dataclass
+class SourceModel:
+    """A trained source model: its config, which names its labelled images, and its weights."""
+
+    config_file: str
+    weights: str
+
+    def identity(self):
+        return f"{self.weights} with {self.config_file}"
+
+
+@dataclass
+class TargetImages:
+    images: str
+    files: list
+    sizes: list
+    what: str
+
+    def entry(self):
+        return {"IMAGES": self.images}
+
+    def identity(self):
+        names = "\n".join(f"{f} {os.path.getsize(f)}" for f in self.files)
+        return f"{self.what}, {len(self.files)} images {_digest(names.encode())}"
+
+
+def _digest(content):
+    return hashlib.sha1(content).hexdigest()[:12]
+
+
+def read_source(args, folder):
+    """
+    Returns:
+        LabelledImages or SourceModel
+
+    Raises:
+        DataError, ConfigError: where SOURCE is neither.
+    """
+    path = Path(os.path.expanduser(args.source))
+    if path.is_dir() and (path / "config.yaml").is_file() and list(path.glob("model_*.pth")):
+        weights = path / "model_final.pth"
+        if not weights.is_file():
+            raise DataError(f"SOURCE {path} is a run without model_final.pth: let it finish, or name one of its files.")
+        return SourceModel(str((path / "config.yaml").resolve()), str(weights.resolve()))
+    if path.suffix.lower() in WEIGHTS:
+        if not path.is_file():
+            raise DataError(f"SOURCE {path}: there is no such file.")
+        if not args.config_file:
+            raise ConfigError(f"SOURCE {path} is a file of weights: name the config of its model with --config-file.")
+        return SourceModel(os.path.abspath(find_config(args.config_file)), str(path.resolve()))
+    return read_labelled(args.source, "train", "SOURCE", Path(folder) / "data/source.json", args.classes)
+
+
+def read_labelled(path, role, argument, file, classes=None):
+    """A labelled set; ``file`` is written where its labels are not COCO, or not all of its classes are wanted.
+
+    Args:
+        classes (list[str]): that are learned, in this order; None = all.
+    """
+    found = recognise(path, role, argument)
+    if found.kind == "COCO":
+        content, notes, labels, images = read_coco(argument, found.json), [], found.json, found.images
+    else:
+        (content, notes), labels, images = to_coco(found), file, found.path
+    normalized = read_normalized(argument, labels, content)
+    known = normalized.classes
+    if normalized.unused_parent and classes is None:
+        notes.append(f"the class {normalized.unused_parent}, which has no box and is above the others, is left out.")
+        classes = [c for c in known if c != normalized.unused_parent]
+    unknown = [c for c in classes or () if c not in known]
+    if unknown:
+        raise DataError(f"--classes names {unknown[0]}; the classes of {argument} are {', '.join(known)}.")
+    if classes:
+        content = _only(content, classes)
+        normalized = read_normalized(argument, labels, content)
+    if classes or found.kind != "COCO":
+        labels = Path(file)
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.write_text(json.dumps(content), encoding="utf-8")
+    return LabelledImages(
+        str(Path(labels).resolve()), str(Path(images).resolve()), found.describe(), list(normalized.classes),
+        [os.path.join(images, x["file_name"]) for x in normalized.images],
+        sum(len(boxes) for boxes in normalized.annotations.values()),
+        [(int(x["width"]), int(x["height"])) for x in normalized.images], notes,
+    )  # fmt: skip
+
+
+def _only(content, classes):
+    """A COCO file's content with some of its classes alone; ids are counted anew, in their order."""
+    old = {c["id"]: c["name"].strip() for c in content["categories"]}
+    ids = {name: i + 1 for i, name in enumerate(classes)}
+    kept = [a for a in content["annotations"] if old.get(a.get("category_id")) in ids]
+    kept = [{**a, "category_id": ids[old[a["category_id"]]]} for a in kept]
+    categories = [{"id": i, "name": name} for name, i in ids.items()]
+    return {**content, "annotations": kept, "categories": categories}
+
+
+def read_target(args, folder, source):
+    """
+    Raises:
+        DataError: where there are no images, or they are the source's.
+    """
+    path = Path(os.path.expanduser(args.target))
+    what = f"images of {path.resolve()}"
+    if path.is_dir():
+        images = path
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        images = Path(folder) / "data/frames"
+        what = f"at most {args.frames} frames of {path.resolve()}"
+        extract_frames(path, images, args.frames)
+    else:
+        problem = "is neither a folder of images nor a video" if path.exists() else "does not exist"
+        raise DataError(f"TARGET {path} {problem}.")
+    files = list_images(images)
+    if not files:
+        videos = [p.name for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES]
+        hint = f" It has videos: name one, such as {videos[0]}." if videos else ""
+        raise DataError(f"TARGET {path}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below it.{hint}")
+    common = {os.path.realpath(f) for f in files} & {os.path.realpath(f) for f in getattr(source, "files", ())}
+    if common:
+        raise DataError(
+            f"{len(common)} images are in SOURCE and in TARGET, such as {min(common)}: put those of the target "
+            "into a folder of their own."
+        )
+    return TargetImages(str(images.resolve()), files, _sizes(files), what)
+
+
+def _sizes(files):
+    """(width, height) of some images, evenly spread; those that cannot be opened are the check's."""
+    sizes = []
+    for i in np.unique(np.linspace(0, len(files) - 1, MOST_SIZES).astype(int)):
+        try:
+            with Image.open(files[i]) as image:
+                sizes.append(image.size)
+        except Exception:  # noqa: S112 - PIL raises errors of all kinds
+            continue
+    return sizes
+
+
+def extract_frames(video, folder, most):
+    """Write at most ``most`` frames of a video, evenly spread over it, as ``frame_INDEX.jpg``; what is there stays.
+
+    Raises:
+        DataError: where the video cannot be read.
+    """
+    done = folder / "complete"  # how many were asked for
+    if done.is_file() and done.read_text() == str(most):
+        return
+    (source,) = find_sources([str(video)])
+    total = sum(1 for _ in read_frames(source))  # what a file announces is often wrong
+    chosen = set(np.unique(np.linspace(0, total - 1, most).round().astype(int)).tolist()) if total else set()
+    written = 0
+    for frame in read_frames(source):
+        if frame.index in chosen and frame.rgb is not None:
+            write_picture(folder / f"frame_{frame.index:06d}.jpg", frame.rgb)
+            written += 1
+    if not written:
+        raise DataError(f"TARGET {video}: no frame of it can be read.")
+    done.write_text(str(most))

@@ -1,0 +1,188 @@
+"""What is trained, for how long and on what: from the images, their number, and the machine."""
+
+import os
+import re
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from ...checkpoint.formats import read_torch
+from ...errors import CheckpointError, ConfigError
+
+# The method, in one place: presets of the source model, and of the adaptation that starts from it.
+SOURCE_PRESET = "_methods/strong_start.yaml"
+ADAPT_PRESET = "_methods/mic_strong.yaml"
+
+DETECTOR = "Base-RCNN-FPN-R18-small.yaml"
+BACKBONES = {"cpu": "resnet18", "cuda": "resnet50"}  # torchvision's; plain Detectron2 has these too
+# other classifiers of torchvision whose weights are recognised
+KNOWN = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large",
+    "efficientnet_b0", "convnext_tiny",
+)  # fmt: skip
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # what CPUs call it
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a kind of machine can do. ``steps`` are those of a training from ImageNet weights, least and most."""
+
+    short_side: tuple  # pixels, least and most
+    batch: int  # source images a step and device, and as many of the target
+    epochs: float  # of the source
+    steps: tuple
+
+
+LIMITS = {"cpu": Limits((160, 384), 2, 5, (600, 1500)), "cuda": Limits((256, 800), 2, 12, (3000, 18000))}
+ADAPT_SHARE = 0.6  # steps of the adaptation, to those of the source model
+FROM_SCRATCH = 2.0  # times the steps, without ImageNet weights
+PATIENCE = 30.0  # seconds that a download may wait for an answer
+PUBLISHED_MASK = 32 / 800  # block size to short side
+
+
+@dataclass(frozen=True)
+class Machine:
+    gpus: int
+    cores: int
+    bfloat16: bool
+    name: str
+
+    @property
+    def device(self):
+        return "cuda" if self.gpus else "cpu"
+
+    @classmethod
+    def found(cls, num_gpus=None):
+        """
+        Raises:
+            ConfigError: where more GPUs are asked for than there are.
+        """
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if num_gpus is not None and num_gpus > max(gpus, 1):
+            raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {gpus} usable GPUs.")
+        used = min(gpus, num_gpus or gpus)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if not used:
+            return cls(0, cores, bool(_cpu_flags() & BFLOAT16), f"CPU, {cores} cores")
+        name = torch.cuda.get_device_name() + (f" x {used}" if used > 1 else "")
+        return cls(used, cores, torch.cuda.is_bf16_supported(), name)
+
+
+def _cpu_flags(file="/proc/cpuinfo"):
+    try:
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """ImageNet weights: ``name`` is torchvision's, ``file`` what ``MODEL.WEIGHTS`` is. No name: there are none."""
+
+    name: str
+    file: str
+    told: str
+
+
+def find_weights(file, device):
+    """``--weights``, or torchvision's own, which are downloaded once; without a network there are none.
+
+    Raises:
+        ConfigError, CheckpointError: where ``--weights`` cannot be used.
+    """
+    if file:
+        return Weights(recognise_backbone(file), os.path.abspath(file), f"ImageNet weights of {file}")
+    name, patience = BACKBONES[device], socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
+        return Weights(name, f"torchvision://{name}", f"torchvision's ImageNet weights of {name}")
+    except (OSError, RuntimeError) as e:  # no network, or a damaged file
+        reason = " ".join(str(e).split())[:120]
+        return Weights(
+            "", "", f"none: torchvision's cannot be downloaded ({reason}). A small model with GroupNorm is trained "
+            f"from random numbers, {FROM_SCRATCH:g} times as long, and will find fewer objects. Better: fetch the "
+            f"weights of {name} elsewhere, and name the file with --weights",
+        )  # fmt: skip
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def recognise_backbone(file):
+    """The classifier of torchvision whose weights a file holds.
+
+    Raises:
+        ConfigError: where it is none that is known.
+        CheckpointError: where it cannot be read.
+    """
+    if not os.path.isfile(file):
+        raise CheckpointError(f"--weights {file}: there is no such file.")
+    state = read_torch(str(file))
+    state = state.get("model", state.get("state_dict", state))
+    shapes = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, torch.Tensor)}
+    for name in KNOWN:
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name, weights=None)
+        own = {k: tuple(v.shape) for k, v in model.state_dict().items() if "num_batches" not in k}
+        body = {k: s for k, s in own.items() if not k.startswith(("fc.", "classifier."))}
+        if all(shapes.get(k) == s for k, s in body.items()):
+            return name
+    raise ConfigError(f"--weights {file}: these are not the weights of torchvision's {', '.join(KNOWN)}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes in pixels; ``steps`` of the source model (0 where it is there) and of the adaptation."""
+
+    machine: Machine
+    weights: Weights
+    short_side: int
+    long_side: int
+    batch: int  # source images of a step, over all devices; as many of the target
+    steps: tuple
+
+    @property
+    def block_size(self):
+        """Patches of the mask grow with the images, in steps of 8; below 16 pixels too little is hidden at once."""
+        return int(np.clip(8 * round(self.short_side * PUBLISHED_MASK / 8), 16, 64))
+
+    def of_model(self, cfg):
+        """The plan for a source model that is there, which keeps its sizes and its batch."""
+        return replace(
+            self, short_side=min(cfg.INPUT.MIN_SIZE_TRAIN), long_side=cfg.INPUT.MAX_SIZE_TRAIN,
+            batch=cfg.SOLVER.IMS_PER_BATCH,
+        )  # fmt: skip
+
+
+def make_plan(machine, weights, source_sizes, target_sizes, num_source, steps=None, has_source_model=False):
+    """
+    Args:
+        machine (Machine), weights (Weights)
+        source_sizes, target_sizes (list[(int, int)]): width and height of images.
+        num_source (int): labelled images.
+        steps (int): of each training, instead of the planned number.
+        has_source_model (bool): whether there is nothing to train before the adaptation.
+    """
+    limits = LIMITS[machine.device]
+    sizes = np.array([*source_sizes, *target_sizes], dtype=float)
+    short = float(np.median(sizes.min(axis=1))) if len(sizes) else limits.short_side[1]
+    short = int(np.clip(round(short), *limits.short_side))
+    aspect = float(np.quantile(sizes.max(axis=1) / sizes.min(axis=1), 0.95)) if len(sizes) else 2.0
+    batch = limits.batch * max(1, machine.gpus)
+    if steps:
+        planned = (steps, steps)
+    else:
+        first = limits.epochs * num_source / batch * (1 if weights.name else FROM_SCRATCH)
+        least, most = (s / max(1, machine.gpus) for s in limits.steps)
+        scale = 1 if weights.name else FROM_SCRATCH
+        first = 50 * round(float(np.clip(first, least * scale, most * scale)) / 50)
+        planned = (first, 50 * round(first * ADAPT_SHARE / 50))
+    if has_source_model:
+        planned = (0, planned[1])
+    return Plan(machine, weights, short, round(short * min(aspect, 2.5)), batch, planned)

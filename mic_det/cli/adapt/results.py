@@ -1,0 +1,155 @@
+"""What an adaptation ends with: predictions, a plain model, a picture of before and after, a report."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
+
+from ...checkpoint.export import export, single_detector
+from ...checkpoint.formats import write_weights
+from ...config import student_architecture
+from ...engine.setup import get_mic_cfg
+from ...engine.trainer import MICTrainer
+from ...errors import ConfigError
+from ...experiments.report import build_report, final_results
+from ...experiments.run_files import read_run
+from ...inference.media import write_picture
+from ...inference.predictor import Predictor, class_list, load_model
+from ...utils.outputs import Outputs
+from ...utils.printable import printable
+from ...visualization.panels import contact_sheet, draw_boxes
+from .. import predict
+
+PICTURED = 4  # images of before_after.jpg
+SHOWN = 0.5  # least score of a box in pictures
+KEPT = 0.05  # least score of a box in the results file, as COCO's evaluation has it
+
+
+def make_results(out, before, after, target, test):
+    """Write everything below OUT, and print where it is.
+
+    Args:
+        out (path): OUT.
+        before, after ((str, str)): config file and weights of the source model and of the adapted one.
+        target (TargetImages), test (LabelledImages or None)
+    """
+    out = Path(out)
+    outputs = Outputs(out, "adapt", overwrite=True)
+    cfg = config(*after)
+    predict.main(
+        argparse.Namespace(
+            config_file=after[0], modules=[], opts=["MODEL.WEIGHTS", after[1]], input=[target.images],
+            output=str(out / "predictions"), format=["coco"], confidence_threshold=KEPT, overwrite=True,
+            trust_checkpoint=False,
+        )
+    )  # fmt: skip
+    plain = write_model(cfg, out)
+    truth = load_truth(cfg) if test else None
+    with outputs.writing("before_after.jpg") as file:
+        write_picture(file, before_after(config(*before), cfg, target.files, truth))
+    folders = [f for f in (Path(before[1]).parent, Path(after[1]).parent) if (f / "metrics.json").is_file()]
+    runs = [read_run(f) for f in folders]
+    outputs.write_text("report.html", build_report(runs, [out]))
+    summary(out, cfg, runs, before, after, plain)
+
+
+def config(file, weights):
+    return get_mic_cfg(file, ["MODEL.WEIGHTS", weights])
+
+
+def write_model(cfg, out):
+    """``model.pth`` and ``model.yaml``: the teacher alone. Returns whether plain Detectron2 can build it."""
+    model = load_model(cfg)
+    names = [name for _, name in class_list(cfg)]
+    try:
+        export(cfg, model, "teacher", str(out / "model.pth"), names, overwrite=True)
+        return True
+    except ConfigError:  # a backbone that plain Detectron2 lacks
+        outputs = Outputs(out, "export", overwrite=True)
+        with outputs.writing("model.pth") as file:
+            write_weights(single_detector(model, "teacher").state_dict(), file)
+        single = cfg.clone()
+        single.MODEL.META_ARCHITECTURE, single.MODEL.WEIGHTS = student_architecture(cfg), str(out / "model.pth")
+        single.DATASETS.TARGET = ()
+        outputs.write_text("model.yaml", single.dump())
+        return False
+
+
+def load_truth(cfg):
+    """Dataset dicts of the test set."""
+    DatasetCatalog.get(cfg.DATASETS.TRAIN[0])  # which names the classes
+    return DatasetCatalog.get(cfg.DATASETS.TEST[0])
+
+
+def before_after(before, after, files, truth=None):
+    """Target images in rows: source-only, adapted and, where it is known, the truth.
+
+    Args:
+        before, after (CfgNode): with their weights.
+        files (list[path]): of the target.
+        truth (list[dict]): labelled images of the target, which are shown instead of ``files``.
+    """
+    shown = [d["file_name"] for d in truth] if truth else files
+    dicts = {d["file_name"]: d for d in truth or ()}
+    names = [name for _, name in class_list(after)]
+    predictors = [("source-only", Predictor(before, SHOWN)), ("adapted", Predictor(after, SHOWN))]
+    rows = []
+    for i in _pictured(len(shown), [len(d["annotations"]) for d in truth or ()]):
+        rgb = np.ascontiguousarray(read_image(str(shown[i]), "RGB"))
+        row = [(title, _draw(predictor(rgb)["instances"], rgb, names)) for title, predictor in predictors]
+        if truth:
+            row.append(("truth", _draw_truth(dicts[shown[i]], rgb, names)))
+        rows.append(row)
+    return contact_sheet(rows)
+
+
+def _pictured(count, boxes=()):
+    """Indices of the images that are shown: evenly spread, or those with most true boxes in each part of the set."""
+    if not boxes:
+        return np.unique(np.linspace(0, count - 1, PICTURED).astype(int))
+    parts = np.array_split(np.arange(count), min(PICTURED, count))
+    return [int(part[np.argmax(np.take(boxes, part))]) for part in parts]
+
+
+def _draw(found, rgb, names):
+    boxes = found.pred_boxes.tensor.numpy()
+    return draw_boxes(rgb, boxes, found.pred_classes.tolist(), found.scores.tolist(), names)
+
+
+def _draw_truth(d, rgb, names):
+    kept = [a for a in d["annotations"] if not a.get("iscrowd", 0)]
+    boxes = np.array([a["bbox"] for a in kept], dtype=float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return draw_boxes(rgb, boxes, [a["category_id"] for a in kept], None, names)
+
+
+def evaluate_source(cfg, weights):
+    """AP50 of a source model that was not trained here, on the adaptation's test set."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = weights
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).parent / "source_evaluation")
+    results = MICTrainer.test(cfg, load_model(cfg))
+    return results.get("bbox", {}).get("AP50")
+
+
+def summary(out, cfg, runs, before, after, plain):
+    """The last lines of the program."""
+    values = [next((m.get("AP50") for _, m in final_results(run).values()), None) for run in runs]
+    if cfg.DATASETS.TEST and len(runs) == 1:
+        values.insert(0, evaluate_source(cfg, before[1]))
+    print()
+    if cfg.DATASETS.TEST:
+        source, adapted = (("-" if v is None else f"{v:.1f}") for v in values[:2])
+        print(f"AP50 on the test images: {source} source-only, {adapted} adapted")
+    lines = [
+        ("report", "report.html"), ("picture", "before_after.jpg"),
+        ("predictions", "predictions/coco_instances_results.json"),
+        ("model", "model.pth, with model.yaml" + ("" if plain else " (plain Detectron2 lacks its backbone)")),
+    ]  # fmt: skip
+    for name, file in lines:
+        print(printable(f"{name:12s} {out / file}"))
+    print(printable(f"{'checkpoint':12s} {after[1]}  (teacher and student)"))
+    print(printable(f"{'config':12s} {after[0]}  (again: mic-det train --config-file {after[0]} OUTPUT_DIR again)"))

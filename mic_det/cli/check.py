@@ -1,0 +1,23 @@
+"""Check the data sets of a config before training: every image is opened, every box looked at, sets compared."""
+
+import sys
+
+from ..data.audit import check_config_datasets, format_reports
+from ..engine.setup import config_of
+from ..utils.printable import printable
+
+MOST = 50  # problems shown a set
+
+
+def main(args):
+    """Ends with exit code 1 where there are problems, else 0."""
+    reports, problems = check_config_datasets(config_of(args), args.workers)
+    print(format_reports(reports))
+    for report in reports:
+        problems += report.problems[:MOST]
+        if len(report.problems) > MOST:
+            problems.append(f"{report.name}: and {len(report.problems) - MOST} more.")
+    for problem in problems:
+        print(printable(f"problem: {problem}"))
+    print(f"{len(problems)} problems" if problems else "no problems")
+    sys.exit(1 if problems else 0)

@@ -1,0 +1,171 @@
+"""Find objects in images, folders of images and videos, and label their pixels where the model can."""
+
+import contextlib
+import sys
+
+from tqdm import tqdm
+
+from ..config import student_architecture
+from ..config.label_kinds import label_kinds
+from ..data.pixels import ImageError
+from ..engine.setup import config_of
+from ..errors import ConfigError, DataError
+from ..inference.media import (
+    VideoOut,
+    find_sources,
+    read_frames,
+    write_label_map,
+    write_picture,
+)
+from ..inference.predictor import Predictor, class_list, label_map_classes
+from ..inference.results import FILES, PredictionFiles, Predictions
+from ..utils.outputs import Outputs
+from ..utils.printable import printable
+from ..utils.signals import ends_in_order
+from ..visualization.label_maps import overlay_labels
+from ..visualization.panels import draw_boxes
+
+LABEL_MAPS = "label_maps"  # folder below the output
+
+
+def main(args):
+    with ends_in_order():  # what was found so far is written
+        predict(args)
+
+
+def predict(args):
+    cfg = config_of(args)
+    sources = find_sources(args.input)
+    check_formats(cfg, args.format)
+    inputs = [*args.input, *(s.path for s in sources), args.config_file, cfg.MODEL.WEIGHTS]
+    outputs = Outputs(args.output, "predict", inputs, args.overwrite)
+    names = [name for f in args.format for name in FILES.get(f, ())]
+    names += [picture_name(s) for s in sources] * ("pictures" in args.format)
+    labels = LABEL_MAPS if "label_maps" in args.format else None
+    names += [f"{labels}/classes.txt", *(label_map_name(s) for s in sources if not s.is_video)] if labels else []
+    outputs.check(names)
+    predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
+    classes = class_list(cfg, predictor.named_classes) if predictor.has_boxes else []
+    if labels:
+        text = "".join(f"{i} {name}\n" for i, name in enumerate(label_map_classes(cfg)))
+        outputs.write_text(f"{labels}/classes.txt", text)
+    predictions, skipped = Predictions(classes), Skipped()
+    files = PredictionFiles(predictions, outputs, args.format)
+    total = sum(s.frames if s.is_video else 1 for s in sources)
+    with tqdm(total=total, unit="image") as progress, contextlib.ExitStack() as at_end:
+        at_end.callback(lambda: predictions.images and files.write())  # also after an error, or a signal
+        for source in sources:
+            with contextlib.ExitStack() as of_source:
+                out = PictureOut(source, outputs, of_source) if "pictures" in args.format else None
+                for frame in read_frames(source):
+                    found, picture = look(predictor, frame, [name for _, name in classes], out is not None)
+                    if found is None:
+                        skipped.add(frame, progress)
+                    else:
+                        predictions.add(frame, found.get("instances"))
+                        if labels:
+                            with outputs.writing(label_map_name(source, frame.index)) as file:
+                                write_label_map(file, found["label_map"])
+                        if picture is not None:
+                            out.write(picture)
+                        files.update()
+                    progress.update()
+    if not predictions.images:
+        raise DataError(f"none of the {skipped.count} images could be used; see the lines above.")
+    boxes = f", {len(predictions.annotations)} boxes with a score of at least {args.confidence_threshold}"
+    boxes = boxes if predictor.has_boxes else ""
+    print(f"{len(predictions.images)} images{boxes}, {skipped.count} skipped: {printable(args.output)}")
+
+
+def check_formats(cfg, formats):
+    """
+    Raises:
+        ConfigError: where a file is asked for that the model has nothing to write to.
+    """
+    model, kinds = student_architecture(cfg), label_kinds(cfg)
+    if "label_maps" in formats and "pixels" not in kinds:
+        raise ConfigError(f"--format label_maps: {model} predicts boxes alone.")
+    for name in ("coco", "csv"):
+        if name in formats and "boxes" not in kinds:
+            raise ConfigError(f"--format {name}: {model} predicts pixels alone: use label_maps.")
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if "label_maps" in formats and count > 255:
+        raise ConfigError(
+            f"--format label_maps: MODEL.SEM_SEG_HEAD.NUM_CLASSES is {count}, but an 8-bit PNG holds at most 255."
+        )
+
+
+def look(predictor, frame, class_names, picture):
+    """Objects in a frame and, where asked for, the picture of them; None for both, and ``frame.error``, on errors."""
+    if frame.rgb is None:
+        return None, None
+    try:
+        found = predictor(frame.rgb)
+        return found, draw(frame.rgb, found, class_names) if picture else None
+    except Exception as e:  # one image must not end the others: it is named, with the reason
+        frame.error = reason(e)
+        return None, None
+
+
+class Skipped:
+    """Names and counts what could not be read; of one file, at most the first few frames are named."""
+
+    NAMED = 5
+
+    def __init__(self):
+        self.count, self.source, self.of_source = 0, None, 0
+
+    def add(self, frame, progress):
+        self.of_source = self.of_source + 1 if frame.source is self.source else 1
+        self.count, self.source = self.count + 1, frame.source
+        if self.of_source <= self.NAMED:
+            at = "" if frame.index is None else f", frame {frame.index}"
+            progress.write(printable(f"skipped {frame.source.path}{at}: {frame.error}"), file=sys.stderr)
+        elif self.of_source == self.NAMED + 1:
+            line = printable(f"skipped {frame.source.path}: more frames, which are only counted")
+            progress.write(line, file=sys.stderr)
+
+
+def reason(error):
+    """One line of an error; of others than those that judge an image, the type too."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"
+
+
+def draw(rgb, found, class_names):
+    """The image, under the colours of its labels where the model has them, with its boxes."""
+    if "label_map" in found:
+        rgb = overlay_labels(rgb, found["label_map"].numpy())
+    if "instances" not in found:
+        return draw_boxes(rgb, [], [])
+    boxes = found["instances"]
+    labels = boxes.pred_classes.tolist()
+    return draw_boxes(rgb, boxes.pred_boxes.tensor.numpy(), labels, boxes.scores.tolist(), class_names)
+
+
+def label_map_name(source, frame=None):
+    """One PNG an image, and one a frame of a video, in a folder of the video's name."""
+    return f"{LABEL_MAPS}/{source.name}{'' if frame is None else f'/{frame:06d}'}.png"
+
+
+def picture_name(source):
+    """One image below ``pictures``, or one video below ``videos``; a.jpg and a.png may lie side by side."""
+    return f"videos/{source.name}.mp4" if source.is_video else f"pictures/{source.name}.jpg"
+
+
+class PictureOut:
+    """A source's picture or video, which is there once ``at_end`` is closed."""
+
+    def __init__(self, source, outputs, at_end):
+        self.source, self.outputs, self.at_end, self.video = source, outputs, at_end, None
+
+    def write(self, rgb):
+        name = picture_name(self.source)
+        if not self.source.is_video:
+            with self.outputs.writing(name) as file:
+                write_picture(file, rgb)
+            return
+        if self.video is None:
+            self.video = VideoOut(self.at_end.enter_context(self.outputs.finishing(name)), self.source.path)
+            self.at_end.callback(self.video.close)
+        self.video.write(rgb)

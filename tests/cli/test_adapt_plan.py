@@ -1,0 +1,330 @@
+"""``mic-det adapt``: what it is given, what it plans, the configs that it writes, and whose folder OUT is."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torchvision
+import yaml
+
+from helpers.data import CLASSES, forget_registered_sets, tiny_config, write_config, write_image, write_two_domains
+from mic_det.cli.adapt.configs import ADAPT, SOURCE, training_config
+from mic_det.cli.adapt.configs import write_config as write_stage
+from mic_det.cli.adapt.inputs import SourceModel, read_labelled, read_source, read_target
+from mic_det.cli.adapt.plan import (
+    ADAPT_PRESET,
+    SOURCE_PRESET,
+    Machine,
+    Weights,
+    _cpu_flags,
+    find_weights,
+    make_plan,
+    recognise_backbone,
+)
+from mic_det.cli.adapt.state import State, check_folder
+from mic_det.cli.program import _arguments
+from mic_det.config.bundled import find_config
+from mic_det.data.custom_sets import load_declared
+from mic_det.engine.setup import get_mic_cfg
+from mic_det.errors import ConfigError, DataError
+
+CPU = Machine(0, 2, True, "CPU")
+GPU = Machine(1, 16, True, "GPU")
+IMAGENET, NONE = Weights("resnet18", "torchvision://resnet18", ""), Weights("", "", "none")
+
+
+def arguments(*argv):
+    return _arguments("adapt", list(map(str, argv)), "mic-det adapt")
+
+
+# ------------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["day", "fog", "--output", "o", "--classes", "car", "big bus", "SOLVER.BASE_LR", "0.1", "SEED", "3"],
+        ["--output", "o", "day", "fog", "SOLVER.BASE_LR", "0.1", "SEED", "3", "--classes", "car", "big bus"],
+    ],
+)
+def test_options_stand_anywhere_and_pairs_last(argv):
+    args = arguments(*argv)
+    assert (args.source, args.target, args.output) == ("day", "fog", "o")
+    assert args.classes == ["car", "big bus"] and args.opts == ["SOLVER.BASE_LR", "0.1", "SEED", "3"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--steps", 0], ["--frames", 1], ["--num-gpus", 0], ["SEED"], ["MODEL.WEIGHTS", "x"], ["DATASETS.TRAIN", "()"]],
+)
+def test_arguments_without_a_meaning_are_refused(more, capsys):
+    with pytest.raises(SystemExit):
+        arguments("a", "b", "--output", "o", *more)
+    assert str(more[0]).split(".")[0] in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------- plan
+
+
+@pytest.mark.parametrize(
+    "machine, size, short, long",
+    [
+        (CPU, (480, 360), 360, 480),
+        (CPU, (360, 480), 360, 480),
+        (CPU, (1280, 720), 384, 683),  # CPUs have a bound
+        (CPU, (90, 60), 160, 240),  # and so has what can be seen
+        (CPU, (3000, 300), 300, 750),  # panoramas
+        (GPU, (1280, 720), 720, 1280),
+        (GPU, (2048, 1024), 800, 1600),
+    ],
+)
+def test_sizes_follow_the_images_within_bounds(machine, size, short, long):
+    plan = make_plan(machine, IMAGENET, [size] * 3, [size], 100)
+    assert (plan.short_side, plan.long_side) == (short, long)
+
+
+def test_patches_grow_with_the_images():
+    sides = {160: 16, 360: 16, 480: 16, 600: 24, 800: 32}
+    found = {s: make_plan(GPU, IMAGENET, [(2 * s, s)], [], 9).block_size for s in sides if s >= 256}
+    assert found == {s: b for s, b in sides.items() if s >= 256}
+
+
+@pytest.mark.parametrize(
+    "machine, weights, images, steps",
+    [
+        (CPU, IMAGENET, 10, (600, 350)),  # 0.6 of it, in fifties
+        (CPU, IMAGENET, 400, (1000, 600)),  # 5 epochs of 2 images
+        (CPU, IMAGENET, 10**5, (1500, 900)),
+        (CPU, NONE, 400, (2000, 1200)),  # twice as long
+        (GPU, IMAGENET, 3000, (18000, 10800)),
+        (Machine(4, 16, True, "GPU x 4"), IMAGENET, 3000, (4500, 2700)),  # as many images, 8 a step
+    ],
+)
+def test_steps_follow_the_number_of_images(machine, weights, images, steps):
+    plan = make_plan(machine, weights, [(480, 360)], [(480, 360)], images)
+    assert plan.steps == steps and plan.batch == 2 * max(1, machine.gpus)
+
+
+def test_steps_that_are_asked_for_count_for_each_training():
+    assert make_plan(CPU, NONE, [(9, 9)], [], 5, steps=7).steps == (7, 7)
+    assert make_plan(CPU, NONE, [], [(9, 9)], 0, steps=7, has_source_model=True).steps == (0, 7)
+
+
+def test_bfloat16_is_used_where_the_cpu_says_so(tmp_path):
+    for line, known in (
+        ("flags\t\t: fpu avx512_bf16 sse", True),
+        ("Features\t: fp bf16", True),
+        ("flags : sse", False),
+    ):
+        (tmp_path / "cpuinfo").write_text(f"processor: 0\n{line}\n")
+        flags = _cpu_flags(tmp_path / "cpuinfo")
+        assert bool(flags & {"avx512_bf16", "bf16"}) == known
+    assert _cpu_flags(tmp_path / "absent") == set()
+
+
+def test_more_gpus_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match="--num-gpus is 99"):
+        Machine.found(99)
+
+
+# -------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_weights_tell_their_classifier(name, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save(torchvision.models.get_model(name).state_dict(), file)
+    found = find_weights(str(file), "cpu")
+    assert (found.name, found.file) == (name, str(file))
+
+
+def test_other_weights_are_refused(tmp_path):
+    torch.save({"w": torch.zeros(3)}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="not the weights of torchvision's resnet18"):
+        recognise_backbone(str(tmp_path / "w.pth"))
+
+
+def test_without_a_network_the_plan_says_what_it_costs(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty cache
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    found = find_weights(None, "cpu")
+    assert not found.name and not found.file
+    assert all(part in found.told for part in ("none", "no network", "2 times as long", "resnet18", "--weights"))
+
+
+# -------------------------------------------------------------------------------------- configs
+
+
+def sets(root, **more):
+    entries = {d: {"JSON": f"{root}/{d}/train.json", "IMAGES": f"{root}/{d}/images"} for d in ("source",)}
+    return {"classes": 3, **entries, "target": {"IMAGES": f"{root}/target/images"}, **more}
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU])
+@pytest.mark.parametrize("weights", [IMAGENET, NONE])
+@pytest.mark.parametrize("stage", [SOURCE, ADAPT])
+def test_configs_are_whole_and_have_the_presets_settings(stage, weights, machine, tmp_path):
+    plan = make_plan(machine, weights, [(900, 600)], [(900, 600)], 100)
+    config = training_config(stage, plan, sets(tmp_path), tmp_path / "run", "", ["SOLVER.STEPS", "(5, 6)", "SEED", "9"])
+    file = tmp_path / f"{stage}.yaml"
+    write_stage(config, stage, file)
+    text = file.read_text()
+    assert "_BASE_" not in text and f"mic-det train --config-file {file}" in text
+    with forget_registered_sets():
+        cfg = get_mic_cfg(file)
+        assert cfg.SEED == 9 and tuple(cfg.SOLVER.STEPS) == (5, 6) and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+        assert cfg.MODEL.META_ARCHITECTURE == "MIC" and tuple(cfg.DATASETS.TRAIN) == ("source",)
+        assert tuple(cfg.DATASETS.TARGET) == (("target",) if stage == ADAPT else ())
+        assert cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16"
+        assert cfg.SOLVER.MAX_ITER == plan.steps[stage == ADAPT] and cfg.MODEL.MIC.MASK.BLOCK_SIZE == plan.block_size
+        preset = yaml.safe_load(Path(find_config({SOURCE: SOURCE_PRESET, ADAPT: ADAPT_PRESET}[stage])).read_text())
+        check_below(preset["MODEL"]["MIC"], cfg.MODEL.MIC)
+
+
+def check_below(expected, found):
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            check_below(value, found[key])
+        elif key != "BLOCK_SIZE":
+            assert found[key] == value or list(found[key]) == list(value), key
+
+
+def test_the_config_of_a_source_model_is_the_base(tmp_path):
+    write_two_domains(tmp_path)
+    base = write_config(tmp_path / "source.yaml", tiny_config(tmp_path, MODEL__META_ARCHITECTURE="RetinaNet"))
+    with forget_registered_sets():
+        plan = make_plan(CPU, Weights("", "", ""), [], [(96, 64)], 0, has_source_model=True).of_model(get_mic_cfg(base))
+        config = training_config(
+            ADAPT, plan, sets(tmp_path, source=None), tmp_path, "w.pth", base=base, student="RetinaNet"
+        )
+        write_stage(config, ADAPT, tmp_path / "adapt.yaml")
+        cfg = get_mic_cfg(tmp_path / "adapt.yaml")
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MIC.STUDENT) == ("MIC", "RetinaNet")
+    assert tuple(cfg.DATASETS.TRAIN) == ("source_train",) and tuple(cfg.DATASETS.TARGET) == ("target",)
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH_TARGET) == (0.02, 2, 2)
+    assert cfg.INPUT.MIN_SIZE_TEST == 64 and cfg.MODEL.WEIGHTS == "w.pth"
+
+
+# --------------------------------------------------------------------------------------- inputs
+
+
+@pytest.fixture
+def domains(tmp_path):
+    write_two_domains(tmp_path)
+    for domain in ("source", "target"):
+        (tmp_path / domain / "val.json").rename(tmp_path / f"{domain}_val.json")
+    return tmp_path
+
+
+def test_a_labelled_folder_is_read_as_it_is(domains):
+    args = arguments(domains / "source", domains / "target/images", "--output", domains / "out")
+    source = read_source(args, domains / "out")
+    assert source.json == str(domains / "source/train.json") and source.classes == list(CLASSES)
+    assert (len(source.files), source.num_boxes, set(source.sizes)) == (8, 16, {(96, 64)})
+    target = read_target(args, domains / "out", source)
+    assert len(target.files) == 12 and set(target.sizes) == {(96, 64)}
+    assert not (domains / "out").exists(), "nothing had to be made"
+
+
+def test_chosen_classes_make_a_file_of_their_own(domains):
+    content = json.loads((domains / "source/train.json").read_text())
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    expected = [names[a["category_id"]] for a in content["annotations"] if names[a["category_id"]] != "green"]
+    found = read_labelled(domains / "source", "train", "SOURCE", domains / "out/source.json", ["blue", "red"])
+    assert found.classes == ["blue", "red"] and found.num_boxes == len(expected)
+    with forget_registered_sets():
+        dicts = load_declared("x", found.json, found.images)
+    assert [["blue", "red"][a["category_id"]] for d in dicts for a in d["annotations"]] == expected
+    with pytest.raises(DataError, match="--classes names cat; the classes of SOURCE are red, green, blue"):
+        read_labelled(domains / "source", "train", "SOURCE", domains / "out/source.json", ["cat"])
+
+
+def test_a_class_above_the_others_is_left_out(domains):
+    content = json.loads((domains / "source/train.json").read_text())
+    for c in content["categories"]:
+        c["id"], c["supercategory"] = c["id"] + 1, "things"
+    for a in content["annotations"]:
+        a["category_id"] += 1
+    content["categories"].insert(0, {"id": 1, "name": "things", "supercategory": "none"})
+    (domains / "source/train.json").write_text(json.dumps(content))
+    found = read_labelled(domains / "source", "train", "SOURCE", domains / "out/source.json")
+    assert found.classes == list(CLASSES) and found.num_boxes == 16 and "things" in found.notes[0]
+
+
+def test_images_of_the_source_are_no_target(domains):
+    args = arguments(domains / "source", domains, "--output", domains / "out")
+    with pytest.raises(DataError, match="8 images are in SOURCE and in TARGET"):
+        read_target(args, domains / "out", read_source(args, domains / "out"))
+
+
+def test_runs_and_weights_are_source_models(domains):
+    run = domains / "run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    (run / "model_0000001.pth").touch()
+    args = arguments(run, domains / "target/images", "--output", "o")
+    with pytest.raises(DataError, match="without model_final.pth"):
+        read_source(args, domains)
+    (run / "model_final.pth").touch()
+    assert read_source(args, domains) == SourceModel(str(run / "config.yaml"), str(run / "model_final.pth"))
+    args.source = str(run / "model_final.pth")
+    with pytest.raises(ConfigError, match="--config-file"):
+        read_source(args, domains)
+    args.config_file = "minicity/source_only.yaml"
+    assert read_source(args, domains).config_file == os.path.abspath(find_config("minicity/source_only.yaml"))
+
+
+def test_of_a_video_evenly_spread_frames_are_taken(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "drive.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for i in range(30):
+        writer.write(np.full((48, 64, 3), 8 * i, np.uint8))
+    writer.release()
+    args = arguments("x", tmp_path / "drive.mp4", "--output", "o", "--frames", 4)
+    target = read_target(args, tmp_path / "out", None)
+    assert [Path(f).name for f in target.files] == [f"frame_{i:06d}.jpg" for i in (0, 10, 19, 29)]
+    for file, i in zip(target.files, (0, 10, 19, 29)):
+        assert abs(cv2.imread(str(file)).mean() - 8 * i) < 6
+    before = [os.stat(f).st_mtime_ns for f in target.files]
+    assert [os.stat(f).st_mtime_ns for f in read_target(args, tmp_path / "out", None).files] == before
+
+
+@pytest.mark.parametrize("name, message", [("gone", "does not exist"), ("a.txt", "neither"), ("empty", "no images")])
+def test_targets_that_cannot_be_used_are_named(tmp_path, name, message):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        read_target(arguments("x", tmp_path / name, "--output", "o"), tmp_path, None)
+
+
+# ---------------------------------------------------------------------------------------- state
+
+
+def test_the_folder_of_another_call_is_refused_and_what_differs_named(tmp_path):
+    state = State(tmp_path / "out", {"SOURCE": "day", "--test": ""})
+    assert not state.done and not (tmp_path / "out").exists(), "nothing is written before something is done"
+    state.finish("check")
+    check_folder(tmp_path / "out")
+    assert State(tmp_path / "out", {"SOURCE": "day", "--test": ""}).done == ["check"]
+    with pytest.raises(ConfigError, match="SOURCE was day, and is night now"):
+        State(tmp_path / "out", {"SOURCE": "night", "--test": ""})
+    with pytest.raises(ConfigError, match="--test was not given, and is x now"):
+        State(tmp_path / "out", {"SOURCE": "day", "--test": "x"})
+
+
+def test_folders_with_files_of_the_user_are_refused(tmp_path):
+    check_folder(tmp_path)
+    for folder in (tmp_path, tmp_path / "day", tmp_path / "day/images/out"):
+        (tmp_path / "day").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="would be taken for data"):
+            check_folder(folder, [tmp_path if folder == tmp_path else tmp_path / "day"])
+    check_folder(tmp_path / "day2", [tmp_path / "day"])
+    (tmp_path / "day").rmdir()
+    write_image(tmp_path / "holiday.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(ConfigError, match="has files"):
+        check_folder(tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        check_folder(tmp_path / "holiday.png")
