@@ -1,4 +1,4 @@
-"""CamVid for boxes: COCO files, label maps and fog, from the public folder in SegNet's layout (datasets/README.md).
+"""CamVid for boxes: COCO files, label maps and fog, from the public folder in SegNet's layout (docs/datasets.md).
 
 It writes annotations, label_maps and foggy beside what it reads. The same folder gives the same files.
 Example:

@@ -152,7 +152,8 @@ PRESETS = {
         "SEM_SEG.WEIGHT": 0.0,
     },
     "mic_strong": {
-        "STRONG_AUG.ON_SOURCE": True, "CONSISTENCY.RPN_BOX_REG_WEIGHT": 1.0, "CONSISTENCY.ROI_BOX_REG_WEIGHT": 1.0,
+        "TEACHER.ALPHA": 0.99, "PSEUDO_BOXES.IGNORE_SCORE": 0.3, "MASK.PROB": 0.5, "STRONG_AUG.ON_SOURCE": True,
+        "CONSISTENCY.RPN_BOX_REG_WEIGHT": 1.0, "CONSISTENCY.ROI_BOX_REG_WEIGHT": 1.0,
     },
     "mic_published": {"EVALUATE": "student", "MASK.BLOCK_SIZE": 32, "CONSISTENCY.QUALITY": "published"},
     "daformer": {

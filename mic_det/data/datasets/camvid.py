@@ -104,7 +104,7 @@ def load_camvid(name):
     if not is_ordinary(file):
         raise DataError(
             f"{name}: {file} {absence(file)}. Make it with `python datasets/prepare_camvid.py --root {root}` "
-            "(datasets/README.md), or set DETECTRON2_DATASETS to the folder that has camvid in it."
+            "(docs/datasets.md), or set DETECTRON2_DATASETS to the folder that has camvid in it."
         )
     set_metadata(name, json_file=str(file), image_root=str(root))
     return load_declared(name, file, root, root / LABEL_MAPS if SETS[name].labelled else "")
@@ -144,7 +144,7 @@ def prepare_camvid(root, beta=BETA, workers=None, overwrite=False, progress=True
             wanted = " or ".join(f"{x}_*" for x in entry.sequences)
             raise DataError(
                 f"{name}: no image {wanted} in {root / entry.split}. The folder must have CamVid in SegNet's layout, "
-                "with the names of the video sequences (datasets/README.md)."
+                "with the names of the video sequences (docs/datasets.md)."
             )
     jobs = [(file, SETS[name]) for name, own in chosen.items() for file in own]
     make = functools.partial(_make_image, root=root, beta=beta, overwrite=overwrite)
@@ -171,7 +171,7 @@ def _images(root, split):
         if not folder.is_dir():
             raise DataError(
                 f"there is no folder {folder}: CamVid in SegNet's layout has train, trainannot, val, valannot, test "
-                "and testannot (datasets/README.md). Check --root."
+                "and testannot (docs/datasets.md). Check --root."
             )
     return list_images(root / split)
 
