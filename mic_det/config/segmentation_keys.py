@@ -66,7 +66,7 @@ SEGMENTATION_SECTIONS = (
             "published: 0.75"),
         Key("INPUT.MIN_SIZE_TRAIN_TARGET", (), each(AT_LEAST_0, 0),
             "Short sides of target images in training; () = INPUT.MIN_SIZE_TRAIN, as those of the source.", "pixels",
-            "published for GTA5 -> Cityscapes: 512 (source 720); HRDA: 1024 (source 1440)"),
+            "published for GTA5 -> Cityscapes: 512 (source 720, MAX_SIZE_TRAIN 1280); HRDA: twice that"),
         Key("INPUT.MAX_SIZE_TRAIN_TARGET", 0, AT_LEAST_0,
             "Limit of their longer side; 0 = INPUT.MAX_SIZE_TRAIN.", "pixels"),
     )),
