@@ -136,7 +136,7 @@ def test_same_bytes_twice(tmp_path):
     [
         ({"Host/detectron2/__init__.py": "import Host.other\n"}, "still names Host"),
         ({"Host/detectron2/__init__.py": "", "Host/detectron2/a.yaml": "Host.detectron2"}, "still names Host"),
-        ({"Host/__init__.py": ""}, "holds no Host/detectron2/"),
+        ({"Host/__init__.py": ""}, "has no Host/detectron2/"),
     ],
 )
 def test_a_carrier_of_another_make_is_refused(tmp_path, files, message):

@@ -134,7 +134,9 @@ class Job:
         if problems:
             for problem in problems[:SHOWN]:
                 print(printable(f"problem: {problem}"))
-            raise DataError(f"{len(problems)} problems in the images and labels. The first are listed above: correct them.")
+            raise DataError(
+                f"{len(problems)} problems in the images and labels. The first are listed above: correct them."
+            )
 
     def minutes(self):
         """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""
