@@ -4,7 +4,8 @@ from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 from .detectron2_keys import check_detectron2_keys
-from .keys import ALIGNED_REGIONS, KEYS, QUALITY_MODES
+from .keys import KEYS
+from .loss_keys import ALIGNED_REGIONS, QUALITY_MODES
 from .models import is_mic, student_architecture
 from .node import MICCfgNode
 from .renamed import current_settings

@@ -168,7 +168,7 @@ def test_install_keep_force_and_uninstall(venv, tmp_path):
 
     kept = run_tool(venv, carrier, "--wheel", tmp_path / "nothing_here.whl")
     assert kept.returncode == 0
-    assert "Detectron2 0.6 is there" in kept.stdout
+    assert "Detectron2 0.6 is installed" in kept.stdout
     forced = run_tool(venv, carrier, "--force", "--wheel", path)
     assert forced.returncode == 0, forced.stderr
     assert "installed" in forced.stdout
