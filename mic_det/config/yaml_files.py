@@ -38,10 +38,10 @@ def _read(file, above, places):
     name = os.path.realpath(file) if not file.startswith(REMOTE) else file
     if name in [n for n, _ in above]:
         circle = " -> ".join([f for _, f in above] + [file])
-        raise ConfigError(f"{above[-1][1]}: {BASE_KEY} is circular ({circle}): remove one of the bases.")
+        raise ConfigError(f"{above[-1][1]}: the files of {BASE_KEY} form a circle ({circle}): remove one.")
     root = _compose(file, above)
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{file} is not a config: it must be a mapping of keys to values.")
+        raise ConfigError(f"{file} is not a mapping of keys to values, which a config must be.")
     own = _Keys(file).collect(root).places
     bases = next((v for k, v in root.value if k.value == BASE_KEY), None)
     for base in [] if bases is None else bases.value if isinstance(bases, yaml.SequenceNode) else [bases]:
