@@ -239,7 +239,7 @@ def test_chosen_classes_make_a_file_of_their_own(domains):
     with forget_registered_sets():
         dicts = load_declared("x", found.json, found.images)
     assert [["blue", "red"][a["category_id"]] for d in dicts for a in d["annotations"]] == expected
-    with pytest.raises(DataError, match="--classes names cat; the classes of SOURCE are red, green, blue"):
+    with pytest.raises(DataError, match="--classes names cat, but the classes of SOURCE are red, green, blue"):
         read_labelled(domains / "source", "train", "SOURCE", domains / "out/source.json", ["cat"])
 
 
@@ -319,7 +319,7 @@ def test_folders_with_files_of_the_user_are_refused(tmp_path):
     check_folder(tmp_path)
     for folder in (tmp_path, tmp_path / "day", tmp_path / "day/images/out"):
         (tmp_path / "day").mkdir(exist_ok=True)
-        with pytest.raises(ConfigError, match="would be taken for data"):
+        with pytest.raises(ConfigError, match="would be read as data"):
             check_folder(folder, [tmp_path if folder == tmp_path else tmp_path / "day"])
     check_folder(tmp_path / "day2", [tmp_path / "day"])
     (tmp_path / "day").rmdir()

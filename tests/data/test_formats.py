@@ -110,7 +110,7 @@ def test_an_unlabelled_coco_file_is_no_source(tmp_path):
     write_coco(tmp_path / "x.json", [("a.png", WIDTH, HEIGHT)], [])
     with pytest.raises(DataError, match="no labels that can be read"):
         recognise(tmp_path, "train", "SOURCE")
-    with pytest.raises(DataError, match="no COCO file with"):
+    with pytest.raises(DataError, match="is not a COCO file with"):
         recognise(tmp_path / "x.json", "train", "SOURCE")
 
 
@@ -176,7 +176,7 @@ def test_pascal_voc_becomes_coco_box_by_box(supervision, tmp_path):
     assert [c["name"] for c in content["categories"]] == ["cat", "dog"]
     crowds = [a for a in content["annotations"] if a["iscrowd"]]
     assert len(crowds) == 1 and crowds[0]["bbox"] == [100, 40, 80, 50], "the second box of an image"
-    assert notes == ["1 boxes are marked difficult: they are not learned from, and count in no AP."]
+    assert notes == ["1 boxes are marked difficult: training and AP ignore them."]
     assert {(x["width"], x["height"]) for x in content["images"]} == {(WIDTH, HEIGHT)}
     assert all((tmp_path / x["file_name"]).is_file() for x in content["images"])
 

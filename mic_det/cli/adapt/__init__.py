@@ -30,7 +30,7 @@ SHOWN = 8  # problems of data sets in the message
 def main(args):
     """
     Raises:
-        MICError: where something is wrong with what is named, before time is spent.
+        MICError: where an argument is wrong; raised before any training starts.
     """
     out = Path(os.path.abspath(os.path.expanduser(args.output)))
     check_folder(out, [p for p in (args.source, args.target, args.test) if p])
@@ -61,7 +61,7 @@ class Job:
     def __init__(self, args, work):
         """
         Args:
-            work (path): OUT or, of a dry run, a folder that is removed.
+            work (path): OUT; in a dry run a temporary folder.
         """
         self.args, self.work = args, work
         machine = Machine.found(args.num_gpus)
@@ -70,7 +70,7 @@ class Job:
         self.given = isinstance(self.source, SourceModel)
         if self.given:
             if args.classes or args.weights:
-                raise DataError("--classes and --weights are for a SOURCE of images: a trained model has its own.")
+                raise DataError("--classes and --weights need a SOURCE of images: a trained model has its own.")
             self.source_cfg = get_mic_cfg(self.source.config_file)
             self.classes = [name for _, name in categories(self.source_cfg.DATASETS.TRAIN[0])]
             weights = Weights("", "", "those of SOURCE")
@@ -94,7 +94,7 @@ class Job:
         )
 
     def identity(self):
-        """What OUT is bound to."""
+        """What OUT was made from; see :class:`State`."""
         args = self.args
         return {
             "SOURCE": self.source.identity(),
@@ -107,7 +107,7 @@ class Job:
         }
 
     def write_configs(self, keep):
-        """The config of each training; those that are there stay where ``keep``, as a user may have changed them."""
+        """Write the config of each training. With ``keep``, existing files stay: a user may have changed them."""
         sets = {"classes": len(self.classes), "target": self.target.entry()}
         sets["source"] = None if self.given else self.source.entry()
         sets["test"] = self.test.entry() if self.test else None
@@ -122,7 +122,7 @@ class Job:
     def check(self):
         """
         Raises:
-            DataError: where a data set would stop a training or spoil its numbers; lists what is wrong.
+            DataError: where a data set would stop a training or spoil its numbers; the problems are printed.
         """
         count = len(self.target.files) + sum(len(s.files) for s in (self.source, self.test) if hasattr(s, "files"))
         workers = 1 if count < FEW else None  # processes take seconds to start
@@ -134,10 +134,12 @@ class Job:
         if problems:
             for problem in problems[:SHOWN]:
                 print(printable(f"problem: {problem}"))
-            raise DataError(f"{len(problems)} problems of the images and labels, of which the first are above.")
+            raise DataError(
+                f"{len(problems)} problems in the images and labels. The first are listed above: correct them."
+            )
 
     def minutes(self):
-        """What the trainings and the evaluations take here, from a few steps on noise of the images' size."""
+        """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""
         cfg = get_mic_cfg(self.files[ADAPT], ["MODEL.WEIGHTS", ""])
         batches, _ = make_batches(cfg, 1, synthetic=True)
         variants = {name: make_variant(cfg, name, batches).run for name in ("plain", "teacher", "mic")}
@@ -146,7 +148,7 @@ class Job:
         images = len(self.test.files) if self.test else 0
         an_image = seconds["teacher"] / cfg.SOLVER.IMS_PER_BATCH_TARGET
         evaluations = 2 + (3 if cfg.TEST.EVAL_PERIOD else 0)
-        # a plain step is timed on source and target images together
+        # a plain step is timed with source and target images together
         total = steps[0] * seconds["plain"] * 0.6 + steps[1] * seconds["mic"]
         return (total + an_image * (images * evaluations + len(self.target.files))) / 60
 
@@ -176,7 +178,7 @@ class Job:
             print(textwrap.fill(printable(f"  {name:10s}{text}"), 110, subsequent_indent=" " * 12))
 
     def train(self, stage):
-        """One training to its end, from where an earlier call stopped."""
+        """Run one training to its end. It resumes where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
         folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
         print("\n" + printable(f"{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)

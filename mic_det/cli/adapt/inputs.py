@@ -1,4 +1,4 @@
-"""What `mic-det adapt` is given: labelled images, a trained model, images without labels."""
+"""The inputs of `mic-det adapt`: labelled images or a trained model, and images without labels."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ from ...data.formats.recognise import recognise
 from ...errors import ConfigError, DataError
 from ...inference.media import VIDEO_SUFFIXES, find_sources, read_frames, write_picture
 
-MOST_SIZES = 200  # images of a folder whose sizes are looked at
+MOST_SIZES = 200  # at most this number of images are opened to learn the sizes in a folder
 WEIGHTS = {".pth", ".pkl", ".pt", ".safetensors"}
 
 
 @dataclass
 class LabelledImages:
-    """A set as ``DATASETS.CUSTOM`` has it, and what is in it; paths are absolute."""
+    """A labelled set, as an entry of ``DATASETS.CUSTOM``, and its content. Paths are absolute."""
 
     json: str
     images: str
@@ -44,7 +44,7 @@ class LabelledImages:
 
 @dataclass
 class SourceModel:
-    """A trained source model: its config, which names its labelled images, and its weights."""
+    """A trained source model: its weights, and its config, which names its labelled images."""
 
     config_file: str
     weights: str
@@ -84,7 +84,9 @@ def read_source(args, folder):
     if path.is_dir() and (path / "config.yaml").is_file() and list(path.glob("model_*.pth")):
         weights = path / "model_final.pth"
         if not weights.is_file():
-            raise DataError(f"SOURCE {path} is a run without model_final.pth: let it finish, or name one of its files.")
+            raise DataError(
+                f"SOURCE {path} is a run without model_final.pth: let it finish, or name one of its checkpoints."
+            )
         return SourceModel(str((path / "config.yaml").resolve()), str(weights.resolve()))
     if path.suffix.lower() in WEIGHTS:
         if not path.is_file():
@@ -96,10 +98,11 @@ def read_source(args, folder):
 
 
 def read_labelled(path, role, argument, file, classes=None):
-    """A labelled set; ``file`` is written where its labels are not COCO, or not all of its classes are wanted.
+    """Read a labelled set. Where its labels are not COCO, or ``classes`` are given, a COCO file is written.
 
     Args:
-        classes (list[str]): that are learned, in this order; None = all.
+        file (path): the COCO file that may be written.
+        classes (list[str]): the classes to learn, in this order; None = all.
     """
     found = recognise(path, role, argument)
     if found.kind == "COCO":
@@ -109,11 +112,11 @@ def read_labelled(path, role, argument, file, classes=None):
     normalized = read_normalized(argument, labels, content)
     known = normalized.classes
     if normalized.unused_parent and classes is None:
-        notes.append(f"the class {normalized.unused_parent}, which has no box and is above the others, is left out.")
+        notes.append(f"the class {normalized.unused_parent} is left out: it has no box, and it is the others' parent.")
         classes = [c for c in known if c != normalized.unused_parent]
     unknown = [c for c in classes or () if c not in known]
     if unknown:
-        raise DataError(f"--classes names {unknown[0]}; the classes of {argument} are {', '.join(known)}.")
+        raise DataError(f"--classes names {unknown[0]}, but the classes of {argument} are {', '.join(known)}.")
     if classes:
         content = _only(content, classes)
         normalized = read_normalized(argument, labels, content)
@@ -130,7 +133,7 @@ def read_labelled(path, role, argument, file, classes=None):
 
 
 def _only(content, classes):
-    """A COCO file's content with some of its classes alone; ids are counted anew, in their order."""
+    """A COCO file's content with only these classes, whose ids are 1, 2, ... in this order."""
     old = {c["id"]: c["name"].strip() for c in content["categories"]}
     ids = {name: i + 1 for i, name in enumerate(classes)}
     kept = [a for a in content["annotations"] if old.get(a.get("category_id")) in ids]
@@ -170,7 +173,7 @@ def read_target(args, folder, source):
 
 
 def _sizes(files):
-    """(width, height) of some images, evenly spread; those that cannot be opened are the check's."""
+    """(width, height) of some images, evenly spread. Unreadable files are skipped: the check reports them."""
     sizes = []
     for i in np.unique(np.linspace(0, len(files) - 1, MOST_SIZES).astype(int)):
         try:
@@ -182,16 +185,16 @@ def _sizes(files):
 
 
 def extract_frames(video, folder, most):
-    """Write at most ``most`` frames of a video, evenly spread over it, as ``frame_INDEX.jpg``; what is there stays.
+    """Write at most ``most`` frames of a video, evenly spread, as ``frame_INDEX.jpg``, unless they have been written.
 
     Raises:
         DataError: where the video cannot be read.
     """
-    done = folder / "complete"  # how many were asked for
+    done = folder / "complete"  # holds the number of frames that was requested
     if done.is_file() and done.read_text() == str(most):
         return
     (source,) = find_sources([str(video)])
-    total = sum(1 for _ in read_frames(source))  # what a file announces is often wrong
+    total = sum(1 for _ in read_frames(source))  # the count in the file's header is often wrong
     chosen = set(np.unique(np.linspace(0, total - 1, most).round().astype(int)).tolist()) if total else set()
     written = 0
     for frame in read_frames(source):
@@ -199,5 +202,5 @@ def extract_frames(video, folder, most):
             write_picture(folder / f"frame_{frame.index:06d}.jpg", frame.rgb)
             written += 1
     if not written:
-        raise DataError(f"TARGET {video}: no frame of it can be read.")
+        raise DataError(f"TARGET {video}: no frame of this video can be read.")
     done.write_text(str(most))

@@ -1,4 +1,4 @@
-"""How far a training in another process is."""
+"""The progress of a training in another process."""
 
 import json
 
@@ -34,7 +34,7 @@ class Progress:
             self.bar.refresh()
 
     def _last_line(self):
-        """The last line that is whole; the training may be writing the next one."""
+        """The last complete line. The training may be writing the next one."""
         try:
             lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

@@ -1,4 +1,4 @@
-"""What an adaptation ends with: predictions, a plain model, a picture of before and after, a report."""
+"""The results of an adaptation: predictions, a plain model, a picture of before and after, a report."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ from .. import predict
 
 PICTURED = 4  # images of before_after.jpg
 SHOWN = 0.5  # least score of a box in pictures
-KEPT = 0.05  # least score of a box in the results file, as COCO's evaluation has it
+KEPT = 0.05  # least score of a box in the results file; Detectron2's evaluation has the same default
 
 
 def make_results(out, before, after, target, test):
@@ -60,7 +60,7 @@ def config(file, weights):
 
 
 def write_model(cfg, out):
-    """``model.pth`` and ``model.yaml``: the teacher alone. Returns whether plain Detectron2 can build it."""
+    """Write ``model.pth`` and ``model.yaml`` of the teacher alone. Returns whether plain Detectron2 can build it."""
     model = load_model(cfg)
     names = [name for _, name in class_list(cfg)]
     try:
@@ -84,12 +84,12 @@ def load_truth(cfg):
 
 
 def before_after(before, after, files, truth=None):
-    """Target images in rows: source-only, adapted and, where it is known, the truth.
+    """A picture with one row for each target image: source-only, adapted and, where there are labels, the truth.
 
     Args:
         before, after (CfgNode): with their weights.
-        files (list[path]): of the target.
-        truth (list[dict]): labelled images of the target, which are shown instead of ``files``.
+        files (list[path]): images of the target.
+        truth (list[dict]): labelled images of the target, shown instead of ``files``.
     """
     shown = [d["file_name"] for d in truth] if truth else files
     dicts = {d["file_name"]: d for d in truth or ()}
@@ -106,7 +106,7 @@ def before_after(before, after, files, truth=None):
 
 
 def _pictured(count, boxes=()):
-    """Indices of the images that are shown: evenly spread, or those with most true boxes in each part of the set."""
+    """Indices of the images to show: evenly spread, or from each part of the set the image with most true boxes."""
     if not boxes:
         return np.unique(np.linspace(0, count - 1, PICTURED).astype(int))
     parts = np.array_split(np.arange(count), min(PICTURED, count))
@@ -126,7 +126,7 @@ def _draw_truth(d, rgb, names):
 
 
 def evaluate_source(cfg, weights):
-    """AP50 of a source model that was not trained here, on the adaptation's test set."""
+    """AP50 on the adaptation's test set of a source model that this command did not train."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = weights

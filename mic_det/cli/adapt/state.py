@@ -1,4 +1,4 @@
-"""What OUT was made from, and how far it has come: the same call continues, another one is refused."""
+"""The inputs and the progress of an output folder. The same call resumes; a call with other inputs is refused."""
 
 import json
 from pathlib import Path
@@ -16,10 +16,10 @@ class State:
         """
         Args:
             folder (path): OUT.
-            identity (dict[str, str]): what the user named -> what it is.
+            identity (dict[str, str]): argument -> a text that identifies its content.
 
         Raises:
-            ConfigError: where the folder is of another call, or has files but is of none.
+            ConfigError: where the folder belongs to a call with other inputs, or its state cannot be read.
         """
         self.folder, self.path, self.identity, self.done = Path(folder), Path(folder) / FILE, identity, []
         if self.path.is_file():
@@ -39,7 +39,7 @@ class State:
                 )
 
     def finish(self, part):
-        """Note that a part need not be done again."""
+        """Record that a part is done."""
         self.done.append(part)
         self.save()
 
@@ -53,17 +53,17 @@ def check_folder(folder, inputs=()):
     """
     Args:
         folder (path): OUT.
-        inputs (sequence of path): folders that are searched for images and labels.
+        inputs (sequence of path): folders that the command searches for images and labels.
 
     Raises:
-        ConfigError: where the folder has files that no call of this command made, or lies in one that is searched.
+        ConfigError: where the folder has files that this command did not write, or is inside of one of the inputs.
     """
     folder = Path(folder)
     real = folder.resolve()
     inside = next((p for p in inputs if Path(p).is_dir() and Path(p).resolve() in (real, *real.parents)), None)
     if inside:
         raise ConfigError(
-            f"--output {folder} is in {inside}, where its files would be taken for data: name another one."
+            f"--output {folder} is in {inside}, so its files would be read as data: name a folder elsewhere."
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file: name a folder.")

@@ -1,4 +1,4 @@
-"""Pascal VOC and YOLO labels as COCO, read by the supervision library and compared with the files themselves."""
+"""Pascal VOC and YOLO labels as COCO. The supervision library reads them; its boxes are compared with the files."""
 
 import math
 import xml.etree.ElementTree as ElementTree
@@ -12,19 +12,19 @@ from ..files import IMAGE_SUFFIXES
 from .recognise import read_names
 
 EXTRA = "pip install supervision"
-FAR = 2.0  # pixels: the formats count them from 0 or from 1, and write them rounded
+FAR = 2.0  # pixels: files count pixels from 0 or from 1, and round coordinates
 
 
 def to_coco(found):
     """
     Args:
-        found (Labelled): of Pascal VOC or YOLO.
+        found (Labelled): a folder with Pascal VOC or YOLO labels.
 
     Returns:
-        (dict, list[str]): a COCO file's content, with names relative to ``found.path``; and notes for the user.
+        (dict, list[str]): a COCO file's content, with file names relative to ``found.path``; and notes for the user.
 
     Raises:
-        DataError: where supervision is missing or cannot read the labels, or where boxes are not as in the files.
+        DataError: where supervision is missing or cannot read the labels, or where its boxes differ from the files.
     """
     read, truth = (_read_voc, _voc_truth) if found.kind == "Pascal VOC" else (_read_yolo, _yolo_truth)
     images, annotations, notes = [], [], Counter()
@@ -74,12 +74,16 @@ def _notes(found, counts):
         what = "are left out" if found.kind == "Pascal VOC" else "count as images without objects"
         told.append(f"{counts['without']} images without a label file {what}.")
     if counts["difficult"]:
-        told.append(f"{counts['difficult']} boxes are marked difficult: they are not learned from, and count in no AP.")
+        told.append(f"{counts['difficult']} boxes are marked difficult: training and AP ignore them.")
     return told
 
 
 def _compare(label, expected, names, boxes):
-    """The library's boxes must be those of the file, in its order: nothing lost, renamed or moved."""
+    """Compare the library's boxes with those of the file: the same classes and places in the same order.
+
+    Raises:
+        DataError: where one is lost, renamed or moved.
+    """
     if len(boxes) != len(expected):
         raise DataError(
             f"{label} has {len(expected)} boxes, but supervision reads {len(boxes)}: nothing was converted."
@@ -97,7 +101,7 @@ def _text(box):
 
 
 def _classes(found, boxes_of):
-    """Of YOLO those of the data file, in its order; of Pascal VOC those that occur, by name."""
+    """Names of the classes: for YOLO those of the data file, in its order; for Pascal VOC all that occur, sorted."""
     if found.kind == "YOLO":
         return list(_yolo_names(found).values())
     return sorted({name for boxes in boxes_of.values() for name, _, _ in boxes})
@@ -107,14 +111,14 @@ def _supervision():
     try:
         import supervision
     except ImportError as e:
-        raise DataError(f"Pascal VOC and YOLO labels are read by the supervision library ({e}): `{EXTRA}`.") from e
+        raise DataError(f"Pascal VOC and YOLO labels need the supervision library ({e}): run `{EXTRA}`.") from e
     return supervision
 
 
 def _read(found, reader, *args):
     try:
         return reader(*map(str, args))
-    except Exception as e:  # of any kind, for whatever the files hold
+    except Exception as e:  # broken files cause errors of all kinds
         text = " ".join(str(e).split())[:300]
         raise DataError(
             f"{found.path}: supervision cannot read these {found.kind} labels: {text or type(e).__name__}"
@@ -122,7 +126,7 @@ def _read(found, reader, *args):
 
 
 def _size(file):
-    """(width, height) as the file has them, which the labels refer to."""
+    """(width, height) of the image as it is in the file. Labels refer to this size."""
     try:
         with Image.open(file) as opened:
             return opened.size
@@ -141,7 +145,7 @@ def _voc_truth(found, label, image):
     """(class, [x0, y0, x1, y1], difficult) of each object."""
     text = label.read_text(encoding="utf-8", errors="replace")
     if "<!ENTITY" in text:
-        raise DataError(f"{label} defines XML entities: it is refused.")
+        raise DataError(f"{label} defines XML entities, which are refused: remove them.")
     try:
         objects = ElementTree.fromstring(text).findall("object")
         boxes = []
@@ -150,7 +154,7 @@ def _voc_truth(found, label, image):
             box = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
             boxes.append((x.findtext("name"), box, (x.findtext("difficult") or "0").strip() == "1"))
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as e:
-        raise DataError(f"{label} is no Pascal VOC file ({' '.join(str(e).split())}).") from e
+        raise DataError(f"{label} is not a Pascal VOC file ({' '.join(str(e).split())}).") from e
     return boxes
 
 
@@ -162,7 +166,7 @@ def _read_yolo(found, images, labels):
 
 
 def _yolo_names(found):
-    """Class number -> name, as the data file says."""
+    """Class number -> name, from the data file."""
     names = read_names(found.yaml)["names"]
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     try:
@@ -182,7 +186,7 @@ def _yolo_truth(found, label, image):
         try:
             name, numbers = names[int(float(values[0]))], [float(v) for v in values[1:]]
         except (KeyError, ValueError) as e:
-            raise DataError(f"{label}, line {number}: {e} is no class of {found.yaml}, or no number.") from e
+            raise DataError(f"{label}, line {number}: {e} is not a class of {found.yaml}, or not a number.") from e
         if len(numbers) < 4 or not all(map(math.isfinite, numbers)):
             raise DataError(f"{label}, line {number}: a class and four finite numbers are needed.")
         if len(numbers) in (4, 5):

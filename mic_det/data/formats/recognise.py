@@ -1,4 +1,4 @@
-"""What a folder of labelled images is: looked at, not asked for."""
+"""Recognise the format of a folder of labelled images: COCO, Pascal VOC or YOLO."""
 
 import itertools
 import json
@@ -12,9 +12,9 @@ import yaml
 from ...errors import DataError
 from ..files import list_files, list_images
 
-SPLITS = {"train": ("train",), "test": ("val", "valid", "test")}  # role -> what a split of it is called
-SAMPLE = 50  # file names of a COCO file that are looked for
-MOST_JSON = 40  # of a folder that are opened; programs that write one for each image are not COCO's
+SPLITS = {"train": ("train",), "test": ("val", "valid", "test")}  # role -> names of its split
+SAMPLE = 50  # at most this number of a COCO file's images are looked for
+MOST_JSON = 40  # a folder with more JSON files has one for each image, so they are not COCO's
 LOOKED_FOR = (
     "COCO (a .json with images, annotations and categories), Pascal VOC (.xml files with <annotation>), YOLO (.txt "
     "files beside a .yaml with names)"
@@ -42,19 +42,19 @@ def recognise(path, role, argument):
     """
     Args:
         path (path): a folder, or a COCO file.
-        role (str): "train" or "test": which split counts where there are several.
-        argument (str): what the user called it, for messages: "SOURCE".
+        role (str): "train" or "test": which split is taken where there are several.
+        argument (str): the name of the user's argument, for messages: "SOURCE".
 
     Returns:
         Labelled
 
     Raises:
-        DataError: where nothing or more than one thing is recognised; lists what was looked for and found.
+        DataError: where no format or more than one is recognised; lists what was looked for and found.
     """
     path = Path(os.path.expanduser(path))
     if path.is_file() and path.suffix.lower() == ".json":
         if not _is_labelled_coco(path):
-            raise DataError(f"{argument} {path}: no COCO file with images, annotations and categories.")
+            raise DataError(f"{argument} {path} is not a COCO file with images, annotations and categories.")
         return _coco(path, path.parent, argument)
     if not path.is_dir():
         raise DataError(f"{argument} {path}: there is no such folder" + (" (it is a file)." if path.exists() else "."))
@@ -62,17 +62,17 @@ def recognise(path, role, argument):
     if len(found) > 1:
         names = "; ".join(f.describe() for f in found)
         raise DataError(
-            f"{argument} {path} has labels of {len(found)} kinds ({names}): name a folder, or a .json, of one."
+            f"{argument} {path} has labels of {len(found)} kinds ({names}): name a folder or a .json file of one kind."
         )
     if not found:
         raise DataError(
-            f"{argument} {path} has no labels that can be read. Looked for: {LOOKED_FOR}. Found: {_census(path)}."
+            f"{argument} {path} has no labels that can be read. Expected: {LOOKED_FOR}. Found: {_census(path)}."
         )
     return found[0]
 
 
 def _census(path):
-    """What is in a folder, by ending."""
+    """The number of files of each ending in a folder."""
     counts = Counter(Path(f).suffix.lower() or "no ending" for _, _, files in os.walk(path) for f in files)
     return ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(6)) or "no files"
 
@@ -104,7 +104,7 @@ def _find_coco(path, role, argument):
 
 
 def _coco(file, folder, argument):
-    """The folder that the file's names are relative to, which COCO does not say."""
+    """A COCO set, with the folder that its file names are relative to. COCO does not name this folder."""
     images = [x for x in json.loads(file.read_text(encoding="utf-8-sig"))["images"] if isinstance(x, dict)]
     names = [str(x.get("file_name")) for x in images[:: -(-len(images) // SAMPLE)]]
     places = dict.fromkeys([file.parent, file.parent / "images", folder, folder / "images"])
@@ -115,14 +115,14 @@ def _coco(file, folder, argument):
     missing = [name for name in names if not (best / name).is_file()]
     if len(missing) == len(names):
         raise DataError(
-            f"{argument} {file}: its images, such as {names[0]}, are not below {folder}: put them beside the file, or "
+            f"{argument} {file}: its images, such as {names[0]}, are not below {folder}. Put them beside the file, or "
             "into a folder named images."
         )
     return Labelled("COCO", folder, json=file, images=best)
 
 
 def _sub_folders(folder, deep=3):
-    """A folder and those below it, hidden ones left out."""
+    """A folder and those below it, except hidden ones."""
     for place, folders, _ in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if len(Path(place).relative_to(folder).parts) >= deep:
@@ -134,7 +134,7 @@ def _sub_folders(folder, deep=3):
 
 
 def _find_voc(path):
-    """Folders of XML files, each with the folder of their images: the same, or a sister of it."""
+    """Folders of XML files, each with the folder of its images, which has the most names in common with it."""
     labels = {}
     for file in list_files(path, {".xml"}):
         labels.setdefault(file.parent, []).append(file)
@@ -147,7 +147,7 @@ def _find_voc(path):
         stems = {f.stem for f in files}
         near = sorted(images, key=lambda place: (-len(stems & images[place]), str(place)))
         if not near or not stems & images[near[0]]:
-            raise DataError(f"{path}: no images of the XML files in {folder}, such as {files[0].name}, are below it.")
+            raise DataError(f"{path} has no images for the XML files in {folder}, such as {files[0].name}.")
         pairs.append((near[0], folder))
     return [Labelled("Pascal VOC", path, pairs=pairs)]
 
@@ -172,7 +172,7 @@ def _image_folders(path):
 
 
 def read_names(file):
-    """The mapping of a YOLO data file; None where it is none."""
+    """The content of a YOLO data file; None where the file is something else."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -181,7 +181,7 @@ def read_names(file):
 
 
 def _find_yolo(path, role):
-    """The data file, in the folder or up to two above it, and the folders that have labels."""
+    """The data file, which is in the folder or at most two above it, and the folders that have labels."""
     places = [path, *itertools.islice(path.resolve().parents, 2)]
     files = (f for place in places for f in sorted(place.glob("*.y*ml")) if f.suffix.lower() in (".yaml", ".yml"))
     data = next((f for f in files if read_names(f)), None)
@@ -194,7 +194,7 @@ def _find_yolo(path, role):
 
 
 def _label_folder(images):
-    """Where YOLO looks for labels: the last ``images`` of the path becomes ``labels``, or the very folder."""
+    """YOLO's folder of labels: the path with ``labels`` instead of its last ``images``, or the folder of the images."""
     parts = list(images.parts)
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
@@ -210,7 +210,7 @@ def _files(folder):
 
 
 def _of_split(pairs, data, path, role):
-    """Those of the split that the data file names for the role; all of them where ``path`` itself is a split."""
+    """The pairs of the split that the data file names for the role. Where none of them is below ``path``: all."""
     content = read_names(data)
     root = Path(str(content.get("path") or "."))
     root = root if root.is_absolute() and root.is_dir() else data.parent / root
