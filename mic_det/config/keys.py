@@ -123,7 +123,8 @@ SECTIONS = (
             source="Detectron2's zoo"),
         Key("MODEL.FCOS.NUM_CONVS", 4, COUNT, "3 x 3 convolutions of each of the two branches of the head.", "layers",
             "Detectron2's zoo"),
-        Key("MODEL.FCOS.NORM", "GN", NORMS, "The norm after each of them; '' = none.", source="Detectron2's zoo"),
+        Key("MODEL.FCOS.NORM", "GN", NORMS, "Norm after each of these convolutions; '' = none.",
+            source="Detectron2's zoo"),
         Key("MODEL.FCOS.PRIOR_PROB", 0.01, number(0, 1, open_left=True, open_right=True),
             "Probability of an object that an untrained head predicts.", "probability", "Detectron2's zoo"),
         Key("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 1.5, POSITIVE,
@@ -160,7 +161,7 @@ SECTIONS = (
     )),
     Section("Teacher", "An exponential moving average: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).", (
         Key("MODEL.MIC.TEACHER.ALPHA", 0.9, SHARE_BELOW_1,
-            "Weight of the previous average at each step.",
+            "Largest weight a of the previous average.",
             source="Sec. 3.2; published: 0.9 for detection on SADA, 0.999 for segmentation; mean-teacher detectors: "
             "0.9996"),
         Key("MODEL.MIC.TEACHER.EMA_IN_BURN_IN", False, YES_NO,
@@ -168,10 +169,10 @@ SECTIONS = (
             "STRONG_AUG.ON_SOURCE, one run then has the strong start and MIC. False: it begins after burn-in.",
             source="published: no burn-in"),
         Key("MODEL.MIC.TEACHER.INPUT_SIZE", 0, AT_LEAST_0,
-            "Short side of the teacher's target images; 0 = as the student's.", "pixels",
+            "Short side of the target images that the teacher sees; 0 = as for the student.", "pixels",
             "published: 0"),
     )),
-    Section("Pseudo-boxes", "From the teacher's detections on the whole target image.", (
+    Section("Pseudo-boxes", "They are selected from the teacher's detections on the whole target image.", (
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", 0.8, SHARE, "Least score (delta).", "probability",
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
@@ -188,8 +189,8 @@ SECTIONS = (
             "Weight of the previous value at each optimizer step, for the thresholds and for the scores behind them."),
         Key("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", 0.0, SHARE,
             "Detections with at least this score that are not pseudo-boxes are undecided. L_M does not train their "
-            "places as background: an anchor or proposal is not sampled as background if it would be no background "
-            "with the undecided box as a true one (by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS). "
+            "places as background: an anchor or proposal is not sampled as background if it would not be background "
+            "with the undecided box as a true box (by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS). "
             "Matches with pseudo-boxes do not change. 0 = no box is undecided. It needs hard targets "
             "(MODEL.MIC.CONSISTENCY.TARGETS) and an R-CNN student. The log has the number per image, "
             "pseudo/num_undecided.", "probability", "self-training detectors: about 0.3; published: 0"),
