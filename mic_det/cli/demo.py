@@ -40,7 +40,7 @@ def main(args):
 
 
 def draw(output):
-    """Before and after in foggy images, and the pseudo-boxes that MIC was trained with; returns the first picture."""
+    """Before and after in foggy images, and the pseudo-boxes of MIC's teacher; returns the first picture."""
     folder = output / "pictures"
     runs = [output / START, output / MIC]
     before, after = (config(str(run / "config.yaml"), str(run / "model_final.pth")) for run in runs)
