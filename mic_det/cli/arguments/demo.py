@@ -17,6 +17,6 @@ def add(parser):
         "--output", default="output/demo", metavar="DIR", help="folder for checkpoints, logs, pictures (%(default)s)"
     )
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--full", action="store_true", help="also the control and the oracle: twice as long")
+    extent.add_argument("--full", action="store_true", help="also the control and the oracle, for a fair comparison")
     extent.add_argument("--quick", action="store_true", help="the default now; has no effect")
     add_opts_argument(parser)
