@@ -3,7 +3,7 @@
 Each detector is NAME=RUN_DIR: the folder of a training, with its config.yaml and model_final.pth. Example, after
 `make demo`:
     python tools/make_figures.py --output docs/images --dataset minicity_foggy_val --image 32 \
-        --runs before=output/demo/source_only after=output/demo/mic
+        --runs before=output/demo/source_strong_start after=output/demo/mic_strong
 """
 
 import argparse
@@ -90,7 +90,7 @@ def save(outputs, file, picture):
 def named_run(text):
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise ConfigError(f"--runs {text}: write NAME=RUN_DIR, such as after=output/demo/mic.")
+        raise ConfigError(f"--runs {text}: write NAME=RUN_DIR, such as after=output/demo/mic_strong.")
     return name, Path(folder)
 
 

@@ -1,4 +1,4 @@
-"""One image with the predictions of several detectors, and with the truth."""
+"""Images with the predictions of several detectors, and with the truth."""
 
 from detectron2.structures import Instances
 
@@ -26,6 +26,27 @@ def before_after(image, entries, class_names=(), *, score_threshold=0.5, labels=
     Returns:
         ndarray: RGB uint8.
     """
+    return panel_grid(_panels(image, entries, class_names, score_threshold, labels), columns=columns, labels=labels)
+
+
+def before_after_sheet(rows, class_names=(), *, score_threshold=0.5, labels=True):
+    """Several images of :func:`before_after` below each other, as one picture.
+
+    It fits a screen, as far as labels stay legible.
+
+    Args:
+        rows (list[(ndarray, dict)]): image and entries of each row; all rows have the same names, in one order.
+        class_names, score_threshold, labels: as there.
+
+    Returns:
+        ndarray: RGB uint8, with a column for each name.
+    """
+    drawn = [_panels(image, entries, class_names, score_threshold, labels) for image, entries in rows]
+    return panel_grid(sum(drawn, []), columns=len(rows[0][1]), labels=labels)
+
+
+def _panels(image, entries, class_names, score_threshold, labels):
+    """A caption and a picture for each entry."""
     truth = next((x for x in entries.values() if _is_truth(x)), None)
     panels = []
     for name, instances in entries.items():
@@ -39,7 +60,7 @@ def before_after(image, entries, class_names=(), *, score_threshold=0.5, labels=
             shown = instances.to("cpu")[instances.scores.cpu() >= score_threshold]
             drawn = draw_instances(image, shown, shown.pred_boxes, shown.pred_classes, class_names, labels=labels)
             panels.append((f"{name}{_score(shown, truth)}", drawn))
-    return panel_grid(panels, columns=columns)
+    return panels
 
 
 def _is_truth(instances):

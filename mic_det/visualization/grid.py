@@ -8,7 +8,7 @@ SCREEN = (1920, 1000)  # pixels: full HD without the bars of a window
 LEGIBLE = 11  # pixels; labels stay at least as high
 
 
-def panel_grid(panels, screen=SCREEN, columns=None):
+def panel_grid(panels, screen=SCREEN, columns=None, labels=True):
     """Join the panels of one image into a picture that fits a screen.
 
     The number of columns is that which shows the panels largest on the screen. Panels are made smaller to fit it, but
@@ -19,13 +19,15 @@ def panel_grid(panels, screen=SCREEN, columns=None):
             the room of the first one.
         screen ((width, height)): pixels.
         columns (int): of the grid; None = as above.
+        labels (bool): whether there are labels in the panels, which have to stay legible.
 
     Returns:
         ndarray: RGB uint8.
     """
     height, width = panels[0][1].shape[:2]
     columns = columns or grid_columns(len(panels), width, height, screen)
-    scale = min(1.0, max(_fit(columns, len(panels), width, height, screen), LEGIBLE / text_height(width)))
+    least = LEGIBLE / text_height(width) if labels else 0.0
+    scale = min(1.0, max(_fit(columns, len(panels), width, height, screen), least))
     if scale < 1:
         panels = [(text, _resized(picture, scale)) for text, picture in panels]
     return contact_sheet([panels], columns)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from mic_det.visualization.before_after import before_after
+from mic_det.visualization.before_after import before_after, before_after_sheet
 from mic_det.visualization.grid import SCREEN, grid_columns, panel_grid
 from mic_det.visualization.panels import COLORS, draw_boxes, text_height
 
@@ -170,3 +170,23 @@ def test_without_labels_only_the_boxes_are_drawn():
     for x0, y0, x1, y1 in TRUE:
         inside_and_around[int(y0 * scale) - 4 : int(y1 * scale) + 5, int(x0 * scale) - 4 : int(x1 * scale) + 5] = False
     assert (bare[inside_and_around] == 40).all() and (bare != 40).any()
+
+
+def test_a_sheet_has_a_row_for_each_image_and_fits_a_screen_without_labels(captions):
+    brightness = (20, 100, 180, 250)
+    rows = [
+        (np.full_like(IMAGE, value), {"before": predictions(TRUE[:n], [0, 1][:n], [0.9, 0.9][:n]), "truth": truth()})
+        for value, n in zip(brightness, (0, 1, 2, 2))
+    ]
+    sheet = before_after_sheet(rows, labels=False)
+    assert captions == [
+        "before: 0 of 2 objects", "truth: 2 objects", "before: 1 of 2 objects", "truth: 2 objects",
+        "before: 2 of 2 objects", "truth: 2 objects", "before: 2 of 2 objects", "truth: 2 objects",
+    ]  # fmt: skip
+    # four rows of 1000 pixels: captions of 36 and pictures of 214, twice as wide
+    assert sheet.shape[:2] == (1000, 2 * 428)
+    for row, value in enumerate(brightness):
+        for column in range(2):
+            corner = sheet[250 * row + 36 : 250 * row + 46, 428 * column : 428 * column + 10]
+            assert np.abs(corner.astype(int) - value).max() <= 1, (row, column)
+    assert before_after_sheet(rows).shape[0] > 1000, "labels stay legible"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import annotations_to_instances, read_image
 
 from ...checkpoint.export import export, single_detector
 from ...checkpoint.formats import write_weights
@@ -19,7 +19,7 @@ from ...inference.media import write_picture
 from ...inference.predictor import Predictor, class_list, load_model
 from ...utils.outputs import Outputs
 from ...utils.printable import printable
-from ...visualization.panels import contact_sheet, draw_boxes
+from ...visualization.before_after import before_after_sheet
 from .. import predict
 
 PICTURED = 4  # images of before_after.jpg
@@ -83,46 +83,42 @@ def load_truth(cfg):
     return DatasetCatalog.get(cfg.DATASETS.TEST[0])
 
 
-def before_after(before, after, files, truth=None):
+def before_after(before, after, files, truth=None, count=PICTURED, labels=True):
     """A picture with one row for each target image: source-only, adapted and, where there are labels, the truth.
 
     Args:
         before, after (CfgNode): with their weights.
         files (list[path]): images of the target.
         truth (list[dict]): labelled images of the target, shown instead of ``files``.
+        count (int): images to show.
+        labels (bool): whether class and score stand beside the boxes.
     """
     shown = [d["file_name"] for d in truth] if truth else files
-    dicts = {d["file_name"]: d for d in truth or ()}
     names = [name for _, name in class_list(after)]
     predictors = [("source-only", Predictor(before, SHOWN)), ("adapted", Predictor(after, SHOWN))]
     rows = []
-    for i in _pictured(len(shown), [len(d["annotations"]) for d in truth or ()]):
+    for i in _pictured(len(shown), count, [len(d["annotations"]) for d in truth or ()]):
         rgb = np.ascontiguousarray(read_image(str(shown[i]), "RGB"))
-        row = [(title, _draw(predictor(rgb)["instances"], rgb, names)) for title, predictor in predictors]
+        entries = {title: predictor(rgb)["instances"] for title, predictor in predictors}
         if truth:
-            row.append(("truth", _draw_truth(dicts[shown[i]], rgb, names)))
-        rows.append(row)
-    return contact_sheet(rows)
+            entries["truth"] = _true_boxes(truth[i], rgb)
+        rows.append((rgb, entries))
+    return before_after_sheet(rows, names, score_threshold=SHOWN, labels=labels)
 
 
-def _pictured(count, boxes=()):
+def _pictured(images, count, boxes=()):
     """Indices of the images to show: evenly spread, or from each part of the set the image with most true boxes."""
     if not boxes:
-        return np.unique(np.linspace(0, count - 1, PICTURED).astype(int))
-    parts = np.array_split(np.arange(count), min(PICTURED, count))
+        return np.unique(np.linspace(0, images - 1, count).astype(int))
+    parts = np.array_split(np.arange(images), min(count, images))
     return [int(part[np.argmax(np.take(boxes, part))]) for part in parts]
 
 
-def _draw(found, rgb, names):
-    boxes = found.pred_boxes.tensor.numpy()
-    return draw_boxes(rgb, boxes, found.pred_classes.tolist(), found.scores.tolist(), names)
-
-
-def _draw_truth(d, rgb, names):
+def _true_boxes(d, rgb):
+    """The true boxes of a dataset dict as ``Instances``; crowds are none."""
     kept = [a for a in d["annotations"] if not a.get("iscrowd", 0)]
-    boxes = np.array([a["bbox"] for a in kept], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return draw_boxes(rgb, boxes, [a["category_id"] for a in kept], None, names)
+    boxes = [{key: a[key] for key in ("bbox", "bbox_mode", "category_id")} for a in kept]
+    return annotations_to_instances(boxes, rgb.shape[:2])
 
 
 def evaluate_source(cfg, weights):
