@@ -36,7 +36,10 @@ def main(args):
     check_folder(out, [p for p in (args.source, args.target, args.test) if p])
     with tempfile.TemporaryDirectory() if args.dry_run else contextlib.nullcontext(out) as work:
         job = Job(args, Path(work))
-        state = State(out, job.identity())
+        state = State(out, job.identity(), [out / stage for stage in (SOURCE, ADAPT)])
+        if not args.dry_run:
+            state.save()  # from here on OUT is known as this call's, whatever ends it
+        job.write_data()
         job.write_configs(keep=bool(state.done))
         if "check" not in state.done:
             job.check()
@@ -81,7 +84,9 @@ class Job:
             sizes, count = self.source.sizes, len(self.source.files)
         test_file = work / "data/test.json"
         test_classes = args.classes  # the same ones of the test labels
-        self.test = read_labelled(args.test, "test", "--test", test_file, test_classes) if args.test else None
+        self.test = None
+        if args.test:
+            self.test = read_labelled(args.test, "test", "--test", test_file, test_classes, self.classes)
         self.plan = make_plan(machine, weights, sizes, self.target.sizes, count, args.steps, self.given)
         if self.given:
             self.plan = self.plan.of_model(self.source_cfg)
@@ -97,14 +102,19 @@ class Job:
         """What OUT is bound to."""
         args = self.args
         return {
+            "--classes": " ".join(args.classes or ()),
             "SOURCE": self.source.identity(),
             "TARGET": self.target.identity(),
             "--test": self.test.identity() if self.test else "",
-            "--classes": " ".join(args.classes or ()),
             "--steps": str(args.steps or ""),
             "--weights": args.weights or "",
             "KEY VALUE": shlex.join(args.opts),
         }
+
+    def write_data(self):
+        """The labels and frames that are not used as they lie."""
+        for images in (self.source, self.target, self.test):
+            getattr(images, "write", lambda: None)()
 
     def write_configs(self, keep):
         """The config of each training; those that are there stay where ``keep``, as a user may have changed them."""
@@ -179,7 +189,7 @@ class Job:
         """One training to its end, from where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
         folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
-        print(printable(f"\n{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
+        print(f"\n{printable(TITLES[stage])} (log: {printable(folder / 'log.txt')})", flush=True)
         with Progress(folder / "metrics.json", steps) as progress:
             call = ["--config-file", self.files[stage], "--resume", *gpus]
             run_program("train", *call, log=folder / "console.txt", tick=progress.update)
