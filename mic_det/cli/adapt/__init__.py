@@ -36,7 +36,10 @@ def main(args):
     check_folder(out, [p for p in (args.source, args.target, args.test) if p])
     with tempfile.TemporaryDirectory() if args.dry_run else contextlib.nullcontext(out) as work:
         job = Job(args, Path(work))
-        state = State(out, job.identity())
+        state = State(out, job.identity(), [out / stage for stage in (SOURCE, ADAPT)])
+        if not args.dry_run:
+            state.save()  # from here on OUT is known as this call's, whatever ends it
+        job.write_data()
         job.write_configs(keep=bool(state.done))
         if "check" not in state.done:
             job.check()
@@ -81,7 +84,9 @@ class Job:
             sizes, count = self.source.sizes, len(self.source.files)
         test_file = work / "data/test.json"
         test_classes = args.classes  # the same ones of the test labels
-        self.test = read_labelled(args.test, "test", "--test", test_file, test_classes) if args.test else None
+        self.test = None
+        if args.test:
+            self.test = read_labelled(args.test, "test", "--test", test_file, test_classes, self.classes)
         self.plan = make_plan(machine, weights, sizes, self.target.sizes, count, args.steps, self.given)
         if self.given:
             self.plan = self.plan.of_model(self.source_cfg)
@@ -97,14 +102,19 @@ class Job:
         """What OUT was made from; see :class:`State`."""
         args = self.args
         return {
+            "--classes": " ".join(args.classes or ()),
             "SOURCE": self.source.identity(),
             "TARGET": self.target.identity(),
             "--test": self.test.identity() if self.test else "",
-            "--classes": " ".join(args.classes or ()),
             "--steps": str(args.steps or ""),
             "--weights": args.weights or "",
             "KEY VALUE": shlex.join(args.opts),
         }
+
+    def write_data(self):
+        """The labels and frames that are not used as they lie."""
+        for images in (self.source, self.target, self.test):
+            getattr(images, "write", lambda: None)()
 
     def write_configs(self, keep):
         """Write the config of each training. With ``keep``, existing files stay: a user may have changed them."""
@@ -134,9 +144,7 @@ class Job:
         if problems:
             for problem in problems[:SHOWN]:
                 print(printable(f"problem: {problem}"))
-            raise DataError(
-                f"{len(problems)} problems in the images and labels. The first are listed above: correct them."
-            )
+            raise DataError(f"problems in the images and labels: {len(problems)}. Correct those that are listed above.")
 
     def minutes(self):
         """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""

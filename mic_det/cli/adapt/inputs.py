@@ -17,6 +17,7 @@ from ...data.formats.convert import to_coco
 from ...data.formats.recognise import recognise
 from ...errors import ConfigError, DataError
 from ...inference.media import VIDEO_SUFFIXES, find_sources, read_frames, write_picture
+from ...utils.atomic_files import write_whole
 
 MOST_SIZES = 200  # at most this number of images are opened to learn the sizes in a folder
 WEIGHTS = {".pth", ".pkl", ".pt", ".safetensors"}
@@ -34,12 +35,19 @@ class LabelledImages:
     num_boxes: int
     sizes: list  # (width, height) of each image
     notes: list = field(default_factory=list)
+    content: str = ""  # of ``json``, where that is yet to be written
 
     def entry(self):
         return {"JSON": self.json, "IMAGES": self.images}
 
     def identity(self):
-        return f"{self.images}, {len(self.files)} images, labels {_digest(Path(self.json).read_bytes())}"
+        content = self.content.encode() or Path(self.json).read_bytes()
+        return f"{self.images}, {len(self.files)} images, labels {_digest(content)}"
+
+    def write(self):
+        if self.content:
+            Path(self.json).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.json, lambda f: f.write(self.content.encode()))
 
 
 @dataclass
@@ -97,39 +105,49 @@ def read_source(args, folder):
     return read_labelled(args.source, "train", "SOURCE", Path(folder) / "data/source.json", args.classes)
 
 
-def read_labelled(path, role, argument, file, classes=None):
-    """Read a labelled set. Where its labels are not COCO, or ``classes`` are given, a COCO file is written.
+def read_labelled(path, role, argument, file, classes=None, model_classes=()):
+    """A labelled set. Its ``write`` makes ``file`` where its labels are not COCO, or only some classes are wanted.
 
     Args:
-        file (path): the COCO file that may be written.
         classes (list[str]): the classes to learn, in this order; None = all.
+        model_classes (list[str]): the classes that the model knows. Pascal VOC lists no classes, so test images may
+            lack some of them.
     """
     found = recognise(path, role, argument)
     if found.kind == "COCO":
         content, notes, labels, images = read_coco(argument, found.json), [], found.json, found.images
     else:
         (content, notes), labels, images = to_coco(found), file, found.path
+        if found.kind == "Pascal VOC":
+            _list_classes(content, model_classes)
     normalized = read_normalized(argument, labels, content)
     known = normalized.classes
     if normalized.unused_parent and classes is None:
         notes.append(f"the class {normalized.unused_parent} is left out: it has no box, and it is the others' parent.")
         classes = [c for c in known if c != normalized.unused_parent]
     unknown = [c for c in classes or () if c not in known]
-    if unknown:
+    if unknown and (role == "train" or len(unknown) == len(classes)):  # test images may lack some
         raise DataError(f"--classes names {unknown[0]}, but the classes of {argument} are {', '.join(known)}.")
     if classes:
         content = _only(content, classes)
         normalized = read_normalized(argument, labels, content)
+    text = ""
     if classes or found.kind != "COCO":
-        labels = Path(file)
-        labels.parent.mkdir(parents=True, exist_ok=True)
-        labels.write_text(json.dumps(content), encoding="utf-8")
+        labels, text = Path(file), json.dumps(content)
     return LabelledImages(
         str(Path(labels).resolve()), str(Path(images).resolve()), found.describe(), list(normalized.classes),
         [os.path.join(images, x["file_name"]) for x in normalized.images],
         sum(len(boxes) for boxes in normalized.annotations.values()),
-        [(int(x["width"]), int(x["height"])) for x in normalized.images], notes,
+        [(int(x["width"]), int(x["height"])) for x in normalized.images], notes, text,
     )  # fmt: skip
+
+
+def _list_classes(content, names):
+    """Add those of some classes that a COCO file's content does not list."""
+    known = {c["name"] for c in content["categories"]}
+    for name in names:
+        if name not in known:
+            content["categories"].append({"id": len(content["categories"]) + 1, "name": name})
 
 
 def _only(content, classes):
@@ -151,8 +169,10 @@ def read_target(args, folder, source):
     what = f"images of {path.resolve()}"
     if path.is_dir():
         images = path
-    elif path.suffix.lower() in VIDEO_SUFFIXES:
-        images = Path(folder) / "data/frames"
+    elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        # a folder for each video and number: frames of one are never taken for those of another
+        asked = f"{args.frames} {path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        images = Path(folder) / f"data/frames_{_digest(asked.encode())}"
         what = f"at most {args.frames} frames of {path.resolve()}"
         extract_frames(path, images, args.frames)
     else:
@@ -190,8 +210,8 @@ def extract_frames(video, folder, most):
     Raises:
         DataError: where the video cannot be read.
     """
-    done = folder / "complete"  # holds the number of frames that was requested
-    if done.is_file() and done.read_text() == str(most):
+    done = folder / "complete"
+    if done.is_file():
         return
     (source,) = find_sources([str(video)])
     total = sum(1 for _ in read_frames(source))  # the count in the file's header is often wrong
@@ -203,4 +223,4 @@ def extract_frames(video, folder, most):
             written += 1
     if not written:
         raise DataError(f"TARGET {video}: no frame of this video can be read.")
-    done.write_text(str(most))
+    done.touch()

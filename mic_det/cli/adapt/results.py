@@ -1,6 +1,7 @@
 """The results of an adaptation: predictions, a plain model, a picture of before and after, a report."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -148,4 +149,5 @@ def summary(out, cfg, runs, before, after, plain):
     for name, file in lines:
         print(printable(f"{name:12s} {out / file}"))
     print(printable(f"{'checkpoint':12s} {after[1]}  (teacher and student)"))
-    print(printable(f"{'config':12s} {after[0]}  (again: mic-det train --config-file {after[0]} OUTPUT_DIR again)"))
+    again = shlex.join(["mic-det", "train", "--config-file", after[0], "OUTPUT_DIR", "again"])
+    print(printable(f"{'config':12s} {after[0]}  (again: {again})"))

@@ -12,15 +12,17 @@ FILE = "adapt.json"
 class State:
     """The file ``adapt.json`` of an output folder."""
 
-    def __init__(self, folder, identity):
+    def __init__(self, folder, identity, trainings=()):
         """
         Args:
             folder (path): OUT.
             identity (dict[str, str]): argument -> a text that identifies its content.
+            trainings (sequence of path): folders of the trainings. Until one of them exists, any call may use OUT.
 
         Raises:
             ConfigError: where the folder belongs to a call with other inputs, or its state cannot be read.
         """
+        self.begun = any(f.exists() for f in trainings)
         self.folder, self.path, self.identity, self.done = Path(folder), Path(folder) / FILE, identity, []
         if self.path.is_file():
             self._continue()
@@ -31,6 +33,9 @@ class State:
             before, self.done = dict(known["identity"]), list(known["done"])
         except (ValueError, KeyError, TypeError) as e:
             raise ConfigError(f"{self.path} cannot be read ({e}): name another --output.") from e
+        if before != self.identity and not self.begun:
+            self.done = []
+            return
         for key, value in self.identity.items():
             if before.get(key) != value:
                 raise ConfigError(
@@ -45,8 +50,11 @@ class State:
 
     def save(self):
         content = json.dumps({"identity": self.identity, "done": self.done}, indent=1)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, lambda f: f.write(content.encode()))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, lambda f: f.write(content.encode()))
+        except OSError as e:
+            raise ConfigError(f"cannot write {self.path} ({e.strerror or e}): check --output.") from e
 
 
 def check_folder(folder, inputs=()):
