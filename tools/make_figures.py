@@ -1,4 +1,4 @@
-"""Draw the same images with several detectors and the truth side by side, as the pictures of README and docs.
+"""Draw predictions of several detectors and the truth side by side, like the pictures of README and docs.
 
 Each detector is NAME=RUN_DIR: the folder of a training, with its config.yaml and model_final.pth. Example, after
 `make demo`:
@@ -34,10 +34,10 @@ def parse_args():
     parser.add_argument("--dataset", required=True, help="a registered set, or one that a run's config declares")
     parser.add_argument("--image", type=int, nargs="+", default=[0], help="numbers of images in the set, from 0")
     parser.add_argument("--output", required=True, help="folder for before_after_IMAGE.jpg")
-    parser.add_argument("--columns", type=int, help="panels side by side; default: as a screen shows them largest")
-    parser.add_argument("--no-labels", action="store_true", help="boxes without class and score, for small pictures")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="of the boxes that are drawn (default: 0.5)")
-    parser.add_argument("--panels", metavar="NAME", help="also panels_IMAGE.jpg: what MIC makes of it, by the run NAME")
+    parser.add_argument("--columns", type=int, help="panels per row (default: the number with the largest panels)")
+    parser.add_argument("--no-labels", action="store_true", help="draw no classes and scores, for small pictures")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="least score of a drawn box (default: 0.5)")
+    parser.add_argument("--panels", metavar="NAME", help="also panels_IMAGE.jpg: the views of MIC in the run NAME")
     add_overwrite_argument(parser)
     return parser.parse_args()
 
@@ -47,9 +47,9 @@ def main(args):
     if len(runs) < len(args.runs):
         raise ConfigError(f"--runs: two runs have the same name: {' '.join(args.runs)}. Rename one of them.")
     if args.panels and args.panels not in runs:
-        raise ConfigError(f"--panels {args.panels}: --runs names {', '.join(runs)}.")
+        raise ConfigError(f"--panels {args.panels} is not among the names of --runs: {', '.join(runs)}.")
     if args.panels and not is_mic(config_of_run(runs[args.panels])):
-        raise ConfigError(f"--panels {args.panels}: this run is not MIC, so that it has no pseudo-boxes.")
+        raise ConfigError(f"--panels {args.panels}: this run is not MIC, so it has no pseudo-boxes.")
     predictors = {name: Predictor(config_of_run(folder), args.score_threshold) for name, folder in runs.items()}
     cfg = config_of_run(next(iter(runs.values())))
     if args.dataset not in DatasetCatalog.list():
@@ -98,12 +98,12 @@ def config_of_run(folder):
     """The config of a run, with its last weights."""
     for name in ("config.yaml", "model_final.pth"):
         if not (folder / name).is_file():
-            raise ConfigError(f"{folder} has no {name}: name the OUTPUT_DIR of a training that is finished.")
+            raise ConfigError(f"{folder} has no {name}: name the OUTPUT_DIR of a finished training.")
     return mic_det.get_mic_cfg(str(folder / "config.yaml"), ["MODEL.WEIGHTS", str(folder / "model_final.pth")])
 
 
 def original_image(cfg, record):
-    """The image (H, W, 3) RGB at its own size, and its true boxes; None where it has no labels."""
+    """The image (H, W, 3) in RGB at its own size, and its true boxes (None where it has no labels)."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = "RGB", 0  # 0: not resized

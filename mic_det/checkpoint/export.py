@@ -57,11 +57,12 @@ def plain_configs(cfg, detector):
             f"{architecture} cannot be exported: plain Detectron2 builds no {architecture} from a config file, so this "
             "model runs with mic_det alone (tools/predict.py)."
         )
+    body = getattr(detector.backbone, "bottom_up", None)
+    _check_parts(cfg, detector, body)
     plain = get_cfg()
     plain.merge_from_list([x for k in flat_keys(plain) for x in (k, copy.deepcopy(value_of(cfg, k)))])
     plain.MODEL.META_ARCHITECTURE = architecture
     plain.MODEL.WEIGHTS, plain.OUTPUT_DIR = "", get_cfg().OUTPUT_DIR
-    body = getattr(detector.backbone, "bottom_up", None)
     if isinstance(body, TorchvisionStages):
         _use_own_resnet(plain, cfg.MODEL.TORCHVISION)
     if not isinstance(detector, BoxPanopticFPN):
@@ -69,6 +70,19 @@ def plain_configs(cfg, detector):
     pixels = plain.clone()
     plain.MODEL.META_ARCHITECTURE, pixels.MODEL.META_ARCHITECTURE = "GeneralizedRCNN", "SemanticSegmentor"
     return [("", plain), ("_sem_seg", pixels)]
+
+
+def _check_parts(cfg, detector, body):
+    """Stop where a backbone or a head is mic_det's own; an FPN on a classifier of torchvision may be another's too."""
+    parts = [("BACKBONE", detector.backbone), ("SEM_SEG_HEAD", getattr(detector, "sem_seg_head", None))]
+    if not isinstance(body, TorchvisionStages):
+        parts.append(("BACKBONE", body))
+    for section, part in parts:
+        if type(part).__module__.startswith("mic_det."):
+            raise ConfigError(
+                f"MODEL.{section}.NAME is {cfg.MODEL[section].NAME}: plain Detectron2 has no such part, so this model "
+                "runs with mic_det alone (tools/predict.py)."
+            )
 
 
 def _use_own_resnet(plain, torchvision):

@@ -1,4 +1,4 @@
-"""Settings of Detectron2's own keys that would fail late, or far from their name, are refused with it."""
+"""Checks of Detectron2's own keys. A wrong value is refused early, with the key's name."""
 
 import math
 
@@ -116,7 +116,7 @@ RULES = {
     "TEST.EVAL_PERIOD": AT_LEAST_0, "TEST.DETECTIONS_PER_IMAGE": COUNT, "TEST.PRECISE_BN.NUM_ITER": COUNT,
     "TEST.AUG.MIN_SIZES": each(COUNT), "TEST.AUG.MAX_SIZE": COUNT,
 }  # fmt: skip
-# samplers and the key that each needs, which not every version of Detectron2 has
+# sampler -> the key that it needs; some versions of Detectron2 do not have the key
 SAMPLERS = {
     "TrainingSampler": "SEED",
     "RepeatFactorTrainingSampler": "DATALOADER.REPEAT_THRESHOLD",
@@ -132,7 +132,7 @@ def check_detectron2_keys(cfg, defaults):
     """
     Args:
         cfg (CfgNode): a merged config.
-        defaults (CfgNode): the same keys, as they are without any config file.
+        defaults (CfgNode): the same keys with their defaults.
 
     Raises:
         ConfigError: names the first wrong key, its value and what is allowed.
@@ -145,7 +145,7 @@ def check_detectron2_keys(cfg, defaults):
             raise ConfigError(f"{key} is {value}: use a finite number.")
     for key, registry in REGISTRIES.items():
         name = value_of(cfg, key)
-        # Detectron2 knows these without a registry: no head of boxes, and proposals from a file
+        # Detectron2 accepts these names without a registry: no box head, and proposals from a file
         if name not in registry and (key, name) not in UNREGISTERED:
             known = ", ".join(sorted(n for n, _ in registry))
             raise ConfigError(
@@ -169,12 +169,12 @@ def check_detectron2_keys(cfg, defaults):
 
 
 def _check_together(cfg):
-    """Keys that are right alone, but not beside others."""
+    """Check values that are allowed alone, but not together with others."""
     s, crop = cfg.SOLVER, cfg.INPUT.CROP
     if s.LR_SCHEDULER_NAME == "WarmupCosineLR" and not (0 < s.BASE_LR and s.BASE_LR_END <= s.BASE_LR):
         raise ConfigError(
-            f"SOLVER.BASE_LR is {s.BASE_LR} and SOLVER.BASE_LR_END {s.BASE_LR_END}: WarmupCosineLR goes from a rate "
-            "above 0 to one that is not higher."
+            f"SOLVER.BASE_LR is {s.BASE_LR} and SOLVER.BASE_LR_END {s.BASE_LR_END}: WarmupCosineLR needs "
+            "BASE_LR above 0 and BASE_LR_END at most BASE_LR."
         )
     if s.NESTEROV and not s.MOMENTUM:
         raise ConfigError("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: use a momentum above 0.")

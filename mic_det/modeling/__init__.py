@@ -7,6 +7,7 @@ from . import (  # noqa: F401  registers meta-architectures, backbones and heads
     sliding,
     torchvision_backbone,
 )
-from .mic import MIC, MICRCNN
+from .mic import MIC
+from .mic_rcnn import MICRCNN
 
 __all__ = ["MIC", "MICRCNN"]

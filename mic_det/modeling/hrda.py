@@ -7,6 +7,7 @@ backbone and one head.
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.meta_arch.semantic_seg import SEM_SEG_HEADS_REGISTRY
@@ -99,22 +100,37 @@ class HRDAHead(nn.Module):
     ``loss_weight``; and ``pixel_loss``, as its loss is not that of its fused logits alone.
     """
 
-    def __init__(self, cfg, input_shape):
+    @configurable
+    def __init__(self, *, head, scale_attention, context_scale=2, detail_weight=0.1):
         """
         Args:
-            cfg (CfgNode): ``MODEL.HRDA`` and ``MODEL.SEM_SEG_HEAD``.
-            input_shape (dict[str, ShapeSpec]): of the features of one scale.
+            head (nn.Module): of one scale, with ``layers`` and the other attributes.
+            scale_attention (nn.Module): a head whose outputs are one map of attention, or one a class.
+            context_scale (int): how many times smaller the context is.
+            detail_weight (float): lambda_d.
         """
         super().__init__()
+        self.head, self.scale_attention = head, scale_attention
+        self.context_scale, self.detail_weight = context_scale, detail_weight
+        self.common_stride, self.ignore_value, self.loss_weight = (
+            head.common_stride,
+            head.ignore_value,
+            head.loss_weight,
+        )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        """Two heads of ``MODEL.HRDA.HEAD``; ``input_shape`` is that of the features of one scale."""
         keys, kind = cfg.MODEL.HRDA, SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.HRDA.HEAD)
-        self.head = kind(cfg, input_shape)
-        arguments, maps = kind.from_config(cfg, input_shape), self.predictor.out_channels
-        arguments["num_classes"] = maps = maps if keys.ATTENTION_PER_CLASS else 1
-        lighter = kind.attention_keys(maps) if hasattr(kind, "attention_keys") else {}
-        self.scale_attention = kind(**{**arguments, **lighter})
-        self.context_scale, self.detail_weight = keys.CONTEXT_SCALE, keys.DETAIL_WEIGHT
-        self.common_stride, self.ignore_value = self.head.common_stride, self.head.ignore_value
-        self.loss_weight = self.head.loss_weight
+        arguments = kind.from_config(cfg, input_shape)
+        maps = arguments["num_classes"] if keys.ATTENTION_PER_CLASS else 1
+        lighter = kind.attention_keys(maps) if hasattr(kind, "attention_keys") else {"num_classes": maps}
+        return {
+            "head": kind(**arguments),
+            "scale_attention": kind(**{**arguments, **lighter}),
+            "context_scale": keys.CONTEXT_SCALE,
+            "detail_weight": keys.DETAIL_WEIGHT,
+        }
 
     @property
     def predictor(self):

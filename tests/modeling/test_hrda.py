@@ -302,7 +302,7 @@ def test_parts_one_after_the_other_have_the_gradient_of_one_pass():
     ({"MODEL__SEM_SEG_HEAD__NAME": "DAFormerHead"}, "build_hrda_backbone and HRDAHead belong together"),
     ({"MODEL__BACKBONE__NAME": "build_resnet_backbone"}, "build_hrda_backbone and HRDAHead belong together"),
     ({"MODEL__MIC__STUDENT": "BoxPanopticFPN"}, "not with BoxPanopticFPN, which has boxes"),
-    ({"MODEL__HRDA__HEAD": "HRDAHead"}, "what segments at one scale"),
+    ({"MODEL__HRDA__HEAD": "HRDAHead"}, "are the parts of one scale"),
     ({"MODEL__HRDA__DETAIL_SIZE": (500, 512)}, "MODEL.HRDA.DETAIL_SIZE is .500, 512.: use two whole numbers"),
 ])  # fmt: skip
 def test_what_does_not_belong_together_is_refused(keys, error):

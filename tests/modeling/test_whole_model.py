@@ -150,7 +150,7 @@ def test_what_needs_the_regions_of_an_rcnn_is_refused(name, key, value):
 
 @pytest.mark.parametrize("quality", ["student", "published"])
 def test_weights_of_regions_are_refused(quality):
-    with pytest.raises(ConfigError, match="MODEL.MIC.CONSISTENCY.QUALITY .* one weight an image"):
+    with pytest.raises(ConfigError, match="MODEL.MIC.CONSISTENCY.QUALITY .* one weight per image"):
         make("RetinaNet", MODEL__MIC__CONSISTENCY__QUALITY=quality)
 
 

@@ -70,7 +70,7 @@ def test_two_detectors_and_the_truth_of_each_image(root, tmp_path, monkeypatch):
         (["--image", "4"], "target_val has images 0 to 3"),
         (["--dataset", "fogg"], "'fogg', neither registered nor"),
         (["--panels", "before"], "is not MIC"),
-        (["--panels", "other"], "--runs names before, after"),
+        (["--panels", "other"], "not among the names of --runs: before, after"),
         (["--runs", "mic"], "write NAME=RUN_DIR"),
     ],
 )

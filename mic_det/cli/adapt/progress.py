@@ -1,4 +1,4 @@
-"""How far a training in another process is."""
+"""The progress of a training in another process."""
 
 import json
 
@@ -29,11 +29,12 @@ class Progress:
         self._move(min(self.steps, int(last.get("iteration", -1)) + 1))
 
     def _move(self, step):
-        self.bar.n = step
-        self.bar.refresh()
+        moved, self.bar.n = step != self.bar.n, step
+        if moved or self.bar.fp.isatty():  # a log file needs no new line where nothing has changed
+            self.bar.refresh()
 
     def _last_line(self):
-        """The last line that is whole; the training may be writing the next one."""
+        """The last complete line. The training may be writing the next one."""
         try:
             lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

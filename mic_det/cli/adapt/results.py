@@ -1,6 +1,7 @@
-"""What an adaptation ends with: predictions, a plain model, a picture of before and after, a report."""
+"""The results of an adaptation: predictions, a plain model, a picture of before and after, a report."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from .. import predict
 
 PICTURED = 4  # images of before_after.jpg
 SHOWN = 0.5  # least score of a box in pictures
-KEPT = 0.05  # least score of a box in the results file, as COCO's evaluation has it
+KEPT = 0.05  # least score of a box in the results file; Detectron2's evaluation has the same default
 
 
 def make_results(out, before, after, target, test):
@@ -60,7 +61,7 @@ def config(file, weights):
 
 
 def write_model(cfg, out):
-    """``model.pth`` and ``model.yaml``: the teacher alone. Returns whether plain Detectron2 can build it."""
+    """Write ``model.pth`` and ``model.yaml`` of the teacher alone. Returns whether plain Detectron2 can build it."""
     model = load_model(cfg)
     names = [name for _, name in class_list(cfg)]
     try:
@@ -84,13 +85,14 @@ def load_truth(cfg):
 
 
 def before_after(before, after, files, truth=None, count=PICTURED, labels=True):
-    """Target images in rows: source-only, adapted and, where it is known, the truth.
+    """A picture with one row for each target image: source-only, adapted and, where there are labels, the truth.
 
     Args:
         before, after (CfgNode): with their weights.
-        files (list[path]): of the target.
-        truth (list[dict]): labelled images of the target, which are shown instead of ``files``.
-        count (int): images to show; labels (bool): class and score beside the boxes.
+        files (list[path]): images of the target.
+        truth (list[dict]): labelled images of the target, shown instead of ``files``.
+        count (int): images to show.
+        labels (bool): whether class and score stand beside the boxes.
     """
     shown = [d["file_name"] for d in truth] if truth else files
     names = [name for _, name in class_list(after)]
@@ -106,7 +108,7 @@ def before_after(before, after, files, truth=None, count=PICTURED, labels=True):
 
 
 def _pictured(images, count, boxes=()):
-    """Indices of the images that are shown: evenly spread, or those with most true boxes in each part of the set."""
+    """Indices of the images to show: evenly spread, or from each part of the set the image with most true boxes."""
     if not boxes:
         return np.unique(np.linspace(0, images - 1, count).astype(int))
     parts = np.array_split(np.arange(images), min(count, images))
@@ -121,7 +123,7 @@ def _true_boxes(d, rgb):
 
 
 def evaluate_source(cfg, weights):
-    """AP50 of a source model that was not trained here, on the adaptation's test set."""
+    """AP50 on the adaptation's test set of a source model that this command did not train."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = weights
@@ -147,4 +149,5 @@ def summary(out, cfg, runs, before, after, plain):
     for name, file in lines:
         print(printable(f"{name:12s} {out / file}"))
     print(printable(f"{'checkpoint':12s} {after[1]}  (teacher and student)"))
-    print(printable(f"{'config':12s} {after[0]}  (again: mic-det train --config-file {after[0]} OUTPUT_DIR again)"))
+    again = shlex.join(["mic-det", "train", "--config-file", after[0], "OUTPUT_DIR", "again"])
+    print(printable(f"{'config':12s} {after[0]}  (again: {again})"))

@@ -1,6 +1,6 @@
 """Write the teacher (or student) alone, for plain Detectron2: a checkpoint, and a config without mic_det's keys.
 
-Both load without mic_det.
+Detectron2 loads both without mic_det.
 
 Example:
     {program} --config-file minicity/mic.yaml --output exported/mic.pth \\
@@ -17,7 +17,7 @@ def add(parser):
         help="FILE.pth or FILE.safetensors; FILE.yaml is written beside it",
     )  # fmt: skip
     parser.add_argument(
-        "--model", choices=("teacher", "student"), default="teacher", help="which of MIC's two (%(default)s)"
+        "--model", choices=("teacher", "student"), default="teacher", help="which of the two models (%(default)s)"
     )
     add_overwrite_argument(parser)
     add_model_arguments(parser)
