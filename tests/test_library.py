@@ -78,8 +78,8 @@ def test_importing_the_package_does_not_import_trainers_and_drawing():
 
 
 def test_the_marker_of_typed_packages_is_installed(tmp_path):
-    command = [sys.executable, "setup.py", "--quiet", "build", "--build-base", str(tmp_path / "base")]
-    command += ["build_py", "--build-lib", str(tmp_path / "lib")]
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    command += ["build", "--build-base", str(tmp_path / "base"), "build_py", "--build-lib", str(tmp_path / "lib")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "lib/mic_det/py.typed").is_file() and (tmp_path / "lib/mic_det/modeling/mic.py").is_file()

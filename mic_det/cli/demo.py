@@ -46,7 +46,7 @@ def draw(output):
     before, after = (config(str(run / "config.yaml"), str(run / "model_final.pth")) for run in runs)
     with Outputs(folder, "demo", overwrite=True).writing("before_after.jpg") as file:
         write_picture(file, before_after(before, after, (), load_truth(after), PICTURED, labels=False))
-    print(printable(f"\nbefore and after: {folder / 'before_after.jpg'}"), flush=True)
+    print(f"\nbefore and after: {printable(folder / 'before_after.jpg')}", flush=True)
     run_program("visualize", "--config-file", output / MIC / "config.yaml", "--output", folder, "--overwrite",
                 "MODEL.WEIGHTS", output / MIC / "model_final.pth")  # fmt: skip
     return folder / "before_after.jpg"

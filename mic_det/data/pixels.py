@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 
 from detectron2.data.transforms import ResizeShortestEdge
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # modes of PIL that become RGB without loss of more than transparency
 EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
@@ -179,5 +179,7 @@ def _as_image_error(error):
         return error
     if isinstance(error, FileNotFoundError):
         return ImageError("is missing", unreadable=str(error))
+    if isinstance(error, UnidentifiedImageError):  # its text has the address of an object in memory
+        error = "it is no image that PIL knows"
     text = " ".join(str(error).split()) or type(error).__name__
     return ImageError(f"cannot be read ({text})", unreadable=text)

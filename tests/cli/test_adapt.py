@@ -200,7 +200,7 @@ def test_test_images_that_are_trained_on_stop_it(folder, tmp_path):
         tmp_path / "o",
     ]
     message = adapt(*args, "--weights", folder / "imagenet.pth")
-    assert message.startswith("error: 1 problems") and not (tmp_path / "o/source").exists()
+    assert message.startswith("error: problems in the images and labels: 1.") and not (tmp_path / "o/source").exists()
 
 
 def test_the_config_can_be_read_from_anywhere(finished, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """One judgement of an image: EXIF, sizes, modes, strips, bombs; in check, training and prediction alike."""
 
 import copy
+import io
 import json
 import os
 
@@ -167,6 +168,12 @@ def test_bombs_pipes_and_folders_are_refused_without_being_opened(tmp_path, monk
         with pytest.raises(ImageError, match="missing"):
             judge(tmp_path / "nothing.png")
     assert "not an ordinary file" in open_image((str(tmp_path / "pipe.png"), None, RULE))[2]
+
+
+def test_what_is_no_image_is_said_without_the_address_of_an_object(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^cannot be read \(it is no image that PIL knows\)$"):
+        check_image(io.BytesIO((tmp_path / "a.jpg").read_bytes()), decode=True)
 
 
 def test_transparency_and_cmyk_are_noted(scene):

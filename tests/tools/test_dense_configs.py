@@ -70,7 +70,7 @@ def test_a_short_training_and_all_tools(folder, name, monkeypatch):
     assert {f"{d}/{x}" for d in ("source", "masked") for x in LOSSES[name]} == {k for k in last if "/loss" in k}
     assert last["pseudo/num_boxes"] > 0 and {"bbox/AP50", "pseudo_labels/agreement"} <= last.keys()
     assert all(last[f"masked/{x}"] > 0 for x in LOSSES[name] if "cls" in x)
-    assert cv2.imread(str(run / "visuals/0000002.jpg")) is not None
+    assert cv2.imread(str(run / "visuals/0000002_1.jpg")) is not None
 
     opts = ["MODEL.WEIGHTS", run / "model_final.pth"]
     for tool, *args in (

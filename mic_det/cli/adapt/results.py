@@ -141,6 +141,9 @@ def summary(out, cfg, runs, before, after, plain):
     if cfg.DATASETS.TEST:
         source, adapted = (("-" if v is None else f"{v:.1f}") for v in values[:2])
         print(f"AP50 on the test images: {source} source-only, {adapted} adapted")
+        if None not in values[:2] and values[1] <= values[0]:
+            print("The adaptation did not help on these images. See pseudo/num_boxes_CLASS in the report: a class")
+            print("without pseudo-boxes is forgotten. Try MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD 0.6.")
     lines = [
         ("report", "report.html"), ("picture", "before_after.jpg"),
         ("predictions", "predictions/coco_instances_results.json"),
