@@ -7,10 +7,8 @@ from typing import Optional
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 from ..data.files import IMAGE_SUFFIXES, list_files
-from ..data.pixels import check_image
 from ..errors import DataError
 from ..utils.atomic_files import write_whole
 from ..utils.ordinary_files import is_ordinary
@@ -95,19 +93,28 @@ def _unique(sources):
     return sources
 
 
-def read_frames(source):
+def read_frames(source, read=None):
     """The frames of one source in their order; a frame that cannot be read comes with an error, not an exception.
 
     Images are turned upright by their EXIF tag, as Detectron2 does in training.
+
+    Args:
+        source (Source): the file.
+        read (callable): of an image's path, returns its RGB pixels; by default as in training.
     """
     if source.is_video:
         yield from _read_video(source)
         return
     try:
-        check_image(source.path)
-        yield Frame(source, np.ascontiguousarray(read_image(str(source.path), "RGB")))
+        yield Frame(source, (read or _read_as_in_training)(source.path))
     except Exception as e:  # PIL's decoders raise errors of all kinds for broken files
         yield Frame(source, None, error=" ".join(str(e).split()) or type(e).__name__)
+
+
+def _read_as_in_training(path):
+    from ..data.pixels import read_rgb  # with Detectron2, which a .onnx file does without
+
+    return read_rgb(path)
 
 
 def _read_video(source):

@@ -1,29 +1,63 @@
-"""Write the teacher (or student) alone, for plain Detectron2: a checkpoint, and a config without mic_det's keys.
+"""Write the teacher (or student) alone: as ONNX, TorchScript or a web page, or for plain Detectron2.
 
-Both load without mic_det.
+FILE.onnx holds pre- and post-processing, class names and thresholds: `predict --weights FILE.onnx` needs onnxruntime,
+numpy and OpenCV alone. FILE.pth and FILE.safetensors load in Detectron2 without mic_det.
 
-Example:
+Examples:
+    {program} --config-file minicity/mic.yaml --output exported/mic.onnx --verify photos \\
+        MODEL.WEIGHTS output/minicity/mic/model_final.pth
     {program} --config-file minicity/mic.yaml --output exported/mic.pth \\
+        MODEL.WEIGHTS output/minicity/mic/model_final.pth
+    {program} --config-file minicity/mic.yaml --web page --source-only output/minicity/source_only/model_final.pth \\
         MODEL.WEIGHTS output/minicity/mic/model_final.pth
 """
 
 from ...utils.arguments import add_config_argument, add_model_arguments, add_opts_argument, add_overwrite_argument
 
+SUFFIXES = {
+    "onnx": (".onnx",), "torchscript": (".ts", ".torchscript", ".pt"), "detectron2": (".pth", ".safetensors"),
+}  # fmt: skip
+OPSETS = range(16, 21)  # 16 is the first whose RoiAlign has Detectron2's half pixels; PyTorch's exporter ends at 20
+
 
 def add(parser):
     add_config_argument(parser)
     parser.add_argument(
-        "--output", required=True, metavar="FILE",
-        help="FILE.pth or FILE.safetensors; FILE.yaml is written beside it",
+        "--output", metavar="FILE",
+        help="FILE.onnx, FILE.ts, or for Detectron2 FILE.pth or FILE.safetensors, with FILE.yaml beside it",
     )  # fmt: skip
+    parser.add_argument("--format", choices=SUFFIXES, help="by default as the output's name ends")
     parser.add_argument(
         "--model", choices=("teacher", "student"), default="teacher", help="which of MIC's two (%(default)s)"
     )
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"),
+        help="only images that are resized to this height and width (default: any size)",
+    )  # fmt: skip
+    parser.add_argument("--opset", type=int, default=17, choices=OPSETS, metavar="N", help="of ONNX (%(default)s)")
+    parser.add_argument("--verify", metavar="FOLDER", help="compare the file with PyTorch on the images of a folder")
+    parser.add_argument("--web", metavar="DIR", help="write a static page that runs the model in a browser")
+    parser.add_argument("--source-only", metavar="FILE", help="weights that the page shows beside the adapted ones")
     add_overwrite_argument(parser)
     add_model_arguments(parser)
     add_opts_argument(parser)
 
 
 def check(parser, args):
-    if not args.output.endswith((".pth", ".safetensors")):
-        parser.error(f"--output {args.output}: use a name that ends with .pth or .safetensors")
+    if bool(args.output) == bool(args.web):
+        parser.error("name one of --output FILE and --web DIR")
+    if args.source_only and not args.web:
+        parser.error("--source-only belongs to --web")
+    if args.size and min(args.size) < 32:
+        parser.error(f"--size {args.size[0]} {args.size[1]}: use at least 32 pixels")
+    if args.web:
+        args.format = "onnx"
+    ending = next((f for f, ends in SUFFIXES.items() if args.output and args.output.endswith(ends)), None)
+    known = ", ".join(x for ends in SUFFIXES.values() for x in ends)
+    if args.output and ending is None:
+        parser.error(f"--output {args.output}: use a name that ends with .pth or .safetensors, or one of {known}")
+    args.format = args.format or ending
+    if args.output and ending != args.format:
+        parser.error(f"--output {args.output}: --format {args.format} is for {' or '.join(SUFFIXES[args.format])}")
+    if args.format == "detectron2" and (args.size or args.verify):
+        parser.error("--size and --verify belong to ONNX and TorchScript")

@@ -1,0 +1,117 @@
+"""Are an exported file's answers those of PyTorch? Detections are compared as sets, label maps by their pixels."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BOX, SCORE, PIXELS = 0.1, 1e-3, 0.999  # pixels; score; least share of equal labels
+
+
+@dataclass
+class Comparison:
+    """Two answers to one image: what only one has, and the largest differences of what both have."""
+
+    count: int = 0  # of the first's detections
+    only_first: list = field(default_factory=list)
+    only_second: list = field(default_factory=list)
+    box: float = 0.0
+    score: float = 0.0
+    pixels: float = 1.0
+
+    @property
+    def equal(self):
+        return not self.only_first and not self.only_second and self.pixels >= PIXELS
+
+    def __str__(self):
+        parts = []
+        for boxes, where in ((self.only_first, "PyTorch"), (self.only_second, "the exported file")):
+            if boxes:
+                parts.append(f"{len(boxes)} of {self.count} detections in {where} alone, such as {boxes[0]}")
+        if self.pixels < PIXELS:
+            parts.append(f"only {100 * self.pixels:.2f} % of the labels are equal")
+        return "; ".join(parts) or "equal"
+
+
+def compare(first, second):
+    """
+    Args:
+        first, second (dict): answers of a predictor: ``"instances"`` (Detections) and ``"label_map"`` (H, W).
+
+    Returns:
+        Comparison: detections are one pair where class, box (0.1 pixel) and score (1e-3) are the same.
+    """
+    result = Comparison()
+    if "instances" in first:
+        _compare_boxes(first["instances"], second["instances"], result)
+    if "label_map" in first:
+        a, b = first["label_map"], second["label_map"]
+        result.pixels = float((a == b).mean()) if a.shape == b.shape else 0.0
+    return result
+
+
+def _compare_boxes(first, second, result):
+    result.count, free = len(first.scores), np.ones(len(second.scores), bool)
+    for box, score, label in zip(*first):
+        differences = np.abs(second.boxes - box).max(axis=1, initial=0.0)
+        shifts = np.abs(second.scores - score)
+        fits = free & (second.classes == label) & (differences <= BOX) & (shifts <= SCORE)
+        if not fits.any():
+            result.only_first.append(_shown(box, score, label))
+            continue
+        i = int(np.flatnonzero(fits)[np.argmin(differences[fits])])
+        free[i] = False
+        result.box, result.score = max(result.box, float(differences[i])), max(result.score, float(shifts[i]))
+    result.only_second += [_shown(*(x[i] for x in second)) for i in np.flatnonzero(free)]
+
+
+def _shown(box, score, label):
+    return f"class {int(label)} {float(score):.4f} [{', '.join(f'{v:.1f}' for v in box)}]"
+
+
+@dataclass
+class Verdict:
+    """Comparisons of many images by their names."""
+
+    images: dict
+    decoded_otherwise: list  # names of images whose pixels OpenCV decodes otherwise than Pillow
+
+    @property
+    def different(self):
+        return {name: c for name, c in self.images.items() if not c.equal}
+
+    def lines(self):
+        """The verdict as text, and one line for each of the first images that differ."""
+        all_of = list(self.images.values())
+        lines = [f"{name}: {c}" for name, c in list(self.different.items())[:10]]
+        lines.append(
+            f"{len(all_of) - len(self.different)} of {len(all_of)} images equal, {sum(c.count for c in all_of)} "
+            f"detections; largest difference of a box {max(c.box for c in all_of):.2g} pixels, of a score "
+            f"{max(c.score for c in all_of):.2g}; least share of equal labels "
+            f"{100 * min(c.pixels for c in all_of):.3f} %"
+        )
+        if self.decoded_otherwise:
+            lines.append(
+                f"{len(self.decoded_otherwise)} images are decoded by OpenCV to other pixels than by Pillow, such as "
+                f"{self.decoded_otherwise[0]}: compared are answers to Pillow's pixels"
+            )
+        return lines
+
+
+def verify(reference, candidate, sources, read):
+    """
+    Args:
+        reference, candidate (callable): from RGB pixels to answers; the second has ``read`` of its own.
+        sources (list[Source]): images.
+        read (callable): the reference's reading of a file.
+
+    Returns:
+        Verdict
+    """
+    images, otherwise = {}, []
+    for source in sources:
+        rgb = read(source.path)
+        own = candidate.read(source.path)
+        if own.shape != rgb.shape or (own != rgb).any():
+            otherwise.append(source.name)
+        images[source.name] = compare(reference(rgb), candidate(rgb))
+    return Verdict(images, otherwise)
