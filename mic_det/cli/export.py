@@ -7,7 +7,8 @@ from ..data.pixels import read_rgb
 from ..deploy.compare import verify
 from ..deploy.files import TorchScriptPredictor, describe, write_onnx, write_torchscript
 from ..deploy.onnx_predictor import OnnxPredictor
-from ..deploy.trace import Traceable
+from ..deploy.trace import Traceable, threshold_facts
+from ..deploy.web import write_page
 from ..engine.setup import config_of
 from ..errors import DataError
 from ..inference.media import find_sources
@@ -25,9 +26,7 @@ def main(args):
         return export_checkpoint(args)
     args.opts += ["MODEL.DEVICE", "cpu", "MODEL.MIC.EVALUATE", args.model]
     if args.web:
-        from ..deploy.web import export_page
-
-        return export_page(args, lambda weights, file: export_file(args, "onnx", file, weights))
+        return export_page(args)
     outputs = Outputs(os.path.dirname(args.output) or ".", "export", [args.config_file], args.overwrite)
     outputs.check([os.path.basename(args.output)])
     with outputs.writing(os.path.basename(args.output)) as file:
@@ -51,6 +50,18 @@ def export_file(args, form, file, weights=None):
     return cfg, metadata
 
 
+def export_page(args):
+    models = [("adapted", None)]
+    if args.source_only:
+        models.insert(0, ("source-only", args.source_only))
+    inputs = [args.config_file, args.source_only] if args.source_only else [args.config_file]
+    writers = [
+        (title, lambda file, weights=weights: export_file(args, "onnx", file, weights)[1]) for title, weights in models
+    ]
+    write_page(args.web, writers, inputs, args.overwrite)
+    print(f"{printable(args.web)}: a page; `python -m http.server --directory {printable(args.web)}` shows it")
+
+
 def check_equal(args, cfg, file):
     """Compare the file with PyTorch on the images of ``--verify``.
 
@@ -62,9 +73,8 @@ def check_equal(args, cfg, file):
     sources = [s for s in find_sources([args.verify]) if not s.is_video]
     if not sources:
         raise DataError(f"--verify {args.verify}: there are no images.")
-    args.weights, args.confidence_threshold = None, 0.0
-    candidate = WRITERS[args.format][1](file, _least_score(cfg))
-    args.confidence_threshold = candidate.score_threshold
+    args.weights, args.confidence_threshold = None, threshold_facts(cfg)[0]
+    candidate = WRITERS[args.format][1](file, args.confidence_threshold)
     reference = CheckpointModel(args)
     reference.load()
     verdict = verify(reference, candidate, sources, read_rgb)
@@ -74,12 +84,6 @@ def check_equal(args, cfg, file):
             f"--verify: the exported model differs from PyTorch on {len(verdict.different)} of {len(sources)} images, "
             "see the lines above; it is not written."
         )
-
-
-def _least_score(cfg):
-    from ..deploy.trace import threshold_facts
-
-    return threshold_facts(cfg)[0]
 
 
 def export_checkpoint(args):

@@ -1,15 +1,11 @@
 """Write the teacher (or student) alone: as ONNX, TorchScript or a web page, or for plain Detectron2.
 
-FILE.onnx holds pre- and post-processing, class names and thresholds: `predict --weights FILE.onnx` needs onnxruntime,
-numpy and OpenCV alone. FILE.pth and FILE.safetensors load in Detectron2 without mic_det.
+`mic-det predict --weights FILE.onnx` needs onnxruntime, numpy and OpenCV alone.
 
 Examples:
-    {program} --config-file minicity/mic.yaml --output exported/mic.onnx --verify photos \\
-        MODEL.WEIGHTS output/minicity/mic/model_final.pth
-    {program} --config-file minicity/mic.yaml --output exported/mic.pth \\
-        MODEL.WEIGHTS output/minicity/mic/model_final.pth
-    {program} --config-file minicity/mic.yaml --web page --source-only output/minicity/source_only/model_final.pth \\
-        MODEL.WEIGHTS output/minicity/mic/model_final.pth
+    {program} --config-file minicity/mic.yaml --output mic.onnx --verify photos MODEL.WEIGHTS FILE
+    {program} --config-file minicity/mic.yaml --output mic.pth MODEL.WEIGHTS FILE
+    {program} --config-file minicity/mic.yaml --web page --source-only FILE MODEL.WEIGHTS FILE
 """
 
 from ...utils.arguments import add_config_argument, add_model_arguments, add_opts_argument, add_overwrite_argument
@@ -24,18 +20,20 @@ def add(parser):
     add_config_argument(parser)
     parser.add_argument(
         "--output", metavar="FILE",
-        help="FILE.onnx, FILE.ts, or for Detectron2 FILE.pth or FILE.safetensors, with FILE.yaml beside it",
+        help=".onnx, .ts, or for Detectron2 .pth or .safetensors with a .yaml beside it",
     )  # fmt: skip
-    parser.add_argument("--format", choices=SUFFIXES, help="by default as the output's name ends")
+    parser.add_argument(
+        "--format", choices=SUFFIXES, metavar="F", help=f"{', '.join(SUFFIXES)}; by default as FILE ends"
+    )
     parser.add_argument(
         "--model", choices=("teacher", "student"), default="teacher", help="which of MIC's two (%(default)s)"
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"),
-        help="only images that are resized to this height and width (default: any size)",
+        help="one size of resized images (default: any)",
     )  # fmt: skip
     parser.add_argument("--opset", type=int, default=17, choices=OPSETS, metavar="N", help="of ONNX (%(default)s)")
-    parser.add_argument("--verify", metavar="FOLDER", help="compare the file with PyTorch on the images of a folder")
+    parser.add_argument("--verify", metavar="FOLDER", help="compare with PyTorch on the images of a folder")
     parser.add_argument("--web", metavar="DIR", help="write a static page that runs the model in a browser")
     parser.add_argument("--source-only", metavar="FILE", help="weights that the page shows beside the adapted ones")
     add_overwrite_argument(parser)
