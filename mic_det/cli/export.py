@@ -29,10 +29,11 @@ def main(args):
         return export_page(args)
     outputs = Outputs(os.path.dirname(args.output) or ".", "export", [args.config_file], args.overwrite)
     outputs.check([os.path.basename(args.output)])
+    sources = images_of(args.verify) if args.verify else []
     with outputs.writing(os.path.basename(args.output)) as file:
         cfg, metadata = export_file(args, args.format, file)
-        if args.verify:
-            check_equal(args, cfg, file)
+        if sources:
+            check_equal(args, cfg, file, sources)
     kinds = " and ".join({"boxes": "boxes", "pixels": "label maps"}[k] for k in metadata["predicts"])
     size = "x".join(map(str, args.size)) if args.size else "any size"
     opset = f", opset {metadata['opset']}" if metadata["opset"] else ""
@@ -62,17 +63,25 @@ def export_page(args):
     print(f"{printable(args.web)}: a page; `python -m http.server --directory {printable(args.web)}` shows it")
 
 
-def check_equal(args, cfg, file):
-    """Compare the file with PyTorch on the images of ``--verify``.
+def images_of(folder):
+    """
+    Raises:
+        DataError: where there are none.
+    """
+    sources = [s for s in find_sources([folder]) if not s.is_video]
+    if not sources:
+        raise DataError(f"--verify {folder}: there are no images, only videos.")
+    return sources
+
+
+def check_equal(args, cfg, file, sources):
+    """Compare the file with PyTorch on images.
 
     Raises:
         DataError: where they differ; the lines before it say where.
     """
     from .predict_checkpoint import CheckpointModel
 
-    sources = [s for s in find_sources([args.verify]) if not s.is_video]
-    if not sources:
-        raise DataError(f"--verify {args.verify}: there are no images.")
     args.weights, args.confidence_threshold = None, threshold_facts(cfg)[0]
     candidate = WRITERS[args.format][1](file, args.confidence_threshold)
     reference = CheckpointModel(args)
