@@ -32,29 +32,30 @@ class Comparison:
         return "; ".join(parts) or "equal"
 
 
-def compare(first, second):
+def compare(first, second, box=BOX, score=SCORE):
     """
     Args:
         first, second (dict): answers of a predictor: ``"instances"`` (Detections) and ``"label_map"`` (H, W).
+        box (float), score (float): what two of a pair may differ by, in pixels and in score.
 
     Returns:
-        Comparison: detections are one pair where class, box (0.1 pixel) and score (1e-3) are the same.
+        Comparison: detections are one pair where class, box and score are the same.
     """
     result = Comparison()
     if "instances" in first:
-        _compare_boxes(first["instances"], second["instances"], result)
+        _compare_boxes(first["instances"], second["instances"], result, box, score)
     if "label_map" in first:
         a, b = first["label_map"], second["label_map"]
         result.pixels = float((a == b).mean()) if a.shape == b.shape else 0.0
     return result
 
 
-def _compare_boxes(first, second, result):
+def _compare_boxes(first, second, result, most_box, most_score):
     result.count, free = len(first.scores), np.ones(len(second.scores), bool)
     for box, score, label in zip(*first):
         differences = np.abs(second.boxes - box).max(axis=1, initial=0.0)
         shifts = np.abs(second.scores - score)
-        fits = free & (second.classes == label) & (differences <= BOX) & (shifts <= SCORE)
+        fits = free & (second.classes == label) & (differences <= most_box) & (shifts <= most_score)
         if not fits.any():
             result.only_first.append(_shown(box, score, label))
             continue

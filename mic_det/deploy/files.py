@@ -12,6 +12,7 @@ from ..inference.predictor import class_list, label_map_classes
 from .onnx_predictor import FORMAT, METADATA, FilePredictor
 from .trace import INPUTS, naming_layers, noise, threshold_facts
 
+OPSET = 17  # of ONNX; 16 is the first whose RoiAlign has Detectron2's half pixels
 TRIED = ((160, 224), (224, 128))  # sizes of the images that a new file is compared on
 
 

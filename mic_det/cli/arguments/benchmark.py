@@ -24,6 +24,9 @@ def add(parser):
     parser.add_argument("--no-data", action="store_true", help="leave the loader and evaluation out")
     parser.add_argument("--eval-images", type=int, default=40, help="of the evaluation (default: %(default)s)")
     parser.add_argument("--sweep", action="store_true", help="also cost against batch size and image size")
+    parser.add_argument(
+        "--latency", metavar="FOLDER", help="prediction alone, PyTorch against ONNX Runtime on the CPU, on images"
+    )
     add_overwrite_argument(parser)
     add_import_argument(parser)
     add_opts_argument(parser)
