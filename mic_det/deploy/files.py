@@ -98,7 +98,7 @@ def _need(name):
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        raise ConfigError(f"--format onnx needs the package {name}: pip install 'mic_det[onnx]'.") from e
+        raise ConfigError(f"--format onnx needs the package {name}: pip install onnx onnxruntime.") from e
 
 
 def _onnx_runner(file):
