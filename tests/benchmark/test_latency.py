@@ -25,15 +25,15 @@ def test_onnx_finds_what_pytorch_finds_and_ratios_are_of_rounds(tmp_path, monkey
             p.add_(torch.randn(p.shape) * 0.3)
     torch.save({"model": model.state_dict()}, tmp_path / "plain.pth")
     run_tool_here(
-        "benchmark.py", "--config-file", tmp_path / "plain.yaml", "--latency", tmp_path / "target/images", "--repeats", 3,
-        "--output", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "plain.pth", monkeypatch=monkeypatch,
+        "benchmark.py", "--config-file", tmp_path / "plain.yaml", "--latency", tmp_path / "target/images",
+        "--repeats", 3, "--output", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "plain.pth", monkeypatch=monkeypatch,
     )  # fmt: skip
-    result = json.loads((tmp_path / "out/benchmark.json").read_text())["latency"]
+    result = json.loads((tmp_path / "out/benchmark.json").read_text(encoding="utf-8"))["latency"]
     count = len(list((tmp_path / "target/images").iterdir()))
     same = result["agreement"][FLOAT]
     assert result["images"] == count and same["exact"] == same["near"] == 1 and same["detections"] > 5 * count
-    assert 0 <= result["agreement"][INT8]["exact"] <= result["agreement"][INT8]["near"] <= 1
-    assert result["megabytes"][INT8] < result["megabytes"][FLOAT]
+    assert 0 <= result["agreement"][INT8]["exact"] < 1, "the weights are int8"
+    assert result["agreement"][INT8]["exact"] <= result["agreement"][INT8]["near"] <= 1
     for name, seconds in result["seconds"].items():
         assert len(seconds) == 3
         assert result["median_ms"][name] == pytest.approx(1000 * statistics.median(seconds))
