@@ -1,6 +1,6 @@
 """Make foggy images: Foggy Cityscapes from Cityscapes' disparity and camera files, or from images with depth maps.
 
-For whom the official Foggy Cityscapes is out of reach. A second call continues where the first one stopped.
+Use it if you cannot get the official Foggy Cityscapes. A second call continues where the first one stopped.
 Examples:
     python datasets/make_fog.py --cityscapes datasets/cityscapes --split train val --beta 0.02
     python datasets/make_fog.py --images day --depth depth --depth-scale 0.001 --focal 1000 --output foggy
@@ -22,13 +22,13 @@ def main():
     parser.add_argument("--split", nargs="+", default=["train", "val"], help="Cityscapes' splits (default: train val)")
     parser.add_argument("--images", help="instead of Cityscapes: a folder of images ...")
     parser.add_argument("--depth", help="... the folder of their depth maps (NAME.png of integers, or NAME.npy) ...")
-    parser.add_argument("--output", help="... and where the foggy ones go")
+    parser.add_argument("--output", help="... and the folder for the foggy images")
     parser.add_argument("--depth-scale", type=float, default=1.0, help="metres per unit of the depth maps (default: 1)")
-    parser.add_argument("--focal", type=float, help="focal length in pixels; without it depth is taken for distance")
+    parser.add_argument("--focal", type=float, help="focal length in pixels; without it, depth is used as distance")
     parser.add_argument("--beta", nargs="+", default=["0.02"], help="attenuation in 1/m (default: 0.02)")
     parser.add_argument("--airlight", type=float, nargs=3, metavar=("R", "G", "B"), help="0-255 (default: estimated)")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--overwrite", action="store_true", help="make images again that are there")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="make existing images again")
     args = parser.parse_args()
     _check(parser, args)
     common = dict(airlight=args.airlight, workers=args.workers, overwrite=args.overwrite)
@@ -44,9 +44,9 @@ def main():
     except MICError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from here", file=sys.stderr)
+        print("Interrupted. Call the same command again to continue.", file=sys.stderr)
         sys.exit(130)
-    print(f"{written} foggy images written, {present} were there")
+    print(f"{written} foggy images written, {present} existed before")
 
 
 def _check(parser, args):
@@ -66,7 +66,7 @@ def _check(parser, args):
     if args.depth_scale <= 0 or (args.focal is not None and args.focal <= 0):
         parser.error("--depth-scale and --focal must be greater than 0")
     if args.workers is not None and args.workers < 1:
-        parser.error("--workers: at least 1")
+        parser.error("--workers: use at least 1")
 
 
 if __name__ == "__main__":

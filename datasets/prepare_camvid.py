@@ -1,6 +1,6 @@
-"""CamVid for boxes: COCO files, label maps and fog, from the public folder in SegNet's layout (datasets/README.md).
+"""Prepare CamVid: COCO files, label maps and foggy images from the public folder in SegNet's layout (docs/datasets.md).
 
-It writes annotations, label_maps and foggy beside what it reads. The same folder gives the same files.
+It writes the folders annotations, label_maps and foggy into this folder. The same input gives the same files.
 Example:
     python datasets/prepare_camvid.py --root datasets/camvid
 """
@@ -22,11 +22,11 @@ def main():
     root = os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "camvid")
     parser.add_argument("--root", default=root, help="folder with train, trainannot, val, ... (default: %(default)s)")
     parser.add_argument("--beta", default=BETA, help="attenuation of the fog in 1/m (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     add_overwrite_argument(parser)
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
-        parser.error("--workers: at least 1")
+        parser.error("--workers: use at least 1")
     try:
         usable = 0 <= float(args.beta) < float("inf")
     except ValueError:
@@ -43,11 +43,11 @@ def main():
         print(f"{name}: {summary(content)}")
         if len(content["images"]) != SETS[name].images:
             print(
-                f"warning: the public folder has {SETS[name].images} images of {name}, this one has "
+                f"warning: the public folder has {SETS[name].images} images of {name}, but this one has "
                 f"{len(content['images'])}. Results cannot be compared: unpack the folder again.",
                 file=sys.stderr,
             )
-    print(f"in {printable(args.root)}")
+    print(f"written to {printable(args.root)}")
 
 
 def summary(content):

@@ -1,6 +1,6 @@
-"""COCO files of Cityscapes and Foggy Cityscapes: eight classes, tight boxes of visible pixels, groups as crowd.
+"""Make COCO files of Cityscapes and Foggy Cityscapes: eight classes, tight boxes of visible pixels, groups as crowd.
 
-Training makes what it needs by itself; this makes it beforehand, in parallel, and again with --overwrite.
+Training makes the files that it needs. This program makes them before training, in parallel.
 Example:
     python datasets/prepare_cityscapes.py --root datasets/cityscapes --split train val --beta 0.02
 """
@@ -27,13 +27,13 @@ def main():
     parser.add_argument("--root", default=root, help="folder with gtFine and leftImg8bit (default: %(default)s)")
     parser.add_argument("--output", help="folder of the COCO files (default: ROOT/annotations)")
     parser.add_argument("--split", nargs="+", default=["train", "val"], help="default: train val")
-    parser.add_argument("--beta", nargs="*", default=[], help="also for foggy images of this beta, or of all")
-    parser.add_argument("--source", choices=SOURCES, help="default: instanceIds where there are such files")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
+    parser.add_argument("--beta", nargs="*", default=[], help="also for foggy images of one or several betas")
+    parser.add_argument("--source", choices=SOURCES, help="default: instanceIds where these files exist")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="make existing files again")
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
-        parser.error("--workers: at least 1")
+        parser.error("--workers: use at least 1")
     root = Path(args.root)
     output = Path(args.output) if args.output else root / "annotations"
     try:
@@ -47,11 +47,11 @@ def main():
         sys.exit(f"error: {printable(e)}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"in {printable(output)}")
+    print(f"written to {printable(output)}")
 
 
 def store(content, path, overwrite):
-    """Write a COCO file, unless it is there: the same content gives the same bytes. Other files are left alone."""
+    """Write a COCO file, unless it has this content already. Files of other programs are not overwritten."""
     text = json.dumps(content, sort_keys=True)
     if not (is_ordinary(path) and path.read_bytes() == text.encode()):
         Outputs(path.parent, "cityscapes", overwrite=overwrite).write_text(path.name, text)

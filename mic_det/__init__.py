@@ -2,7 +2,7 @@
 
 What users need is here: configs (:func:`get_mic_cfg`, or :func:`add_mic_config` for Detectron2's own), the model
 (:class:`MIC`), batches of two domains (:func:`build_mic_train_loader`), training (:class:`MICTrainer`), weights
-(:class:`MICCheckpointer`), prediction (:class:`Predictor`), and the errors that tell what a user can put right.
+(:class:`MICCheckpointer`), prediction (:class:`Predictor`), and the errors that a user can correct.
 """
 
 import sys

@@ -34,11 +34,11 @@ class NonFiniteError(MICError, FloatingPointError):
 
 
 class RunError(MICError, RuntimeError):
-    """A program that ended with an error; the message tells where to read about it."""
+    """A program ended with an error; the message says where to read about it."""
 
 
 class WorkerError(MICError, RuntimeError):
-    """A worker process ended without an answer."""
+    """A worker process ended without a result."""
 
 
 class FogError(MICError, RuntimeError):

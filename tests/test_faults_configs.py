@@ -29,7 +29,7 @@ TEXTS = {
     "NaN": ("SOLVER: {BASE_LR: .nan}\n", ["SOLVER.BASE_LR is nan"]),
     "an unclosed bracket": ("DATASETS: {TRAIN: [a\n", ["line 3", "YAML"]),
     "a tab": ("MODEL:\n\tDEVICE: cpu\n", ["line 3", "YAML"]),
-    "a key twice": ("SEED: 1\nSEED: 2\n", ["line 3", "SEED is there twice"]),
+    "a key twice": ("SEED: 1\nSEED: 2\n", ["line 3", "SEED is set twice"]),
     "a list": (None, ["not a mapping"]),
     "an alias of itself": ("MODEL: &m {RPN: *m}\n", ["line 2"]),
     "another version": ("VERSION: 9\n", ["v9"]),

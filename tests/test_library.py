@@ -254,7 +254,7 @@ def test_the_lazy_config_trains_and_is_evaluated(city, tmp_path, monkeypatch):
     "args, text",
     [
         (["--config-file", "none.py"], "none.py: there is no such file"),
-        (["--config-file", LAZY, "train.max_iter"], "key.of.the.file=value"),
+        (["--config-file", LAZY, "train.max_iter"], "Write KEY=VALUE"),
     ],
 )
 def test_what_the_lazy_trainer_refuses(city, args, text, monkeypatch):

@@ -184,7 +184,7 @@ def test_both_names_of_a_key_are_an_error(tmp_path, old, new, value):
     doors.append(lambda: mic_cfg().merge_from_other_cfg(CfgNode(tree)))
     doors.append(lambda: load_config("", [old, value, new, value]))
     for i, door in enumerate(doors):
-        with pytest.raises(ConfigError, match="both are given: keep") as error:
+        with pytest.raises(ConfigError, match="both are set: keep") as error:
             door()
         named = re.search(r"(\S+) is the old name of (\S+), and", str(error.value))
         assert old.startswith(named[1]) and new.startswith(named[2]) and named[1] != named[2]

@@ -1,4 +1,4 @@
-"""Show MIC at work on the miniature city, in the checkout's own folder: `mic-det demo`."""
+"""Show MIC on the miniature city, in the folder of the checkout: `mic-det demo`."""
 
 import os
 from pathlib import Path

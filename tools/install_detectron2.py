@@ -1,4 +1,4 @@
-"""Install Detectron2 as pure Python: `mic-det install-detectron2`, also where mic_det is not installed yet."""
+"""Install Detectron2 as pure Python: `mic-det install-detectron2`. It also works before mic_det is installed."""
 
 import runpy
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Set up a virtual environment for mic_det; `make env` calls this. Once it is complete, this takes a second.
+"""Set up a virtual environment for mic_det. `make env` calls this program. It takes a second if the environment exists.
 
-A pair of torch and torchvision that works in the interpreter at hand is reused, not replaced. Otherwise the tested pair
-is installed. Example:
+A working pair of torch and torchvision in the current interpreter is used as it is. Otherwise the tested pair is
+installed. Example:
     python3.12 tools/make_env.py --venv .venv
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "mic_det/cli/install_detectron2.py", "tools/make_env.py")
-# In the venv: "made" by this script, so that it may be removed; "busy", while it is written to; "key", once complete
+# File in the venv. "made": this script made it and may remove it. "busy": pip is writing. "key": it is complete.
 STAMP = "mic_det_env.json"
 VERSION = "{}.{}".format(*sys.version_info[:2])
-BUILD_TOOL = "setuptools>=77.0.3,<81"  # builds wheels by itself, still has pkg_resources, and is what torch asks for
+BUILD_TOOL = "setuptools>=77.0.3,<81"  # it builds wheels alone, has pkg_resources, and torch requires it
 NO_VERSION = ("No matching distribution found", "ResolutionImpossible", "conflicting dependencies")
 
-# Run in other interpreters; the oldest torch is that of setup.py.
+# These texts run in other interpreters. The oldest torch is that of setup.py.
 PAIR = """
 import importlib.metadata, json, torch, torchvision
 boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]])
@@ -53,11 +53,11 @@ except ImportError:
 
 
 class EnvError(Exception):
-    """What went wrong and what to do, in a line or two for the user."""
+    """An error with a message for the user: what is wrong, and what to do."""
 
 
 def ask(python, code, *args):
-    """Run `code` in the interpreter `python`, in an empty folder; its last line, or None where it fails."""
+    """Run `code` in the interpreter `python`, in an empty folder. Returns its last line, or None where it fails."""
     with tempfile.TemporaryDirectory() as empty:
         try:
             command = [str(python), "-c", code, *map(str, args)]
@@ -68,12 +68,12 @@ def ask(python, code, *args):
 
 
 def working_pair(python):
-    """{"torch": version, "torchvision": version} where the two import together and run an operator, else {}."""
+    """{"torch": version, "torchvision": version} where the two work together and run an operator, else {}."""
     return json.loads(ask(python, PAIR) or "{}")
 
 
 def key():
-    """What a finished environment depends on: the files that define it and the Python version."""
+    """A text that changes with the files that define the environment, and with the Python version."""
     digest = hashlib.sha256()
     for name in INPUTS:
         digest.update(ROOT.joinpath(name).read_bytes())
@@ -95,16 +95,16 @@ def usable(venv):
     """Whether the folder `venv` can be kept: a virtual environment of this Python version, with pip.
 
     Raises:
-        EnvError: it cannot, but this script did not make it, so that it must not be removed either.
+        EnvError: it cannot be kept, but this script did not make it, so it must not be removed.
     """
     if not venv.exists() or not any(venv.iterdir()):
         return False
     stamp = read_stamp(venv)
     version = ask(venv / "bin/python", "import sys, pip; print('%d.%d' % sys.version_info[:2])")
     if not (venv / "pyvenv.cfg").is_file():
-        problem = "is no virtual environment"
+        problem = "is not a virtual environment"
     elif stamp.get("busy"):
-        problem = "is incomplete"  # files half written, which pip would take for installed
+        problem = "is incomplete"  # pip would treat half-written files as installed
     elif version is None:
         problem = "does not work"
     elif version != VERSION:
@@ -114,16 +114,16 @@ def usable(venv):
         return True
     if not stamp.get("made"):
         raise EnvError(f"{venv} was not made by make env, and {problem}: remove it, then run make env again.")
-    print(f"{venv} {problem}: making it anew", flush=True)
+    print(f"{venv} {problem}: making it again", flush=True)
     return False
 
 
 def create(venv):
-    """Make the folder `venv` a fresh virtual environment, which sees a working torch pair of this interpreter."""
+    """Make a new virtual environment in `venv`. It can import a working torch pair of this interpreter."""
     python = sys.executable
-    if Path(sys.prefix).resolve() == venv.resolve():  # run by the environment that is about to be replaced
+    if Path(sys.prefix).resolve() == venv.resolve():  # this process runs in the environment that will be replaced
         python = sys._base_executable
-    outer = python == sys.executable and sys.prefix != sys.base_prefix  # PYTHON is that of another environment
+    outer = python == sys.executable and sys.prefix != sys.base_prefix  # PYTHON belongs to another environment
     pair = working_pair(python)
     print(f"making {venv} with Python {sys.version.split()[0]}", flush=True)
     if venv.exists():
@@ -132,15 +132,15 @@ def create(venv):
     write_stamp(venv, made=True, busy=True)
     options = ["--system-site-packages"] if pair and not outer else []
     if subprocess.run([python, "-m", "venv", *options, str(venv)], check=False).returncode:
-        raise EnvError(f"`python -m venv {venv}` failed, as printed above; once that is repaired, run make env again.")
-    if pair and outer:  # --system-site-packages would show the packages of the interpreter behind it instead
+        raise EnvError(f"`python -m venv {venv}` failed, as printed above: correct this, then run make env again.")
+    if pair and outer:  # --system-site-packages would give the packages of its base interpreter
         folders = [p for p in sys.path if p.endswith("-packages")]
         site = next(venv.glob("lib/python*/site-packages"))
         (site / "outer_environment.pth").write_text("\n".join(folders) + "\n", encoding="utf-8")
 
 
 def pip_install(python, pins, *args):
-    """Run pip install under the constraints `pins`; returns what it printed as errors, "" after success."""
+    """Run pip install under the constraints `pins`. Returns its error output, "" after success."""
     env = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_USER="0")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "constraints.txt")
@@ -152,35 +152,35 @@ def pip_install(python, pins, *args):
 
 
 def install_packages(python, pair):
-    """Install mic_det and its dependencies in the tested versions, or in setup.py's ranges where these don't exist.
+    """Install mic_det and its dependencies in the tested versions, or within setup.py's ranges where these don't exist.
 
     Raises:
         EnvError: pip failed.
     """
     pins = [f"{name}=={version}" for name, version in pair.items()]
-    there = [*pair, *json.loads(ask(python, OUTSIDE) or "[]")]  # outside the venv, and kept as it is
+    there = [*pair, *json.loads(ask(python, OUTSIDE) or "[]")]  # outside the venv: these stay
     lines = ROOT.joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
     tested = [x for x in lines if "==" in x and x.split("==")[0].lower() not in there]
-    # Builds use the venv's setuptools: setup.py then sees an OpenCV that is there, and nothing is fetched twice.
+    # Builds use the venv's setuptools, so that setup.py finds an installed OpenCV, and nothing is downloaded twice.
     project = ["--no-build-isolation", "--use-pep517", "--editable", ".[dev]"] + (["--quiet"] if pair else [])
     if ask(python, CV2) == "damaged":
-        project.append("opencv-python-headless")  # there is one that cannot be imported, often for lack of libGL
+        project.append("opencv-python-headless")  # the installed one cannot be imported, often because libGL is missing
     errors = pip_install(python, [], "--quiet", BUILD_TOOL) or pip_install(python, tested + pins, *project)
     if any(text in errors for text in NO_VERSION):
-        print("not all tested versions exist for this Python: taking the newest that setup.py allows", flush=True)
+        print("some tested versions do not exist for this Python: installing the newest allowed ones", flush=True)
         errors = pip_install(python, pins, *project)
     if errors:
         raise EnvError(
             "pip could not install the packages, as printed above. Check the network, pip's configuration and the "
-            "free disk space,\nthen run make env again: it continues, with what was downloaded already."
+            "free disk space,\nthen run make env again: it continues, and keeps earlier downloads."
         )
 
 
 def fill(venv):
-    """Install what is missing in `venv` and check that it works.
+    """Install missing packages in `venv` and check that it works.
 
     Raises:
-        EnvError: pip or the installer of Detectron2 failed, or what was installed does not work.
+        EnvError: pip or the installer of Detectron2 failed, or the result does not work.
     """
     python, made = venv / "bin/python", read_stamp(venv).get("made", False)
     pair = working_pair(python)
@@ -193,13 +193,13 @@ def fill(venv):
     try:
         install_packages(python, pair)
     except EnvError:
-        write_stamp(venv, made=made)  # pip ended by itself, and cleaned up
+        write_stamp(venv, made=made)  # pip ended normally and cleaned up
         raise
     write_stamp(venv, made=made)
     if not working_pair(python):
         raise EnvError(f"torch and torchvision do not work together in {venv}: remove it and run make env again.")
     if subprocess.run([str(python), str(ROOT / "tools/install_detectron2.py")], check=False).returncode:
-        raise EnvError("Detectron2 is missing, see above; make env continues from there.")
+        raise EnvError("Detectron2 could not be installed, as printed above: correct this, then run make env again.")
     write_stamp(venv, made=made, key=key())
     print(f"{venv} is ready")
 
@@ -209,7 +209,7 @@ def main():
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the environment (%(default)s)")
     venv = Path(os.path.abspath(parser.parse_args().venv))
     try:
-        if sys.version_info < (3, 9):  # noqa: UP036 - run by what `python3` is
+        if sys.version_info < (3, 9):  # noqa: UP036 - `python3` may be an old version
             raise EnvError(f"Python {VERSION} is too old: use 3.9 to 3.12, as in `make env PYTHON=python3.12`.")
         complete = read_stamp(venv).get("key") == key()
         if not complete or ask(venv / "bin/python", PRESENT, f"{ROOT}{os.sep}") is None:
@@ -217,7 +217,7 @@ def main():
                 create(venv)
             fill(venv)
     except KeyboardInterrupt:
-        print("interrupted; run make env again", file=sys.stderr)
+        print("Interrupted. Run make env again to continue.", file=sys.stderr)
         return 130
     except (EnvError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)

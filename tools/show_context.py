@@ -1,4 +1,4 @@
-"""Hide parts of images and see what models still find: `mic-det context`."""
+"""Hide parts of images and measure what models still find: `mic-det context`."""
 
 from mic_det_console import run
 

@@ -1,4 +1,4 @@
-"""configs/minicity/mic.yaml as a LazyConfig: MIC and its parts are arguments, and any of them can be replaced.
+"""configs/minicity/mic.yaml as a LazyConfig. MIC and its parts are arguments, so you can replace each of them.
 
     python tools/lazyconfig_train_net.py --config-file configs/lazy/minicity_mic.py \
         train.init_checkpoint=output/minicity/source_only/model_final.pth

@@ -53,7 +53,7 @@ class MICCheckpointer(CheckpointFiles):
     - A plain detector takes MIC's teacher, which is what MIC is evaluated by, or its student
       (``MODEL.MIC.WEIGHTS_FROM``). Teachers and students of other frameworks are understood.
     - Loading stops where less than ``min_matched_keys`` of the backbone is found, and where shapes
-      differ but for the number of classes.
+      differ except for the number of classes.
     - Files are written whole or not at all, and damaged ones are skipped (:class:`CheckpointFiles`).
     """
 
@@ -205,7 +205,10 @@ class MICCheckpointer(CheckpointFiles):
         same_names = own and len(own) == len(named) and None not in places
         if own and not same_names:
             if self.complete:
-                self.logger.warning("%s names the classes %s, DATASETS.TRAIN %s: the latter hold.", path, named, own)
+                self.logger.warning(
+                    "%s names the classes %s, and DATASETS.TRAIN names %s: those of DATASETS.TRAIN are used.",
+                    path, named, own,
+                )  # fmt: skip
         elif self.complete:
             self._state_classes(own if places == list(range(len(named))) else named, path)
         elif same_names and places != list(range(len(own))):
@@ -245,7 +248,7 @@ class MICCheckpointer(CheckpointFiles):
             lost = [k for k in own if k not in state and other + k[len(part) :] in state]
             if lost:
                 self.logger.warning(
-                    "%s: %d tensors of the %s do not fit, such as %s: the %s's are taken.",
+                    "%s: %d tensors of the %s do not fit, such as %s: those of the %s are used.",
                     path, len(lost), part[:-1], lost[0], other[:-1],
                 )  # fmt: skip
             state.update({k: state[other + k[len(part) :]] for k in lost})
@@ -270,7 +273,7 @@ class MICCheckpointer(CheckpointFiles):
         return state
 
     def _fitting_rest(self, rest, path):
-        """What MIC has beside its detectors: the domain classifiers of another config start anew."""
+        """What MIC has beside its detectors: the domain classifiers of another config start at random."""
         own = self.model.state_dict()
         wrong = [k for k, v in rest.items() if k in own and v.shape != own[k].shape]
         if wrong:

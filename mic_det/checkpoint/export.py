@@ -57,11 +57,12 @@ def plain_configs(cfg, detector):
             f"{architecture} cannot be exported: plain Detectron2 builds no {architecture} from a config file, so this "
             "model runs with mic_det alone (tools/predict.py)."
         )
+    body = getattr(detector.backbone, "bottom_up", None)
+    _check_parts(cfg, detector, body)
     plain = get_cfg()
     plain.merge_from_list([x for k in flat_keys(plain) for x in (k, copy.deepcopy(value_of(cfg, k)))])
     plain.MODEL.META_ARCHITECTURE = architecture
     plain.MODEL.WEIGHTS, plain.OUTPUT_DIR = "", get_cfg().OUTPUT_DIR
-    body = getattr(detector.backbone, "bottom_up", None)
     if isinstance(body, TorchvisionStages):
         _use_own_resnet(plain, cfg.MODEL.TORCHVISION)
     if not isinstance(detector, BoxPanopticFPN):
@@ -69,6 +70,19 @@ def plain_configs(cfg, detector):
     pixels = plain.clone()
     plain.MODEL.META_ARCHITECTURE, pixels.MODEL.META_ARCHITECTURE = "GeneralizedRCNN", "SemanticSegmentor"
     return [("", plain), ("_sem_seg", pixels)]
+
+
+def _check_parts(cfg, detector, body):
+    """Stop where a backbone or a head is mic_det's own; an FPN on a classifier of torchvision may be another's too."""
+    parts = [("BACKBONE", detector.backbone), ("SEM_SEG_HEAD", getattr(detector, "sem_seg_head", None))]
+    if not isinstance(body, TorchvisionStages):
+        parts.append(("BACKBONE", body))
+    for section, part in parts:
+        if type(part).__module__.startswith("mic_det."):
+            raise ConfigError(
+                f"MODEL.{section}.NAME is {cfg.MODEL[section].NAME}: plain Detectron2 has no such part, so this model "
+                "runs with mic_det alone (tools/predict.py)."
+            )
 
 
 def _use_own_resnet(plain, torchvision):
@@ -97,14 +111,14 @@ def plain_weights(detector):
 def export(cfg, model, part, file, class_names=(), inputs=(), overwrite=False):
     """Write one detector's weights, and a config beside them for each model that plain Detectron2 needs.
 
-    Every config is built again, and must answer as the detector does before anything is written.
+    Every config is built again, and must predict as the detector does before anything is written.
 
     Args:
         cfg (CfgNode): the model's, with mic_det's keys.
         model (nn.Module): MIC or a plain detector, with its weights.
         part (str): "teacher" or "student".
         file (str): path that ends with .pth or .safetensors.
-        class_names (sequence of str): told in the config's head.
+        class_names (sequence of str): written in the config's head.
         inputs (sequence of path), overwrite (bool): see :class:`~mic_det.utils.outputs.Outputs`.
 
     Returns:
@@ -145,7 +159,7 @@ def _head(file, class_names):
 
 @torch.no_grad()
 def _check_same(plain, detector, state):
-    """Build the plain model, and stop where it has other weights or answers."""
+    """Build the plain model, and stop where it has other weights or predictions."""
     model = build_model(plain).eval()
     own = model.state_dict()
     wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
@@ -165,4 +179,4 @@ def _check_same(plain, detector, state):
     if "sem_seg" in found:
         same &= torch.allclose(expected["sem_seg"], found["sem_seg"], atol=1e-3)
     if not same:
-        raise ConfigError("plain Detectron2's model answers otherwise than this one: it cannot be exported.")
+        raise ConfigError("plain Detectron2's model predicts something else than this one: it cannot be exported.")

@@ -10,6 +10,8 @@ from tabulate import tabulate
 
 from ..config.label_kinds import box_section
 from ..errors import CheckpointError
+from ..modeling.encoder import innermost
+from ..modeling.mit import MixTransformer, segformer_names
 from ..modeling.torchvision_backbone import TorchvisionStages
 
 logger = logging.getLogger(__name__)
@@ -22,12 +24,12 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 PREDICTORS = {
     r"(roi_heads\.box_predictor)\.(\d+\.)?(cls_score|bbox_pred)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
     r"(roi_heads\.mask_head\.predictor)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
-    r"(sem_seg_head\.predictor)\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    r"(sem_seg_head\.(head\.|scale_attention\.)?predictor)\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
     r"(head\.cls_score)\.": "MODEL.{}.NUM_CLASSES",  # RetinaNet or FCOS
 }
 # Set when a model is built, or without meaning for its predictions
 OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|cell_anchors\.\d+)$")
-# ImageNet as torchvision's classifiers see it (RGB in [0, 255])
+# ImageNet as torchvision's classifiers and SegFormer's see it (RGB in [0, 255])
 TORCHVISION_MEAN, TORCHVISION_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -79,23 +81,41 @@ def rename_keys(state, detector, path, heuristics=False, author=""):
     """Call tensors what they are called in ``detector``.
 
     Args:
-        state (dict): names -> tensors, of the detector itself, of a zoo's or of a torchvision classifier.
+        state (dict): names -> tensors, of the detector itself, of a zoo's, of a torchvision classifier or of a MiT.
         heuristics (bool): Detectron2 is to match names by their endings.
         author (str): of a zoo's file; "Caffe2" has names of its own.
 
     Returns:
         dict: names -> tensors; shapes may still differ, and names may be missing or unknown.
     """
-    bottom_up = getattr(detector.backbone, "bottom_up", detector.backbone)
+    state = _for_two_scales(state, detector)
+    where, bottom_up = innermost(detector.backbone)
     prefixed = any(k.startswith(("backbone.", "proposal_generator.", "roi_heads.")) for k in state)
     if isinstance(bottom_up, TorchvisionStages) and not prefixed:
         wanted = bottom_up.body.state_dict().keys()
         warn_of_preprocessing(detector, path)
-        return {f"backbone.bottom_up.body.{k}": v for k, v in state.items() if k in wanted}
+        return {f"{where}body.{k}": v for k, v in state.items() if k in wanted}
+    if isinstance(bottom_up, MixTransformer) and not any(k.startswith(where) for k in state):
+        warn_of_preprocessing(detector, path, "SegFormer")
+        return {f"{where}{k}": v for k, v in segformer_names(state).items()}
     if isinstance(bottom_up, ResNet) and "layer1.0.conv1.weight" in state:
         state, heuristics = resnet_names(state), True
         warn_of_preprocessing(detector, path)
     return _by_endings(state, detector, path, author) if heuristics else state
+
+
+def _for_two_scales(state, detector):
+    """A segmentation model of one scale, for an HRDA around the same backbone and head; anything else as it is."""
+    head = "sem_seg_head.head."
+    two_scales = hasattr(getattr(detector, "sem_seg_head", None), "scale_attention")
+    one_scale = any(k.startswith("sem_seg_head.") for k in state) and not any(k.startswith(head) for k in state)
+    if not (two_scales and one_scale):
+        return state
+    renamed = {}
+    for k, v in state.items():
+        part, _, rest = k.partition(".")
+        renamed[{"backbone": "backbone.bottom_up.", "sem_seg_head": head}.get(part, f"{part}.") + rest] = v
+    return renamed
 
 
 def resnet_names(state):
@@ -131,7 +151,7 @@ def _by_endings(state, detector, path, author):
     return found
 
 
-def warn_of_preprocessing(detector, path):
+def warn_of_preprocessing(detector, path, origin="torchvision"):
     """Warn where a detector sees images otherwise than torchvision's classifier did, or strides elsewhere."""
     # a SemanticSegmentor does not know the order of its channels
     advice = [] if getattr(detector, "input_format", None) in (None, "RGB") else ["INPUT.FORMAT RGB"]
@@ -145,21 +165,21 @@ def warn_of_preprocessing(detector, path):
     if any(b.conv1.stride != (1, 1) for b in blocks):
         advice.append("MODEL.RESNETS.STRIDE_IN_1X1 False")
     if advice:
-        logger.warning("%s is torchvision's, and was trained with other settings. Use %s.", path, ", ".join(advice))
+        logger.warning("%s is %s's, and was trained with other settings. Use %s.", path, origin, ", ".join(advice))
 
 
 # ------------------------------------------------------------------------------------------ shapes
 
 
 def match_shapes(state, detector, path, least, complete):
-    """The tensors of ``state`` that have the shapes of ``detector``'s; what does not fit is told in one table.
+    """The tensors of ``state`` that have the shapes of ``detector``'s; what does not fit is reported in one table.
 
     Args:
         least (float): share of the backbone's tensors that must fit, in [0, 1]; 0 = anything goes.
         complete (bool): the detector is to predict, not to be trained: nothing may be missing.
 
     Raises:
-        CheckpointError: where too little of the backbone fits, or anything else does not, but for
+        CheckpointError: where too little of the backbone fits, or anything else does not, except
             predictors of another number of classes; where something is missing from a complete detector.
     """
     own = detector.state_dict()
@@ -171,7 +191,7 @@ def match_shapes(state, detector, path, least, complete):
         rows = [(k, str(tuple(v.shape)), str(tuple(own[k].shape))) for k, v in wrong.items()]
         table = tabulate(rows, headers=("of another shape", "in the file", "in the model"), tablefmt="simple")
         logger.warning("%s: %d tensors do not fit.\n%s", path, len(wrong), table)
-    _check_backbone(fits, own, path, least)
+    _check_backbone(fits, own, innermost(detector.backbone)[0], path, least)
     section = box_section(type(detector))
     classes = {k: _class_layer(k, v, own[k], section) for k, v in wrong.items()}
     others = [k for k in wrong if not classes[k] and not k.startswith("backbone.bottom_up.")]
@@ -183,8 +203,9 @@ def match_shapes(state, detector, path, least, complete):
         )
     for layer, key in sorted({v for v in classes.values() if v}):
         if complete and least:
-            raise CheckpointError(f"{path} is of another number of classes than {key} says: {layer} does not fit.")
-        logger.warning("%s is of another number of classes (%s): %s starts anew.", path, key, layer)
+            raise CheckpointError(f"{path} has another number of classes than {key} says: {layer} does not fit.")
+        text = "%s has another number of classes (%s): the weights of %s are drawn at random."
+        logger.warning(text, path, key, layer)
     missing = [k for k in own if k not in fits and not OPTIONAL.search(k)]
     if complete and least and missing:
         raise CheckpointError(
@@ -202,11 +223,11 @@ def _class_layer(name, found, own, section):
     return next(((match[1], key.format(section)) for match, key in matches if match), None)
 
 
-def _check_backbone(fits, own, path, least):
+def _check_backbone(fits, own, where, path, least):
     """Stop where too few of the backbone's tensors are there."""
     own = {k: v for k, v in own.items() if k.startswith("backbone.") and not k.endswith("num_batches_tracked")}
     # ImageNet weights have no FPN: what they must fill is the bottom-up part
-    bottom_up = {k: v for k, v in own.items() if k.startswith("backbone.bottom_up.")} or own
+    bottom_up = {k: v for k, v in own.items() if k.startswith(where)}
     missing = [k for k in bottom_up if k not in fits]
     matched = len(bottom_up) - len(missing)
     share = matched / max(len(bottom_up), 1)

@@ -39,8 +39,8 @@ def write_atomically(path, write):
         if disk is None:
             raise
         raise CheckpointError(
-            f"cannot write {path} ({disk.strerror}). Earlier checkpoints are as they were: make room, then go on with "
-            "--resume. SOLVER.CHECKPOINT_KEEP limits how many are kept."
+            f"cannot write {path} ({disk.strerror}). Earlier checkpoints are unchanged. Free some space, then "
+            "continue with --resume. SOLVER.CHECKPOINT_KEEP limits how many are kept."
         ) from e
 
 

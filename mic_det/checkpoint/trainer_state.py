@@ -18,7 +18,7 @@ class Malformed(ValueError):
 
 
 def state_problem(checkpoint):
-    """What keeps any training from going on from a checkpoint, whatever its config is; "" where nothing does.
+    """What keeps any training from resuming from a checkpoint, whatever its config is; "" where nothing does.
 
     Args:
         checkpoint (dict): its whole content; ``model`` is a dict of tensors.
@@ -213,7 +213,7 @@ def fitting_optimizer_state(saved, saved_names, optimizer, names):
         names (list[str]): :func:`parameter_names` of now.
 
     Returns:
-        (dict, list[str]): a state dict for ``optimizer``, and the names of the parameters whose state starts anew.
+        (dict, list[str]): a state dict for ``optimizer``, and the names of the parameters whose state starts from zero.
 
     Raises:
         Malformed: where a value is too large for the parameter's number format.
@@ -222,14 +222,14 @@ def fitting_optimizer_state(saved, saved_names, optimizer, names):
     parameters = dict(zip(names, _parameters(optimizer)))
     if saved_names is None:
         placed = dict(zip(names, ids)) if len(ids) == len(names) else {}
-        if not all(_fits(saved["state"].get(i, {}), parameters[name]) for name, i in placed.items()):
+        if not all(_fits(saved["state"].get(i, {}), parameters[name], optimizer) for name, i in placed.items()):
             placed = {}
     else:
         placed = dict(zip(saved_names, ids))
     state, anew = {}, []
     for i, (name, parameter) in enumerate(parameters.items()):
         values = saved["state"].get(placed[name], {}) if name in placed else None
-        if values is None or not _fits(values, parameter):
+        if values is None or not _fits(values, parameter, optimizer):
             anew.append(name)
         elif values:
             state[i] = {k: _cast(v, parameter, f"{name}: {k}") for k, v in values.items()}
@@ -238,8 +238,13 @@ def fitting_optimizer_state(saved, saved_names, optimizer, names):
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}, anew
 
 
-def _fits(values, parameter):
-    """Whether all tensors of a parameter's state have its shape, or are single numbers such as a count of steps."""
+def _fits(values, parameter, optimizer):
+    """Whether all tensors of a parameter's state have its shape, or are single numbers such as a count of steps.
+
+    AdamW's state is none of SGD's, and the other way round.
+    """
+    if values and ("betas" in optimizer.defaults) != ("exp_avg" in values):
+        return False
     own = values.get("momentum_buffer")
     if own is not None and own.shape != parameter.shape:
         return False

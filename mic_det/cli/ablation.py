@@ -28,7 +28,7 @@ def main(args):
     plan = read_plan(args.plan)
     unknown = [c for c in args.cells or () if c not in plan.cells]
     if unknown:
-        raise ConfigError(f"--cells names {unknown[0]!r}; the plan's cells are {', '.join(plan.cells)}.")
+        raise ConfigError(f"--cells names {unknown[0]!r}, but the plan's cells are {', '.join(plan.cells)}.")
     seeds = args.seeds or plan.seeds
     outputs = Outputs(args.output, "ablation", [args.plan], args.overwrite)
     outputs.check(RESULTS)
@@ -36,12 +36,12 @@ def main(args):
         run_all(plan, Path(args.output), seeds, args.cells or list(plan.cells), args.jobs, args.threads)
     results = collect(plan, args.output, seeds)
     if not results:
-        raise DataError(f"no run below {args.output} has come to its end yet.")
+        raise DataError(f"no run below {args.output} has finished yet: call the command without --table to train.")
     write_results(plan, results, outputs, seeds)
 
 
 def run_all(plan, output, seeds, cells, jobs, threads):
-    """Burn-ins first, then method by method: what a stopped call leaves can be compared over the seeds."""
+    """Run the burn-ins first, then method by method, so that the runs of a stopped call can be compared over seeds."""
     with ThreadPoolExecutor(jobs) as pool:
         burn_ins = {s: pool.submit(run_one, plan, output, s, None, threads) for s in seeds}
         others = [pool.submit(run_after, burn_ins[s], plan, output, s, c, threads) for c in cells for s in seeds]
@@ -66,7 +66,7 @@ def run_one(plan, output, seed, cell, threads):
     if cell:
         opts = ["MODEL.WEIGHTS", run_folder(output, seed) / "model_final.pth", *opts]
     line = printable(f"seed {seed}: {cell or 'burn-in'} -> {folder}")
-    print(f"{line}\n", end="", flush=True)  # whole, from any thread
+    print(f"{line}\n", end="", flush=True)  # one write, so that threads do not mix their lines
     train(config, folder, [*plan.opts, *opts, "SEED", seed], log=folder / "console.txt", threads=threads)
 
 

@@ -1,4 +1,4 @@
-"""Measure what a step costs: MIC against Detectron2's plain step, its parts, memory, loader and evaluation."""
+"""Measure the cost of a step: MIC against Detectron2's plain step, its parts, memory, loader and evaluation."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from ..utils.outputs import Outputs
 def main(args):
     """
     Raises:
-        ConfigError: also where memory or an operator fails; the message is the library's.
+        ConfigError: also where memory or an operator fails, with the library's message.
     """
     try:
         measure(args)

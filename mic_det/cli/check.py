@@ -1,4 +1,4 @@
-"""Check the data sets of a config before training: every image is opened, every box looked at, sets compared."""
+"""Check the data sets of a config before training: open every image, look at every box, and compare the sets."""
 
 import sys
 
@@ -6,11 +6,11 @@ from ..data.audit import check_config_datasets, format_reports
 from ..engine.setup import config_of
 from ..utils.printable import printable
 
-MOST = 50  # problems shown a set
+MOST = 50  # problems of one set that are printed
 
 
 def main(args):
-    """Ends with exit code 1 where there are problems, else 0."""
+    """Ends the program with exit code 1 where there are problems, else 0."""
     reports, problems = check_config_datasets(config_of(args), args.workers)
     print(format_reports(reports))
     for report in reports:

@@ -1,4 +1,4 @@
-"""Hide more and more of each image and see what models still find: curves, their numbers, and pictures."""
+"""Hide more and more of each image and measure what models still find: curves, their numbers, and pictures."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ from ..visualization.panels import (
     to_rgb,
 )
 
-OBJECTS, CONTEXT = "objects alone", "context alone"  # what --objects shows a detector beside the whole image
+OBJECTS, CONTEXT = "objects alone", "context alone"  # the two views that --objects adds to the whole image
 
 
 def main(args):
@@ -57,7 +57,7 @@ def main(args):
     outputs = Outputs(args.output, "show_context", inputs, args.overwrite)
     outputs.check(files)
     models = {label: load_model(cfg, file, args.trust_checkpoint) for label, file in args.weights.items()}
-    dicts = labelled_set(cfg, name)  # once more: checkpoints may name the classes
+    dicts = labelled_set(cfg, name)  # read again: checkpoints may name the classes
     mask, output = mask_keys(cfg), Path(args.output)
     block_size, share = mask.BLOCK_SIZE, mask.BLOCK_SHARE
     logging.getLogger("detectron2").setLevel(logging.WARNING)
@@ -111,9 +111,9 @@ def labelled_set(cfg, name):
 
 
 def sheet_rows(cfg, views, dicts, name, num_images):
-    """For each image and checkpoint a row of boxes, of pixels or of each: predictions in each view, then the truth.
+    """For each image and checkpoint one row for each kind of label: predictions in each view, then the truth.
 
-    ``views`` are those of each checkpoint by caption.
+    ``views`` has the views of each checkpoint by their captions.
     """
     mapper = DomainMapper.with_truth(cfg)
     drawings = [DRAWINGS[kind](cfg, name) for kind in label_kinds(cfg)]
@@ -141,7 +141,7 @@ class BoxDrawing:
         self.class_names = MetadataCatalog.get(dataset_name).get("thing_classes", ())
 
     def answer(self, answer, image):
-        """What a model found in an image (3, H, W), of which a part may be hidden."""
+        """Picture of a model's predictions on an image (3, H, W), of which a part may be hidden."""
         found = answer["instances"][answer["instances"].scores >= 0.5]
         picture = to_rgb(image.clamp(0, 255).round().to(torch.uint8), self.channels)
         return draw_instances(picture, found, found.pred_boxes, found.pred_classes, self.class_names)

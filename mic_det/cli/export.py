@@ -103,8 +103,11 @@ def export_checkpoint(args):
     configs = export(cfg, model, args.model, args.output, names, inputs, args.overwrite)
     print(f"{printable(args.output)}: the {args.model}'s weights")
     for path in configs:
-        print(f"{printable(path)}: plain Detectron2's config; its model gives the same answers")
+        print(f"{printable(path)}: plain Detectron2's config; its model gives the same predictions")
     if len(configs) > 1:
-        print("Plain Detectron2 has no model with boxes and pixels but without masks: one config for each, one file.")
+        print("Plain Detectron2 has no model with boxes and pixels but without masks.")
+        print("So there is one config for the boxes and one for the pixels. Both use the same file of weights.")
     if args.output.endswith(".safetensors"):
-        print("Detectron2's DetectionCheckpointer reads no safetensors: the head of the config tells how to load it.")
+        print(
+            "Detectron2's DetectionCheckpointer does not read safetensors. The head of the config shows how to load it."
+        )

@@ -1,14 +1,14 @@
-"""Install Detectron2 as pure Python, unless one that can be imported is there already.
+"""Install Detectron2 as pure Python, unless a Detectron2 can be imported already.
 
-Detectron2 is not on PyPI under its own name, and upstream wants it compiled. A wheel on PyPI carries a whole copy of it
-under an import prefix. This fetches that wheel by its hash, undoes the prefix, and has pip install the result as
-`detectron2`, so that pip lists and uninstalls it. ROIAlign and NMS then come from torchvision; only rotated boxes,
-deformable convolutions and the C++ COCO evaluation are missing.
+Detectron2 is not on PyPI under its own name, and upstream requires a compiler. A wheel on PyPI contains a complete copy
+of it under an import prefix (the carrier). This command downloads the wheel, checks its hash and removes the prefix.
+Then pip installs the result as `detectron2`, so that pip can list and uninstall it. ROIAlign and NMS then come from
+torchvision. Only rotated boxes, deformable convolutions and the C++ COCO evaluation are missing.
 
-Upstream's own way comes first: https://detectron2.readthedocs.io/tutorials/install.html. A compiled Detectron2 is kept.
+Try upstream's way first: https://detectron2.readthedocs.io/tutorials/install.html. A compiled Detectron2 stays.
 
     {program}                     # keep or install, in this Python's environment
-    {program} --wheel FILE        # without a network: FILE is the carrier, fetched elsewhere
+    {program} --wheel FILE        # without a network: FILE is the carrier, downloaded elsewhere
     {program} --build-only DIR    # write the repacked wheel, install nothing
 """
 
@@ -35,7 +35,7 @@ DEPENDENCIES = {  # what Detectron2 imports: module -> requirement
     "torchvision": "torchvision",
     "pkg_resources": "setuptools<81",
     "PIL": "Pillow>=7.1",
-    "cv2": None,  # several distributions bring it, so the wheel's metadata names none
+    "cv2": None,  # several distributions have it, so the wheel's metadata names none
     "pycocotools": "pycocotools>=2.0.2",
     "fvcore": "fvcore>=0.1.5,<0.1.6",
     "iopath": "iopath>=0.1.7",
@@ -70,12 +70,12 @@ Repacked by `mic-det install-detectron2`.
 
 
 class InstallError(Exception):
-    """What went wrong and what to do, in a line or two for the user."""
+    """An error with a message for the user: what is wrong, and what to do."""
 
 
 @dataclass(frozen=True)
 class Carrier:
-    """The wheel that carries Detectron2: what pip is asked for, its hash, its import prefix, and what that needs."""
+    """The wheel that contains Detectron2: pip's requirement, its hash, its import prefix and its dependencies."""
 
     requirement: str = "labgym==3.1.2"
     sha256: str = "a2900cff8a3fb508e1975f19b5f9abd9f261966db87b0c332697fb4138c1cb2b"
@@ -104,18 +104,19 @@ print(json.dumps(answer))
 
 
 def probe(modules, path=None):
-    """Import `modules` in a fresh Python and tell how that went.
+    """Import `modules` in a new Python process and report the result.
 
     Args:
         modules: names to import.
-        path: a folder to look into before all others.
+        path: a folder that is searched before all others.
+
     Returns:
         dict with "failed" (module -> first line of the error), "location" and "version" of detectron2.
     """
     env = dict(os.environ, PYTHONWARNINGS="ignore")
     if path is not None:
         env["PYTHONPATH"] = os.pathsep.join([str(path)] + [p for p in [os.environ.get("PYTHONPATH")] if p])
-    with tempfile.TemporaryDirectory() as empty:  # so that no detectron2 in the current folder is taken for installed
+    with tempfile.TemporaryDirectory() as empty:  # a detectron2 in the current folder must not count as installed
         command = [sys.executable, "-c", PROBE, *modules]
         done = subprocess.run(command, check=False, cwd=empty, env=env, capture_output=True, text=True)
     try:
@@ -144,7 +145,7 @@ def check_dependencies(dependencies):
 
 
 def check_replaceable(found, site):
-    """Raise InstallError when a Detectron2 that is not ours, in this environment, would be overwritten."""
+    """Raise InstallError when this environment has a Detectron2 that this command did not install."""
     location = found["location"]
     if location is None or Path(sys.prefix) not in Path(location).parents:
         return  # none, or one outside a virtual environment, where pip leaves it alone
@@ -176,32 +177,32 @@ def run_pip(*args):
 
 
 def fetch(carrier, folder):
-    """Download the carrier's wheel to `folder`, checked by pip against its hash, and return its path.
+    """Download the carrier's wheel to `folder` and return its path. pip checks its hash.
 
     Raises:
         InstallError: the hash differs, or pip cannot get the file.
     """
     requirements = Path(folder, "requirements.txt")
     requirements.write_text(f"{carrier.requirement} --hash=sha256:{carrier.sha256}\n", encoding="utf-8")
-    print(f"fetching {carrier.requirement} (2 MB), which carries Detectron2", flush=True)
+    print(f"downloading {carrier.requirement} (2 MB), which contains Detectron2", flush=True)
     options = ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--require-hashes", "--dest", folder]
     done = run_pip("download", *map(str, options), "-r", str(requirements))
     if done.returncode == 0:
         return next(Path(folder).glob("*.whl"))
     if "DO NOT MATCH THE HASHES" in done.stdout:
         raise InstallError(
-            f"what the package index offers as {carrier.requirement} does not have sha256 {carrier.sha256}: not used.\n"
-            "Ask whoever runs that index, or get the file elsewhere and pass --wheel FILE."
+            f"the package index's file of {carrier.requirement} does not have sha256 {carrier.sha256}: it is refused.\n"
+            "Ask the administrator of the index, or download the file elsewhere and pass --wheel FILE."
         )
     errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR")] or ["no reason given"]
     raise InstallError(
-        f"pip could not fetch {carrier.requirement} ({errors[-1]}): check the network and pip's configuration. Or run\n"
+        f"pip could not fetch {carrier.requirement} ({errors[-1]}): check the network and pip's configuration, or run\n"
         f"`pip download --no-deps --ignore-requires-python {carrier.requirement}` elsewhere, and pass --wheel FILE."
     )
 
 
 def read_package(path, carrier):
-    """Detectron2's files in the wheel at `path`, with the prefix undone: {name in the new wheel: bytes}.
+    """Detectron2's files in the wheel at `path`, without the prefix: {name in the new wheel: bytes}.
 
     Raises:
         InstallError: the file is missing or has another hash, holds no Detectron2, or keeps the prefix somewhere.
@@ -213,7 +214,7 @@ def read_package(path, carrier):
     digest = hashlib.sha256(data).hexdigest()
     if digest != carrier.sha256:
         raise InstallError(
-            f"{path} has sha256 {digest}, not {carrier.sha256}: not used. "
+            f"{path} has sha256 {digest}, not {carrier.sha256}: it is refused. "
             f"Get it with `pip download --no-deps --ignore-requires-python {carrier.requirement}`."
         )
     prefix, files = carrier.prefix.encode(), {}
@@ -227,12 +228,12 @@ def read_package(path, carrier):
                     raise InstallError(f"{name} in {path} still names {carrier.prefix}: this wheel cannot be repacked.")
                 files[name[len(carrier.prefix) + 1 :]] = content
     if "detectron2/__init__.py" not in files:
-        raise InstallError(f"{path} holds no {carrier.prefix}/detectron2/, so it is not the carrier of Detectron2.")
+        raise InstallError(f"{path} has no {carrier.prefix}/detectron2/, so it is not the carrier of Detectron2.")
     return files
 
 
 def read_licence():
-    """The text of the Apache License 2.0, which mic_det has too: in its checkout, or in its wheel's metadata."""
+    """The text of the Apache License 2.0, from mic_det's checkout or its wheel's metadata. mic_det has it, too."""
     path = Path(__file__).resolve().parents[2] / "LICENSE"
     if not path.is_file():
         files = importlib.metadata.files("mic_det") or ()
@@ -240,7 +241,7 @@ def read_licence():
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as e:
-        raise InstallError(f"mic_det's own LICENSE, which the new wheel carries too, cannot be read ({e}).") from e
+        raise InstallError(f"mic_det's own LICENSE cannot be read, but the new wheel needs its text ({e}).") from e
 
 
 def dist_info(carrier):
@@ -255,8 +256,8 @@ def dist_info(carrier):
 def repack(path, folder, carrier):
     """Write Detectron2's own wheel, from the carrier's wheel at `path`, to `folder`; returns its path.
 
-    The same input gives the same bytes everywhere: sorted names, a fixed time, and no compression, whose result
-    depends on the zlib in use. The metadata stands last, so that pip takes an interrupted installation for none.
+    The same input gives the same bytes everywhere: names are sorted, times are fixed, and nothing is compressed,
+    because zlib's versions differ. The metadata comes last: pip ignores an interrupted installation.
     """
     files = dict([*sorted(read_package(path, carrier).items()), *sorted(dist_info(carrier).items())])
     record = ""
@@ -275,10 +276,10 @@ def repack(path, folder, carrier):
 
 
 def install(wheel, carrier, site, scratch):
-    """Try `wheel` in a folder of its own, install it with pip, and see that a fresh Python imports it.
+    """Try `wheel` in a separate folder, install it with pip, and check that a new Python process imports it.
 
     Raises:
-        InstallError: it cannot be imported, or pip refuses; the environment is left without it.
+        InstallError: it cannot be imported, or pip refuses. The environment is then without it.
     """
     unpacked = Path(scratch, "unpacked")
     with zipfile.ZipFile(wheel) as archive:
@@ -300,16 +301,16 @@ def install(wheel, carrier, site, scratch):
 
 
 def run(args, carrier):
-    """Do what the command line asks for.
+    """Execute the command line.
 
     Raises:
-        InstallError: with the reason, and the environment as it was.
+        InstallError: gives the reason; the environment is unchanged.
     """
     site = Path(sysconfig.get_path("purelib"))
     if not args.build_only:
         found = probe(carrier.modules)
         if not found["failed"] and not args.force:
-            print(f"Detectron2 {found['version']} is there: {found['location']}")
+            print(f"Detectron2 {found['version']} is installed: {found['location']}")
             return
         check_dependencies(carrier.dependencies)
         if not args.force:

@@ -1,4 +1,4 @@
-"""Train or evaluate what a LazyConfig (a Python file) describes, by Detectron2's own trainer."""
+"""Train or evaluate the model of a LazyConfig (a Python file) with Detectron2's own trainer."""
 
 import os
 
@@ -26,8 +26,10 @@ def read_config(args):
     cfg = LazyConfig.load(args.config_file)
     try:
         return LazyConfig.apply_overrides(cfg, args.opts)
-    except Exception as e:  # of Hydra, which has no kind of its own for it
-        raise ConfigError(f"{' '.join(args.opts)}: {' '.join(str(e).split())}. Write key.of.the.file=value.") from e
+    except Exception as e:  # Hydra has no exception class for it
+        raise ConfigError(
+            f"{' '.join(args.opts)}: {' '.join(str(e).split())}. Write KEY=VALUE, as in train.max_iter=100."
+        ) from e
 
 
 def evaluate(cfg, model):
@@ -37,7 +39,7 @@ def evaluate(cfg, model):
 
 
 def main(args):
-    """In as many processes as the arguments ask for, by Detectron2's own launcher."""
+    """Run in one or several processes, by Detectron2's own launcher."""
     launch(train, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
 
 

@@ -1,4 +1,4 @@
-"""Make the miniature city: street scenes, clear and foggy, in Cityscapes' layout with COCO files beside."""
+"""Make the miniature city: clear and foggy street scenes in Cityscapes' layout, and COCO files."""
 
 import sys
 
@@ -14,10 +14,10 @@ def main(args):
             args.overwrite,
         )  # fmt: skip
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from here", file=sys.stderr)
+        print("Interrupted. Call the same command again to continue.", file=sys.stderr)
         return 130
     for split, counts in summary.items():
         boxes = ", ".join(f"{name} {number}" for name, number in counts["boxes"].items())
         print(f"{split}: {counts['images']} images, {sum(counts['boxes'].values())} boxes ({boxes})")
-    print(f"in {printable(args.output)}")
+    print(f"written to {printable(args.output)}")
     return 0

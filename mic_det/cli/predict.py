@@ -1,4 +1,4 @@
-"""Find objects in images, folders of images and videos, and label their pixels where the model can."""
+"""Find objects in images, folders of images and videos. Models with a segmentation head also label the pixels."""
 
 import contextlib
 import sys
@@ -16,7 +16,7 @@ LABEL_MAPS = "label_maps"  # folder below the output
 
 
 def main(args):
-    with ends_in_order():  # what was found so far is written
+    with ends_in_order():  # a signal ends the program after the results so far are written
         predict(args)
 
 
@@ -69,7 +69,7 @@ def predict(args):
                         files.update()
                     progress.update()
     if not predictions.images:
-        raise DataError(f"none of the {skipped.count} images could be used; see the lines above.")
+        raise DataError(f"none of the {skipped.count} images could be used: the lines above give the reasons.")
     boxes = f", {len(predictions.annotations)} boxes with a score of at least {args.confidence_threshold}"
     boxes = boxes if "boxes" in model.kinds else ""
     print(f"{len(predictions.images)} images{boxes}, {skipped.count} skipped: {printable(args.output)}")
@@ -78,13 +78,13 @@ def predict(args):
 def check_formats(model, formats):
     """
     Raises:
-        ConfigError: where a file is asked for that the model has nothing to write to.
+        ConfigError: where the model does not predict the content of a requested file.
     """
     if "label_maps" in formats and "pixels" not in model.kinds:
-        raise ConfigError(f"--format label_maps: {model.name} predicts boxes alone.")
+        raise ConfigError(f"--format label_maps: {model.name} predicts boxes alone: use pictures, coco or csv.")
     for name in ("coco", "csv"):
         if name in formats and "boxes" not in model.kinds:
-            raise ConfigError(f"--format {name}: {model.name} predicts pixels alone: use label_maps.")
+            raise ConfigError(f"--format {name}: {model.name} predicts pixels alone: use pictures or label_maps.")
     if "label_maps" in formats and model.label_count > 255:
         raise ConfigError(
             f"--format label_maps: MODEL.SEM_SEG_HEAD.NUM_CLASSES is {model.label_count}, but an 8-bit PNG holds at "
@@ -93,19 +93,19 @@ def check_formats(model, formats):
 
 
 def look(model, frame, class_names, picture):
-    """Objects in a frame and, where asked for, the picture of them; None for both, and ``frame.error``, on errors."""
+    """Predictions on a frame, and their picture where requested. On an error: None for both, and ``frame.error``."""
     if frame.rgb is None:
         return None, None
     try:
         found = model(frame.rgb)
         return found, draw(model, frame.rgb, found, class_names) if picture else None
-    except Exception as e:  # one image must not end the others: it is named, with the reason
+    except Exception as e:  # one image must not stop the others: it is reported with the reason
         frame.error = reason(e)
         return None, None
 
 
 class Skipped:
-    """Names and counts what could not be read; of one file, at most the first few frames are named."""
+    """Reports and counts images and frames that were skipped. Of one file, only the first few frames are reported."""
 
     NAMED = 5
 
@@ -119,19 +119,19 @@ class Skipped:
             at = "" if frame.index is None else f", frame {frame.index}"
             progress.write(printable(f"skipped {frame.source.path}{at}: {frame.error}"), file=sys.stderr)
         elif self.of_source == self.NAMED + 1:
-            line = printable(f"skipped {frame.source.path}: more frames, which are only counted")
+            line = printable(f"skipped {frame.source.path}: further frames are counted, but not listed")
             progress.write(line, file=sys.stderr)
 
 
 def reason(error):
-    """One line of an error; of others than those that judge an image, the type too."""
+    """One line about an error. It begins with the error's type, except for an ImageError."""
     text = " ".join(str(error).split())[:300]
     judged = isinstance(error, DataError) or type(error).__name__ == "ImageError"  # the second comes with Detectron2
     return text if judged else f"{type(error).__name__}: {text}"
 
 
 def draw(model, rgb, found, class_names):
-    """The image, under the colours of its labels where the model has them, with its boxes."""
+    """The image with its boxes and, where the model has them, the colours of its labels."""
     if "label_map" in found:
         rgb = overlay_labels(rgb, found["label_map"])
     if "instances" not in found:
@@ -141,17 +141,17 @@ def draw(model, rgb, found, class_names):
 
 
 def label_map_name(source, frame=None):
-    """One PNG an image, and one a frame of a video, in a folder of the video's name."""
+    """File name of a label map: one PNG per image, or one per frame in a folder with the video's name."""
     return f"{LABEL_MAPS}/{source.name}{'' if frame is None else f'/{frame:06d}'}.png"
 
 
 def picture_name(source):
-    """One image below ``pictures``, or one video below ``videos``; a.jpg and a.png may lie side by side."""
+    """File name of a result: an image below ``pictures``, or a video below ``videos``."""
     return f"videos/{source.name}.mp4" if source.is_video else f"pictures/{source.name}.jpg"
 
 
 class PictureOut:
-    """A source's picture or video, which is there once ``at_end`` is closed."""
+    """The picture or video of a source. A video is complete once ``at_end`` is closed."""
 
     def __init__(self, source, outputs, at_end):
         self.source, self.outputs, self.at_end, self.video = source, outputs, at_end, None

@@ -1,4 +1,4 @@
-"""Which commands there are, and how one is run: arguments first, and what they need only then."""
+"""The commands and how one runs: its arguments are read first, and PyTorch is imported only after that."""
 
 import argparse
 import importlib
@@ -13,19 +13,19 @@ from ..utils.programs import start_program
 
 @dataclass(frozen=True)
 class Command:
-    """``module`` below this folder has ``main(args)``, and one of its name in ``arguments/`` the arguments."""
+    """``module`` in this folder has ``main(args)``. The module of the same name in ``arguments/`` has the arguments."""
 
     module: str
-    help: str = ""  # one line of `mic-det --help`; "" for those that are for developers
+    help: str = ""  # one line of `mic-det --help`; "" for the developers' commands
 
 
 COMMANDS = {
-    "adapt": Command("adapt", "two folders in, an adapted detector out: the place to begin"),
-    "train": Command("train", "train or evaluate what a config file describes"),
-    "check": Command("check", "open every image and look at every box of a config's data sets"),
+    "adapt": Command("adapt", "two folders in, an adapted detector out: begin here"),
+    "train": Command("train", "train or evaluate the model of a config file"),
+    "check": Command("check", "check every image and every box of a config's data sets"),
     "predict": Command("predict", "find objects in images, folders and videos"),
     "visualize": Command("visualize", "draw pseudo-boxes, masked views and predictions"),
-    "report": Command("report", "one HTML page about one or several runs"),
+    "report": Command("report", "write one HTML page about one or several runs"),
     "export": Command("export", "write the model for ONNX, TorchScript, a web page, or plain Detectron2"),
     "demo": Command("demo", "train and adapt on the miniature city, without any download"),
     "install-detectron2": Command("install_detectron2", "install Detectron2 as pure Python, where there is none"),
@@ -40,9 +40,9 @@ HEAD = """Masked Image Consistency: adapt a Detectron2 detector to images withou
 """
 TAIL = """
 
-`mic-det COMMAND --help` shows what a command takes. First steps:
+`mic-det COMMAND --help` shows the arguments of a command. First steps:
     mic-det adapt day fog_images --output out         # your own two folders
-    mic-det demo                                      # nothing of your own needed
+    mic-det demo                                      # needs no data
 """
 
 
@@ -72,10 +72,10 @@ def run(name, argv, shown):
     Args:
         name (str): a key of COMMANDS.
         argv (list[str]): its arguments.
-        shown (str): how the program is called in its help.
+        shown (str): the call as the help shows it.
 
     Returns:
-        int or None: the exit code. An error that a user can put right ends the program by one line, ``error: ...``.
+        int or None: the exit code. An error that a user can correct ends the program with one line, ``error: ...``.
     """
     start_program()
     module = COMMANDS[name].module
@@ -119,6 +119,6 @@ def _advice(error):
         return str(error)
     try:
         from ..engine.launch import advice
-    except ImportError:  # what a program needs is missing: its own error says what
+    except ImportError:  # a package is missing: the program's own error names it
         return str(error) if isinstance(error, MICError) else ""
     return advice(error)

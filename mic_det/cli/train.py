@@ -1,4 +1,4 @@
-"""Train or evaluate a detector: MIC, source-only or oracle, as the config says."""
+"""Train or evaluate the model of a config: MIC, source-only or oracle."""
 
 from ..checkpoint.checkpointer import MICCheckpointer
 from ..engine.launch import launch
@@ -8,7 +8,7 @@ from ..errors import ConfigError
 
 
 def main(args):
-    """Does not return where something fails; see :func:`launch`."""
+    """An error ends the program; see :func:`launch`."""
     launch(train, args)
 
 
@@ -21,8 +21,8 @@ def train(args):
         )
         if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
             raise ConfigError(
-                "MODEL.WEIGHTS is empty: name the checkpoint that --eval-only is for, or add --resume to take the last "
-                "one of OUTPUT_DIR."
+                "MODEL.WEIGHTS is empty: name the checkpoint to evaluate, or add --resume to take the last one of "
+                "OUTPUT_DIR."
             )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return MICTrainer.test(cfg, model)

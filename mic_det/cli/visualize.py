@@ -1,4 +1,4 @@
-"""Draw target images with their masked view, the teacher's pseudo-boxes, predictions and truth."""
+"""Draw target images with their masked view, the teacher's pseudo-boxes, the predictions and the truth."""
 
 import os
 
@@ -18,6 +18,7 @@ from ..inference.predictor import load_model
 from ..modeling.terms import ClassMix
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
+from ..visualization.grid import panel_grid
 from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
 
 
@@ -36,7 +37,7 @@ def main(args):
     dicts = DatasetCatalog.get(name)
     class_names = MetadataCatalog.get(name).get("thing_classes") or source_classes(cfg)
     chosen = np.unique(np.linspace(0, len(dicts) - 1, args.num_images).astype(int))
-    mapper = DomainMapper.with_truth(cfg)  # which is drawn, not used
+    mapper = DomainMapper.with_truth(cfg)  # the truth is only drawn
     stems = picture_names([dicts[i]["file_name"] for i in chosen])
     inputs = [*what_is_read(name, dicts), args.config_file, args.weights or cfg.MODEL.WEIGHTS]
     outputs = Outputs(args.output, "visualize_pseudo_boxes", inputs, args.overwrite)
@@ -44,7 +45,7 @@ def main(args):
     rows = []
     for i, stem in zip(chosen, stems):
         mapped = mapper(dicts[i])
-        torch.manual_seed(int(i))  # colours; the mask has a generator of its own
+        torch.manual_seed(int(i))  # of the colour changes; the mask has its own generator
         generator = torch.Generator().manual_seed(int(i))
         rows.append(
             mic_panels(
@@ -52,7 +53,7 @@ def main(args):
                 input_format=cfg.INPUT.FORMAT, source=mixed_source(cfg, model, mapper, int(i)),
             )
         )  # fmt: skip
-        picture = contact_sheet([[panel] for panel in rows[-1]])
+        picture = panel_grid(rows[-1])
         with outputs.writing(f"{stem}.png") as file:
             write_picture(file, picture)
         if args.window:
@@ -63,7 +64,7 @@ def main(args):
 
 
 def picture_names(files):
-    """A name without its ending for each file's picture: those of one name, from several folders, get a number."""
+    """A name for each file's picture, without ending. Where files of several folders share a name, it has a number."""
     stems = ["contact_sheet"]
     for number, file in enumerate(files):
         stem = os.path.splitext(os.path.basename(file))[0]
@@ -72,7 +73,7 @@ def picture_names(files):
 
 
 def mixed_source(cfg, model, mapper, i):
-    """A source image with its label map, where ClassMix is trained with; None elsewhere."""
+    """A source image with its label map, where the training uses ClassMix; else None."""
     if not (any(isinstance(term, ClassMix) for term in model.terms) and cfg.DATASETS.TRAIN):
         return None
     for kind in labels_of(cfg):
@@ -82,7 +83,7 @@ def mixed_source(cfg, model, mapper, i):
 
 
 def source_classes(cfg):
-    """Class names of the labelled source, for sets without labels; known once the source has been read."""
+    """Class names of the labelled source, for sets without labels. They are known after the source has been read."""
     for name in cfg.DATASETS.TRAIN[:1]:
         DatasetCatalog.get(name)
         return MetadataCatalog.get(name).get("thing_classes", ())
@@ -90,18 +91,22 @@ def source_classes(cfg):
 
 
 def check_display():
-    """A window needs a display and one of Matplotlib's interactive backends; told before time is spent."""
+    """A window needs a display and one of Matplotlib's interactive backends: check this before any work.
+
+    Raises:
+        ConfigError: where one of them is missing.
+    """
     toolkit = getattr(plt.figure().canvas, "required_interactive_framework", None)
     plt.close()
     if toolkit is None:
         raise ConfigError(
-            "--window: Matplotlib finds no display to open a window on (or no toolkit, such as Python's tkinter). "
-            "Leave it out, and look at the files."
+            "--window: Matplotlib finds no display for a window (or no toolkit, such as Python's tkinter). Leave the "
+            "option out, and look at the files."
         )
 
 
 def show(title, rgb):
-    """One picture in a window, until the user closes it."""
+    """Show one picture in a window until the user closes it."""
     height, width = rgb.shape[:2]
     plt.figure(title, figsize=(9 * min(1, width / height), 9 * min(1, height / width)), layout="constrained")
     plt.imshow(rgb)

@@ -1,10 +1,11 @@
-"""Keys that mic_det adds to Detectron2's, what their values may be, and what a config says about its model."""
+"""The config keys that mic_det adds to Detectron2's, their checks, and what a config says about its model."""
 
 from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 from .detectron2_keys import check_detectron2_keys
-from .keys import ALIGNED_REGIONS, KEYS, QUALITY_MODES
+from .keys import KEYS
+from .loss_keys import ALIGNED_REGIONS, QUALITY_MODES
 from .models import is_mic, student_architecture
 from .node import MICCfgNode
 from .renamed import current_settings
@@ -20,11 +21,11 @@ __all__ = [
 
 
 def add_mic_config(cfg: CfgNode) -> None:
-    """Add mic_det's keys to a Detectron2 config, in place. What is merged into it may have old names of them.
+    """Add mic_det's keys to a Detectron2 config, in place. Configs that are merged into it may use their old names.
 
     Args:
         cfg (CfgNode): usually the result of ``detectron2.config.get_cfg()``.
     """
     add_keys(cfg, KEYS.values())
-    if type(cfg) is CfgNode:  # a subclass of somebody's own keeps its merges
-        object.__setattr__(cfg, "__class__", MICCfgNode)  # yacs takes any other assignment for a key
+    if type(cfg) is CfgNode:  # a user's subclass keeps its own merges
+        object.__setattr__(cfg, "__class__", MICCfgNode)  # yacs treats any other assignment as a key

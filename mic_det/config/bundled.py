@@ -1,4 +1,4 @@
-"""The configs that mic_det brings along: those of the checkout, or of the installed package."""
+"""The configs that are part of mic_det, in the checkout or in the installed package."""
 
 import difflib
 import os
@@ -11,16 +11,16 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def config_folder():
-    """The folder of the configs; in a checkout it lies beside the package, in a wheel inside of it."""
+    """The folder of the configs. In a checkout it is beside the package, in a wheel inside of it."""
     inside = PACKAGE / "configs"
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
 def find_config(name):
-    """A config file by its path, or by its name among those that mic_det brings along.
+    """The path of a config file, from its path, or from its name among mic_det's own configs.
 
-    A file that is there comes first. In both cases relative paths inside a config, such as that of ``MODEL.WEIGHTS``,
-    are below the current folder.
+    An existing file has precedence. Relative paths inside a config, such as ``MODEL.WEIGHTS``, are always relative to
+    the current folder.
 
     Args:
         name (str or path): e.g. "my.yaml", "minicity/mic.yaml" or "configs/minicity/mic.yaml"; "" stays "".
@@ -29,7 +29,7 @@ def find_config(name):
         str: the path.
 
     Raises:
-        ConfigError: where there is neither.
+        ConfigError: where no such file exists.
     """
     text = str(name)
     if not text or os.path.lexists(text) or "://" in text or text.startswith(REMOTE) or os.path.isabs(text):

@@ -1,4 +1,4 @@
-"""Settings of Detectron2's own keys that would fail late, or far from their name, are refused with it."""
+"""Checks of Detectron2's own keys. A wrong value is refused early, with the key's name."""
 
 import math
 
@@ -14,6 +14,7 @@ from detectron2.modeling.roi_heads.mask_head import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY
 
 from ..errors import ConfigError
+from .models import backbone_name
 from .rules import (
     AT_LEAST_0,
     COUNT,
@@ -42,6 +43,8 @@ REGISTRIES = {
     "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.HRDA.BACKBONE": BACKBONE_REGISTRY,
+    "MODEL.HRDA.HEAD": SEM_SEG_HEADS_REGISTRY,
 }
 UNREGISTERED = (("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"), ("MODEL.ROI_BOX_HEAD.NAME", ""))
 
@@ -54,7 +57,9 @@ SEEDS = Rule(lambda v: v == int(v) and v < 2**32 - 2**10, f"a whole number below
 RULES = {
     "SEED": SEEDS, "VIS_PERIOD": AT_LEAST_0,
     "SOLVER.IMS_PER_BATCH": COUNT, "SOLVER.MAX_ITER": COUNT, "SOLVER.CHECKPOINT_PERIOD": COUNT,
-    "SOLVER.LR_SCHEDULER_NAME": one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.LR_SCHEDULER_NAME": one_of(
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR",
+    ),
     "SOLVER.BASE_LR": WEIGHT, "SOLVER.BASE_LR_END": WEIGHT, "SOLVER.BIAS_LR_FACTOR": WEIGHT,
     "SOLVER.MOMENTUM": number(0, 1, open_right=True), "SOLVER.WEIGHT_DECAY": WEIGHT,
     "SOLVER.WEIGHT_DECAY_NORM": WEIGHT, "SOLVER.WEIGHT_DECAY_BIAS": optional(WEIGHT), "SOLVER.GAMMA": POSITIVE,
@@ -111,13 +116,14 @@ RULES = {
     "TEST.EVAL_PERIOD": AT_LEAST_0, "TEST.DETECTIONS_PER_IMAGE": COUNT, "TEST.PRECISE_BN.NUM_ITER": COUNT,
     "TEST.AUG.MIN_SIZES": each(COUNT), "TEST.AUG.MAX_SIZE": COUNT,
 }  # fmt: skip
-# samplers and the key that each needs, which not every version of Detectron2 has
+# sampler -> the key that it needs; some versions of Detectron2 do not have the key
 SAMPLERS = {
     "TrainingSampler": "SEED",
     "RepeatFactorTrainingSampler": "DATALOADER.REPEAT_THRESHOLD",
     "RandomSubsetTrainingSampler": "DATALOADER.RANDOM_SUBSET_RATIO",
     "WeightedTrainingSampler": "DATASETS.TRAIN_REPEAT_FACTOR",
     "WeightedCategoryTrainingSampler": "DATASETS.TRAIN_REPEAT_FACTOR",
+    "RareClassSampler": "DATALOADER.RARE_CLASSES",
 }
 RESNET_DEPTHS = (18, 34, 50, 101, 152)
 
@@ -126,7 +132,7 @@ def check_detectron2_keys(cfg, defaults):
     """
     Args:
         cfg (CfgNode): a merged config.
-        defaults (CfgNode): the same keys, as they are without any config file.
+        defaults (CfgNode): the same keys with their defaults.
 
     Raises:
         ConfigError: names the first wrong key, its value and what is allowed.
@@ -139,7 +145,7 @@ def check_detectron2_keys(cfg, defaults):
             raise ConfigError(f"{key} is {value}: use a finite number.")
     for key, registry in REGISTRIES.items():
         name = value_of(cfg, key)
-        # Detectron2 knows these without a registry: no head of boxes, and proposals from a file
+        # Detectron2 accepts these names without a registry: no box head, and proposals from a file
         if name not in registry and (key, name) not in UNREGISTERED:
             known = ", ".join(sorted(n for n, _ in registry))
             raise ConfigError(
@@ -154,7 +160,7 @@ def check_detectron2_keys(cfg, defaults):
     _check_together(cfg)
     _check_input(cfg)
     _check_device(cfg.MODEL.DEVICE)
-    if "resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.DEPTH not in RESNET_DEPTHS:
+    if "resnet" in backbone_name(cfg) and cfg.MODEL.RESNETS.DEPTH not in RESNET_DEPTHS:
         raise ConfigError(f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}: use one of {RESNET_DEPTHS}.")
     for key in ("TRAIN", "TEST", "TARGET"):
         wrong = next((n for n in cfg.DATASETS[key] if not isinstance(n, str)), None)
@@ -163,12 +169,12 @@ def check_detectron2_keys(cfg, defaults):
 
 
 def _check_together(cfg):
-    """Keys that are right alone, but not beside others."""
+    """Check values that are allowed alone, but not together with others."""
     s, crop = cfg.SOLVER, cfg.INPUT.CROP
     if s.LR_SCHEDULER_NAME == "WarmupCosineLR" and not (0 < s.BASE_LR and s.BASE_LR_END <= s.BASE_LR):
         raise ConfigError(
-            f"SOLVER.BASE_LR is {s.BASE_LR} and SOLVER.BASE_LR_END {s.BASE_LR_END}: WarmupCosineLR goes from a rate "
-            "above 0 to one that is not higher."
+            f"SOLVER.BASE_LR is {s.BASE_LR} and SOLVER.BASE_LR_END {s.BASE_LR_END}: WarmupCosineLR needs "
+            "BASE_LR above 0 and BASE_LR_END at most BASE_LR."
         )
     if s.NESTEROV and not s.MOMENTUM:
         raise ConfigError("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: use a momentum above 0.")

@@ -1,4 +1,4 @@
-"""``docs/configuration.md``, made from keys.py: ``python -m mic_det.config.docs docs/configuration.md``."""
+"""Makes ``docs/configuration.md`` from keys.py: ``python -m mic_det.config.docs docs/configuration.md``."""
 
 import re
 import sys
@@ -8,12 +8,12 @@ from .keys import SECTIONS
 from .renamed import RENAMED, RENAMED_VALUES
 
 INTRO = """\
-<!-- Made by `python -m mic_det.config.docs docs/configuration.md` from mic_det/config/keys.py. Change that file. -->
+<!-- Made by `python -m mic_det.config.docs docs/configuration.md` from mic_det/config/*keys.py. Change those files. -->
 # Configuration
 
 These are the keys that `mic_det.add_mic_config(cfg)` adds to
 [Detectron2's](https://detectron2.readthedocs.io/en/latest/modules/config.html). Set them in a YAML file, or as
-`KEY VALUE` on the command line of any tool. A value that is not allowed is refused with the key's name.
+`KEY VALUE` on the command line of any tool. A wrong value stops the program with an error that names the key.
 
 "Published" is the value of the paper or of its authors' code. Sections and equations are the paper's: Hoyer et al.,
 "MIC: Masked Image Consistency for Context-Enhanced Domain Adaptation", CVPR 2023. A default without a source is our
@@ -22,9 +22,8 @@ own choice. [differences.md](differences.md) compares our configs with the publi
 OLD = """\
 ## Old names
 
-These names of earlier versions still work: in YAML files, as `KEY VALUE` and in checkpoints. A warning names the
-current one. A key that is given by both names is an error. Where a section has another name, all keys below it are
-meant.
+These names of earlier versions still work: in YAML files, as `KEY VALUE` and in checkpoints. A warning shows the
+current name. It is an error to set a key by both names. The old name of a section stands for all keys below it.
 """
 HEAD = ["key", "default", "allowed", "what it does", "unit", "source"]
 
@@ -46,7 +45,7 @@ def _shown(value):
 
 
 def _earlier(name):
-    """An old name as it was when its section had its old name too."""
+    """An old name, below the old name of its section."""
     sections = [(old, new) for old, new in RENAMED.items() if name.startswith(f"{new}.")]
     return sections[0][0] + name[len(sections[0][1]) :] if sections else name
 

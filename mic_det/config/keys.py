@@ -1,14 +1,15 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
-Those of the student's views are in ``view_keys.py``.
+Sections of the student's views are in ``view_keys.py``, those of L_M and L_T in ``loss_keys.py``, those of DAFormer and
+HRDA in ``segmentation_keys.py``.
 
-``docs/configuration.md`` is made from this file: ``python -m mic_det.config.docs docs/configuration.md``.
+``docs/configuration.md`` is made from these files: ``python -m mic_det.config.docs docs/configuration.md``.
 """
 
 from detectron2.config import CfgNode as CN
 
+from .loss_keys import LOSS_SECTIONS
 from .rules import (
-    ANY_NUMBER,
     AT_LEAST_0,
     COUNT,
     NORMS,
@@ -26,10 +27,9 @@ from .rules import (
     number,
     one_of,
 )
+from .segmentation_keys import SEGMENTATION_SECTIONS
 from .view_keys import BLOCK_SHARE, BLOCK_SIZE, MASK_PROB, VIEW_SECTIONS
 
-QUALITY_MODES = ("teacher", "student", "published", "none")
-ALIGNED_REGIONS = ("same", "published")
 BOUNDS = Rule(
     lambda v: len(v) == 2 and all(map(is_number, v)) and 0 <= v[0] <= v[1] <= 1,
     "two numbers (low, high), 0 <= low <= high <= 1",
@@ -45,71 +45,73 @@ SETS = Rule(lambda v: isinstance(v, dict), "a mapping of names to IMAGES, JSON, 
 SECTIONS = (
     Section("Data sets", "A set has a registered name, or an entry in `DATASETS.CUSTOM`.", (
         Key("DATASETS.TARGET", (), each(TEXT, 0),
-            "Unlabelled training sets of the target domain. Only their images are used: annotations never reach the "
-            "model. () = train on the source alone."),
+            "Unlabelled training sets of the target domain. Training uses only their images: annotations never reach "
+            "the model. () = train on the source alone."),
         Key("DATASETS.CUSTOM", CN(new_allowed=True), SETS,
-            "Data sets that need no Python, one entry a name: `my_fog: {JSON: fog/annotations.json, IMAGES: "
-            "fog/images}`. IMAGES: the folder of the images, searched recursively. JSON: a COCO file, whose file names "
-            "are relative to IMAGES; without it the set is unlabelled. SEM_SEG: a folder of label maps (8-bit PNG, 255 "
-            "= ignored) for models with a segmentation head; a map has its image's name with .png, or the "
-            "\"sem_seg_file_name\" of the JSON's image. SEM_SEG_CLASSES: the names of the labels 0, 1, ..., or "
-            "\"cityscapes\" for its 19 train ids. Relative paths are below $DETECTRON2_DATASETS (default ./datasets); "
+            "Data sets that need no Python code. Each name has one entry: `my_fog: {JSON: fog/annotations.json, "
+            "IMAGES: fog/images}`. IMAGES: the folder of the images, searched recursively. JSON: a COCO file, whose "
+            "file names are relative to IMAGES; without JSON the set is unlabelled. SEM_SEG: a folder of label maps "
+            "(8-bit PNG, 255 = ignored) for models with a segmentation head. A map has its image's name with .png, or "
+            "the \"sem_seg_file_name\" of the JSON's image. SEM_SEG_CLASSES: the names of the labels 0, 1, ..., or "
+            "\"cityscapes\" for its 19 train ids. Relative paths are below $DETECTRON2_DATASETS (default ./datasets). "
             "\"~\" and \"$VAR\" are expanded."),
         Key("TEST.PSEUDO_LABELS.DATASET", "", TEXT,
-            "A set of target images whose pseudo-labels are measured at each evaluation (TEST.EVAL_PERIOD, the end, "
-            "--eval-only), for analysis alone. With labels: precision, recall, AP50, mIoU. Without: the share of "
-            "images and classes that have pseudo-boxes, and how far teacher and student agree. \"\" = none."),
+            "A set of target images, for analysis alone. Each evaluation (TEST.EVAL_PERIOD, the end of training, "
+            "--eval-only) measures the quality of its pseudo-labels. With labels: precision, recall, AP50, mIoU. "
+            "Without labels: the share of images and classes that have pseudo-boxes, and the agreement of teacher and "
+            "student. \"\" = none."),
         Key("TEST.PSEUDO_LABELS.MAX_IMAGES", 200, AT_LEAST_0,
-            "At most this number of them, evenly spread over the set; 0 = all.", "images"),
+            "At most this number of its images, evenly spread over the set; 0 = all.", "images"),
         Key("DATALOADER.WORKER_TIMEOUT", 300, AT_LEAST_0,
-            "Where DATALOADER.NUM_WORKERS processes prepare the batches: a batch that takes longer stops the run with "
-            "an error (shared memory that is too small, a disk that hangs). 0 = wait for ever.", "s"),
+            "Longest time that the training waits for a batch from the DATALOADER.NUM_WORKERS processes. Then it stops "
+            "with an error: shared memory may be too small, or a disk hangs. 0 = no limit.", "s"),
     )),
     Section("Training", "", (
         Key("SOLVER.IMS_PER_BATCH_TARGET", 1, COUNT,
-            "Target images of a batch, over all devices. SOLVER.IMS_PER_BATCH counts source images.", "images"),
+            "Target images in a batch, over all devices. SOLVER.IMS_PER_BATCH counts source images.", "images"),
         Key("SOLVER.ACCUMULATE_STEPS", 1, COUNT,
-            "Batches whose gradients are added up before one optimizer step and one teacher update.", "batches"),
+            "Number of batches whose gradients are summed for one optimizer step and one teacher update.", "batches"),
         Key("SOLVER.CHECKPOINT_KEEP", 0, AT_LEAST_0,
-            "How many numbered checkpoints stay, the newest ones; 0 = all. They are written every "
-            "SOLVER.CHECKPOINT_PERIOD steps and where a signal stops the run. model_final.pth always stays.", "files"),
+            "Number of numbered checkpoints that are kept, the newest ones; 0 = all. A run writes them every "
+            "SOLVER.CHECKPOINT_PERIOD steps and when a signal stops it. model_final.pth is always kept.", "files"),
         Key("SOLVER.NON_FINITE.SKIP_STEPS", 0, AT_LEAST_0,
-            "How many steps of a run may be skipped, with a warning, because a loss or gradient is infinite or NaN in "
-            "any process; the next one stops the run. The batch is kept in OUTPUT_DIR/non_finite, and the state before "
-            "the step in a checkpoint.", "optimizer steps"),
+            "A step is skipped, with a warning, where a loss or gradient is infinite or NaN in any process. A run may "
+            "skip this number of steps; the next one stops it. OUTPUT_DIR/non_finite then has the batch, and a "
+            "checkpoint has the state before the step.", "optimizer steps"),
         Key("SOLVER.NON_FINITE.MAX_OVERFLOWS", 30, AT_LEAST_0,
-            "With float16, gradients may overflow: the step is skipped and their scale is lowered. More overflows in a "
-            "row than this stop the run.", "optimizer steps"),
+            "With float16, gradients may overflow: the step is skipped and the loss scale is lowered. The run stops "
+            "after more overflows in a row than this number.", "optimizer steps"),
         Key("SOLVER.SEQUENTIAL_BACKWARD", False, YES_NO,
             "True: source, masked and mixed images go through the student one after the other, each with its own "
-            "backward pass, for GPUs with little memory. The gradient is that of one merged pass (False), which is "
-            "faster. Views that MODEL.MIC.ALIGNMENT compares stay together. For MIC, and not for trained BatchNorm."),
+            "backward pass. This saves memory on the GPU. The gradient is the same as with one merged pass (False), "
+            "which is faster. Views that MODEL.MIC.ALIGNMENT compares stay together. It needs MIC, and a backbone "
+            "without trained BatchNorm."),
         Key("SOLVER.FUSED", True, YES_NO,
-            "PyTorch's fused SGD, which goes through the weights once a step. It saves 2 % of a step of ResNet-50 on a "
-            "CPU."),
+            "Use PyTorch's fused optimizer, which reads the weights once per step. It saves 2 % of a step of ResNet-50 "
+            "on a CPU."),
         Key("SOLVER.AMP.DTYPE", "float16", one_of("float16", "bfloat16"),
-            "Number format of SOLVER.AMP.ENABLED. float16 comes with loss scaling; bfloat16 works on CPUs too."),
+            "Number format of SOLVER.AMP.ENABLED. float16 uses loss scaling. bfloat16 also works on CPUs."),
     )),
-    Section("Logging", "Beside log.txt, metrics.json and TensorBoard's events in OUTPUT_DIR.", (
+    Section("Logging", "Every run writes log.txt, metrics.json and TensorBoard's events to OUTPUT_DIR.", (
         Key("LOG.WRITERS", (), each(one_of("wandb", "mlflow"), 0),
-            "Services that get what TensorBoard gets, and the config: wandb (Weights & Biases), mlflow. Each is an "
-            "extra of the package: `pip install mic_det[wandb]`. A resumed run resumes the service's run, too. Without "
-            "a network: WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:////path/mlflow.db."),
-        Key("LOG.PROJECT", "mic_det", TEXT, "The project of wandb, the experiment of MLflow."),
+            "Services that also receive TensorBoard's data and the config: wandb (Weights & Biases), mlflow. Each is "
+            "an extra of the package: `pip install mic_det[wandb]`. A resumed run resumes the service's run, too. "
+            "Without a network: WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:////path/mlflow.db."),
+        Key("LOG.PROJECT", "mic_det", TEXT, "Name of the project in wandb, or of the experiment in MLflow."),
     )),
     Section("Backbone", "", (
         Key("MODEL.TORCHVISION.NAME", "mobilenet_v2", TEXT,
-            "For MODEL.BACKBONE.NAME build_torchvision_fpn_backbone, an FPN on a classifier of torchvision: resnet*, "
-            "resnext*, wide_resnet*, mobilenet_v2, mobilenet_v3_*, efficientnet_*, convnext_*, ... Its ImageNet "
-            "weights are loaded by MODEL.WEIGHTS: \"torchvision://NAME\" (downloads), or a file with torchvision's "
-            "state dict."),
+            "Torchvision's classifier, for MODEL.BACKBONE.NAME build_torchvision_fpn_backbone (an FPN on it) and "
+            "build_torchvision_backbone (its stages res2 to res5): resnet*, resnext*, wide_resnet*, mobilenet_v2, "
+            "mobilenet_v3_*, efficientnet_*, convnext_*, ... MODEL.WEIGHTS loads its ImageNet weights: "
+            "\"torchvision://NAME\" (a download), or a file with torchvision's state dict."),
         Key("MODEL.TORCHVISION.NORM", "FrozenBN", one_of("FrozenBN", "BN"),
             "FrozenBN: BatchNorm layers become fixed affine maps. BN: they are trained, except in frozen stages. "
-            "MODEL.BACKBONE.FREEZE_AT says how many of the finest stages, the stem included, are frozen."),
+            "MODEL.BACKBONE.FREEZE_AT is the number of finest stages that are frozen, including the stem."),
         Key("MODEL.BACKBONE.MIN_MATCHED_KEYS", 0.9, SHARE,
-            "Loading stops where fewer of the backbone's tensors are found in MODEL.WEIGHTS than this share, or where "
-            "another tensor has another shape than the file's; predictors of another number of classes are allowed. 0 "
-            "= whatever fits is taken.", "share of tensors"),
+            "Loading stops where MODEL.WEIGHTS has less than this share of the backbone's tensors. It also stops where "
+            "the shape of another tensor differs from the file's, except in predictors of another number of classes. "
+            "0 = load all tensors that fit.", "share of tensors"),
     )),
     Section("FCOS",
         "For MODEL.META_ARCHITECTURE or MODEL.MIC.STUDENT FCOS: Detectron2's FCOS (Tian et al., ICCV 2019), which has "
@@ -117,188 +119,108 @@ SECTIONS = (
         Key("MODEL.FCOS.NUM_CLASSES", 80, COUNT, "Classes of boxes, without background.",
             source="Detectron2's zoo"),
         Key("MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"], each(TEXT),
-            "Feature maps of the backbone, the finest first: all of them, as each has weights.",
+            "Feature maps of the backbone, the finest first. Name all of them, because each has weights.",
             source="Detectron2's zoo"),
         Key("MODEL.FCOS.NUM_CONVS", 4, COUNT, "3 x 3 convolutions of each of the two branches of the head.", "layers",
             "Detectron2's zoo"),
-        Key("MODEL.FCOS.NORM", "GN", NORMS, "The norm after each of them; '' = none.", source="Detectron2's zoo"),
+        Key("MODEL.FCOS.NORM", "GN", NORMS, "Norm after each of these convolutions; '' = none.",
+            source="Detectron2's zoo"),
         Key("MODEL.FCOS.PRIOR_PROB", 0.01, number(0, 1, open_left=True, open_right=True),
-            "Probability of an object that a new head predicts everywhere.", "probability", "Detectron2's zoo"),
+            "Probability of an object that an untrained head predicts.", "probability", "Detectron2's zoo"),
         Key("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 1.5, POSITIVE,
-            "A point is an object's where it is nearer to the middle of its box than this.", "strides",
+            "A point belongs to an object where its distance from the centre of the box is smaller than this.",
+            "strides",
             "Detectron2's zoo"),
-        Key("MODEL.FCOS.FOCAL_LOSS_ALPHA", 0.25, SHARE, "Focal loss: weight of objects; background has the rest.",
+        Key("MODEL.FCOS.FOCAL_LOSS_ALPHA", 0.25, SHARE, "Focal loss: weight of objects. Background has 1 minus this.",
             source="Detectron2's zoo"),
         Key("MODEL.FCOS.FOCAL_LOSS_GAMMA", 2.0, WEIGHT, "Focal loss: exponent.", source="Detectron2's zoo"),
         Key("MODEL.FCOS.SCORE_THRESH_TEST", 0.2, SHARE, "Least score of a prediction, sqrt(class x centerness).",
             "probability", "Detectron2's zoo"),
         Key("MODEL.FCOS.TOPK_CANDIDATES_TEST", 1000, COUNT,
-            "Points of each map that may go on to the non-maximum suppression.", "points", "Detectron2's zoo"),
-        Key("MODEL.FCOS.NMS_THRESH_TEST", 0.6, SHARE, "Its threshold.", "IoU", "Detectron2's zoo"),
+            "At most this number of points of each map enter the non-maximum suppression.", "points",
+            "Detectron2's zoo"),
+        Key("MODEL.FCOS.NMS_THRESH_TEST", 0.6, SHARE, "Threshold of the non-maximum suppression.", "IoU",
+            "Detectron2's zoo"),
     )),
     Section("MIC", "`MODEL.META_ARCHITECTURE: MIC` makes a student and its teacher.", (
         Key("MODEL.MIC.STUDENT", "GeneralizedRCNN", TEXT,
-            "The student, and the teacher with it: a registered meta-architecture, such as GeneralizedRCNN, RetinaNet, "
-            "FCOS, BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that Detectron2 "
-            "merges with the pixels) or SemanticSegmentor. L_M weights each region of a GeneralizedRCNN. Of RetinaNet, "
-            "FCOS and a Cascade R-CNN it weights each image, by the mean score of its pseudo-boxes."),
+            "The architecture of student and teacher: a registered meta-architecture, such as GeneralizedRCNN, "
+            "RetinaNet, FCOS, BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that "
+            "Detectron2 merges with the pixels) or SemanticSegmentor. L_M weights each region of a GeneralizedRCNN. "
+            "With RetinaNet, FCOS and Cascade R-CNN it weights each image by the mean score of its pseudo-boxes."),
         Key("MODEL.MIC.EVALUATE", "teacher", one_of("teacher", "student", "both"),
-            "The model that predicts, in evaluation and elsewhere. both: the teacher is evaluated, then the student "
-            "(metrics \"student/...\"), and the teacher predicts.", source="published: student"),
+            "The model that predicts, in evaluation and elsewhere. both: the teacher predicts; evaluation measures the "
+            "teacher, then the student (metrics \"student/...\").", source="published: student"),
         Key("MODEL.MIC.WEIGHTS_FROM", "teacher", one_of("teacher", "student"),
-            "Of a checkpoint that has both models (MIC's, or one of another framework): whose weights a new training "
-            "starts from, and a plain detector takes. Resuming and evaluation take each as it is."),
+            "For a checkpoint with both models (MIC's, or another framework's): the model from whose weights a new "
+            "training starts, and which a plain detector loads. Resuming and evaluation load both models as they are."),
         Key("MODEL.MIC.BURN_IN_STEPS", 0, AT_LEAST_0,
             "Training on the source before L_M starts. Until then the teacher is a copy of the student (t = 0; see "
-            "TEACHER.EMA_IN_BURN_IN), and L_M is left out; an alignment is not.", "optimizer steps",
+            "TEACHER.EMA_IN_BURN_IN). L_M is left out, but an alignment is trained.", "optimizer steps",
             "mean-teacher detectors; published: 0"),
     )),
     Section("Teacher", "An exponential moving average: phi <- a phi + (1 - a) theta, a = min(1 - 1/(t + 1), ALPHA).", (
         Key("MODEL.MIC.TEACHER.ALPHA", 0.9, SHARE_BELOW_1,
-            "The average's weight of its own past.",
+            "Largest weight a of the previous average.",
             source="Sec. 3.2; published: 0.9 for detection on SADA, 0.999 for segmentation; mean-teacher detectors: "
             "0.9996"),
         Key("MODEL.MIC.TEACHER.EMA_IN_BURN_IN", False, YES_NO,
-            "True: the average begins with the training, so that it is a strong start when L_M begins (with "
-            "STRONG_AUG.ON_SOURCE: strong start and MIC in one run). False: it begins when burn-in ends.",
+            "True: the average begins with the training, so that the teacher is strong when L_M begins. With "
+            "STRONG_AUG.ON_SOURCE, one run then has the strong start and MIC. False: it begins after burn-in.",
             source="published: no burn-in"),
         Key("MODEL.MIC.TEACHER.INPUT_SIZE", 0, AT_LEAST_0,
-            "Short side at which the teacher sees the target image; 0 = as the student sees it.", "pixels",
+            "Short side of the target images that the teacher sees; 0 = as for the student.", "pixels",
             "published: 0"),
     )),
-    Section("Pseudo-boxes", "From the teacher's detections on the whole target image.", (
+    Section("Pseudo-boxes", "They are selected from the teacher's detections on the whole target image.", (
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", 0.8, SHARE, "Least score (delta).", "probability",
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
-            "One threshold a class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
+            "One threshold per class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares", "running_mean"),
-            "Thresholds that begin with SCORE_THRESHOLD and follow the teacher, one a class (pseudo/threshold_CLASS in "
-            "the log). class_shares: each class gets the share of pseudo-boxes that it has among the source's true "
-            "boxes; their number is that of SCORE_THRESHOLD. running_mean: the mean score of the class's detections "
-            "over the lower bound. none: they stay.",
+            "How the thresholds follow the teacher. There is one per class, which begins with SCORE_THRESHOLD "
+            "(pseudo/threshold_CLASS in the log). class_shares: each class gets the share of pseudo-boxes that it has "
+            "among the source's true boxes; their total is that of SCORE_THRESHOLD. running_mean: the mean score of "
+            "the class's detections above the lower bound. none: the thresholds are constant.",
             source="self-training detectors; published: none"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", (0.3, 0.9), BOUNDS, "Least and largest of these thresholds.",
             "probability"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", 0.99, SHARE_BELOW_1,
-            "Weight of the past at each optimizer step: of the thresholds, and of the scores that they follow."),
+            "Weight of the previous value at each optimizer step, for the thresholds and for the scores behind them."),
         Key("MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE", 0.0, SHARE,
-            "Detections with at least this score that are no pseudo-boxes are undecided: their places are not taught "
-            "as background. Anchors and proposals that would not be background if the undecided box were a true one "
-            "(by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS) are not sampled as background. What is "
-            "matched to a pseudo-box is not changed. 0 = none: all that is no pseudo-box is background. For hard "
-            "targets (MODEL.MIC.CONSISTENCY.TARGETS) of R-CNN students. The log has their number an image, "
+            "Detections with at least this score that are not pseudo-boxes are undecided. L_M does not train their "
+            "places as background: an anchor or proposal is not sampled as background if it would not be background "
+            "with the undecided box as a true box (by MODEL.RPN.IOU_THRESHOLDS and MODEL.ROI_HEADS.IOU_THRESHOLDS). "
+            "Matches with pseudo-boxes do not change. 0 = no box is undecided. It needs hard targets "
+            "(MODEL.MIC.CONSISTENCY.TARGETS) and an R-CNN student. The log has the number per image, "
             "pseudo/num_undecided.", "probability", "self-training detectors: about 0.3; published: 0"),
         Key("MODEL.MIC.PSEUDO_BOXES.NMS_THRESHOLD", 0.5, SHARE,
-            "Class-wise non-maximum suppression of pseudo-boxes. It comes after the model's own "
-            "NMS_THRESH_TEST (below MODEL.ROI_HEADS, RETINANET or FCOS), so only a smaller value removes more.", "IoU"),
+            "Class-wise non-maximum suppression of pseudo-boxes. The model's own NMS_THRESH_TEST (below "
+            "MODEL.ROI_HEADS, RETINANET or FCOS) is applied before, so only a smaller value removes more.", "IoU"),
         Key("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", 100, COUNT,
-            "At most this number an image, those with the highest scores.", "boxes"),
+            "At most this number per image, those with the highest scores.", "boxes"),
         Key("MODEL.MIC.PSEUDO_BOXES.MIN_SIZE", 0.0, WEIGHT,
-            "Least width and height, in the student's view. Boxes without width or height are never taken.", "pixels"),
+            "Least width and height, in the student's view. Boxes without width or height are always removed.",
+            "pixels"),
     )),
-    Section("Monitor", "Warnings of pseudo-labels that collapse, with advice, once an episode. 0 switches each off.", (
+    Section("Monitor",
+        "It warns when pseudo-labels collapse, and gives advice. Each episode has one warning. 0 = no warning.", (
         Key("MODEL.MIC.MONITOR.PATIENCE", 200, AT_LEAST_0,
-            "Warns after this number of steps in a row without a pseudo-box, or in which the teacher is sure of too "
-            "few pixels (PIXEL_QUALITY). BOXES_RATIO compares means over as many steps.", "optimizer steps"),
+            "Warns after this number of steps in a row without a pseudo-box, or with too few sure pixels "
+            "(PIXEL_QUALITY). BOXES_RATIO compares means over the same number of steps.", "optimizer steps"),
         Key("MODEL.MIC.MONITOR.ONE_CLASS_STEPS", 500, AT_LEAST_0,
             "Warns after this number of steps in a row with pseudo-boxes of one class alone.", "optimizer steps"),
         Key("MODEL.MIC.MONITOR.BOXES_RATIO", 5.0, WEIGHT,
-            "Warns where a target image has more pseudo-boxes than this times the boxes of a source image.", "ratio"),
+            "Warns where pseudo-boxes per target image exceed boxes per source image times this factor.", "ratio"),
         Key("MODEL.MIC.MONITOR.PIXEL_QUALITY", 0.01, SHARE,
-            "Warns where the teacher is sure of a smaller share of the pixels.", "share of pixels"),
+            "Warns where the teacher is sure of less than this share of the pixels.", "share of pixels"),
     )),
     *VIEW_SECTIONS,
-    Section("Masked consistency", "The loss L_M of the student's masked view against the teacher's pseudo-boxes.", (
-        Key("MODEL.MIC.CONSISTENCY.WEIGHT", 1.0, WEIGHT,
-            "lambda_M. 0 leaves L_M out, and the teacher's pass over target images with it.",
-            source="published: 1.0, in the released detection config too (0.5 is only its code's default)"),
-        Key("MODEL.MIC.CONSISTENCY.RAMP_UP_STEPS", 0, AT_LEAST_0,
-            "After burn-in, lambda_M grows linearly from 0 over this number of steps; 0 = at once.", "optimizer steps"),
-        Key("MODEL.MIC.CONSISTENCY.TARGETS", "hard", one_of("hard", "soft"),
-            "What the student's regions are compared with. hard: the label that a region gets by its overlap with "
-            "pseudo-boxes, times q. soft: the teacher's whole output on the same anchors and the same sampled regions, "
-            "in all four terms: objectness BCE(sigma(z_S), sigma(z_T)), classes -sum_k p_T(k) log p_S(k), and, where "
-            "the two box terms have a weight, the distance of the student's deltas to the teacher's, weighted by the "
-            "teacher's probability of an object (of each class). Pseudo-boxes then only say which regions are sampled. "
-            "Each soft loss is the mean of the hard one over the teacher's possible labels, so QUALITY has no effect "
-            "(student and published are refused). Masked source images keep their true labels. For R-CNN students "
-            "(see MODEL.MIC.STUDENT). The RPN's terms need MODEL.MIC.TEACHER.INPUT_SIZE 0, as other sizes have other "
-            "anchors.",
-            source="self-training detectors since MIC; published: hard"),
-        Key("MODEL.MIC.CONSISTENCY.QUALITY", "teacher", one_of(*QUALITY_MODES),
-            "Weight q of each region. teacher: the teacher's probability for the label that the region is given (score "
-            "of the pseudo-box, background). student: the student's probability for what it predicts itself, without "
-            "gradient: max(p, 1 - p) of an anchor, the top probability of a RoI; the weight of its own errors is high. "
-            "published: what the authors' detection code does: RoIs as student; an anchor has the student's foreground "
-            "probability p, whatever its label, and the gradient goes through it. none: 1. Regions of masked source "
-            "images, whose boxes are true, have q = 1 in every mode. Where an image has a single q (see "
-            "MODEL.MIC.STUDENT), student and published are not defined, and are refused.",
-            source="Eq. 6-7; published: \"published\""),
-        Key("MODEL.MIC.CONSISTENCY.EMPTY_IMAGES", "skip", one_of("skip", "background"),
-            "Images without a pseudo-box are skipped, or are all background. With soft targets, background means that "
-            "they take part: their regions are sampled as background, but compared with what the teacher sees there. "
-            "Objects that it half sees are then not taught as background, so that it is the better choice there."),
-        Key("MODEL.MIC.CONSISTENCY.RPN_CLS_WEIGHT", 1.0, WEIGHT, "Weight of RPN objectness in L_M; 0 leaves it out."),
-        Key("MODEL.MIC.CONSISTENCY.ROI_CLS_WEIGHT", 1.0, WEIGHT,
-            "Weight of RoI classification in L_M, and of the losses of RetinaNet and FCOS."),
-        Key("MODEL.MIC.CONSISTENCY.RPN_BOX_REG_WEIGHT", 0.0, WEIGHT,
-            "Weight of the RPN's box regression in L_M, on pseudo-boxes. All four are weighted by q.",
-            source="published: 0 (pseudo-boxes are not that exact)"),
-        Key("MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT", 0.0, WEIGHT,
-            "Weight of the RoIs' box regression in L_M.", source="published: 0"),
-    )),
-    Section("Alignment",
-        "Adversarial alignment L_T of SADA (Chen et al., IJCV 2021), the detector that MIC's published detection "
-        "result adapts. Domain classifiers learn to tell source from target. A gradient reversal layer (GRL) trains "
-        "the student to make that impossible. Off unless a part is enabled. Each part has a WEIGHT of its loss (0 "
-        "leaves it out) and a GRL_WEIGHT: the factor of the reversed gradient for the student. A GRL_WEIGHT of 0 "
-        "leaves the student alone: the classifiers then only measure how far apart the domains are.", (
-        Key("MODEL.MIC.ALIGNMENT.VIEW", "whole", one_of("whole", "masked", "both"),
-            "Target views that the classifiers see: whole images. masked and both, of earlier versions, are taken as "
-            "whole, with a warning: source images are never masked, so the patches told the domains apart."),
-        Key("MODEL.MIC.ALIGNMENT.SCHEDULE", "constant", one_of("constant", "dann"),
-            "GRL weights over the steps. dann: times 2 / (1 + exp(-10 p)) - 1, where p goes from 0 to 1.",
-            source="dann: Ganin and Lempitsky, 2015; published: constant"),
-        Key("MODEL.MIC.ALIGNMENT.RAMP_STEPS", 0, AT_LEAST_0,
-            "Steps over which dann's p grows; 0 = SOLVER.MAX_ITER.", "optimizer steps"),
-        Key("MODEL.MIC.ALIGNMENT.IMAGE.ENABLED", False, YES_NO,
-            "One classifier of positions for each feature map."),
-        Key("MODEL.MIC.ALIGNMENT.IMAGE.WEIGHT", 1.0, WEIGHT, "Weight of its loss.", source="published: 1.0"),
-        Key("MODEL.MIC.ALIGNMENT.IMAGE.GRL_WEIGHT", 0.025, WEIGHT, "Factor of its reversed gradient.",
-            source="published: 0.025"),
-        Key("MODEL.MIC.ALIGNMENT.IMAGE.CHANNELS", 512, COUNT, "Width of each classifier.", "channels", "authors' code"),
-        Key("MODEL.MIC.ALIGNMENT.IMAGE.FEATURES", (), each(TEXT, 0),
-            "Names of feature maps; () = all of the backbone."),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.ENABLED", False, YES_NO,
-            "One classifier of regions for each level that the box pooler reads."),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.WEIGHT", 1.0, WEIGHT, "Weight of its loss.", source="published: 1.0"),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.GRL_WEIGHT", 0.1, WEIGHT, "Factor of its reversed gradient.",
-            source="published: 0.1"),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.FC_DIM", 1024, COUNT, "Width of each classifier.", "channels",
-            "authors' code"),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.DROPOUT", 0.5, SHARE_BELOW_1, "Dropout in the classifiers.", "probability",
-            "authors' code"),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.REGIONS", "same", one_of(*ALIGNED_REGIONS),
-            "same: random proposals in both domains, which costs a pass of the box head over that number of source "
-            "regions more. published: random proposals of the target, but of the source those that L_S has sampled. A "
-            "quarter of them are objects, more than among proposals, so the classifiers learn to tell objects from "
-            "background.",
-            source="published: \"published\""),
-        Key("MODEL.MIC.ALIGNMENT.INSTANCE.REGIONS_PER_IMAGE", 0, AT_LEAST_0,
-            "Proposals drawn from an image (with REGIONS published: of the target); 0 = "
-            "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE.", "regions"),
-        Key("MODEL.MIC.ALIGNMENT.AGREEMENT.ENABLED", False, YES_NO,
-            "Agreement of the two classifiers, mean |p_img - p_ins|. It needs both."),
-        Key("MODEL.MIC.ALIGNMENT.AGREEMENT.WEIGHT", 0.1, WEIGHT, "Weight of its loss.", source="published: 1.0"),
-        Key("MODEL.MIC.ALIGNMENT.AGREEMENT.GRL_WEIGHT", -1.0, ANY_NUMBER,
-            "Multiplies the two GRL weights: -1 hands the gradient on without reversal, at each part's own scale. The "
-            "published pair of 1.0 and -0.1 gives features the same gradient as 0.1 and -1.0, and classifiers ten "
-            "times as much.", source="published: -0.1"),
-    )),
+    *LOSS_SECTIONS,
     Section("Segmentation",
-        "For students with a segmentation head (SemSegFPNHead). The loss is L_M's with pixel labels (Eq. 6), weighted "
-        "by the image's quality (Eq. 8). Burn-in and ramp are those of boxes. SEM_SEG.MASK is for a "
-        "segmentation that trains alone; beside boxes, MODEL.MIC.MASK holds.", (
+        "For students with a segmentation head (SemSegFPNHead). The loss is L_M with pixel labels (Eq. 6), weighted by "
+        "the image's quality (Eq. 8). Burn-in and ramp-up are those of boxes. SEM_SEG.MASK is for a segmentation "
+        "without boxes. A model with both uses MODEL.MIC.MASK.", (
         Key("MODEL.MIC.SEM_SEG.WEIGHT", 1.0, WEIGHT, "lambda_M of the segmentation; 0 leaves it out.",
             source="published: 1.0"),
         Key("MODEL.MIC.SEM_SEG.PIXEL_THRESHOLD", 0.968, SHARE,
@@ -306,13 +228,13 @@ SECTIONS = (
             "Eq. 8; published: 0.968"),
         Key("MODEL.MIC.SEM_SEG.MARGINS", (0, 0, 0, 0), MARGINS,
             "Margins of the original target image (top, bottom, left, right) whose pseudo-labels get weight 0, such as "
-            "the own car and the rim of a rectified image: below 1 as shares of its height and width, from 1 on in its "
-            "pixels. They go through the same crop, resizing and flip as the image.", "pixels or shares",
+            "the own car and the rim of a rectified image. Values below 1 are shares of its height or width; values "
+            "from 1 on are its pixels. Crop, resizing and flip apply to them as to the image.", "pixels or shares",
             "published for Cityscapes (1024 x 2048): 30, 240, 30, 30"),
         Key("MODEL.MIC.SEM_SEG.IGNORE_TOP", 0, AT_LEAST_0,
-            "Old; use MARGINS. Rows of the student's view, which random crops and several scales make wrong.",
-            "pixels"),
-        Key("MODEL.MIC.SEM_SEG.IGNORE_BOTTOM", 0, AT_LEAST_0, "Old; use MARGINS.", "pixels"),
+            "Old: use MARGINS. It counts rows of the student's view, which are wrong with random crops or several "
+            "scales.", "pixels"),
+        Key("MODEL.MIC.SEM_SEG.IGNORE_BOTTOM", 0, AT_LEAST_0, "Old: use MARGINS.", "pixels"),
         Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SIZE", 0, *BLOCK_SIZE,
             "published: 64 at 1024 x 2048 (crops of 1024), 32 at half of it"),
         Key("MODEL.MIC.SEM_SEG.MASK.BLOCK_SHARE", 0.0625, *BLOCK_SHARE, "published: 64 of 1024"),
@@ -323,6 +245,7 @@ SECTIONS = (
             "Weight of ClassMix self-training, the segmentation's L_T; 0 leaves it out.",
             source="DACS; published: 1.0"),
     )),
+    *SEGMENTATION_SECTIONS,
 )
 # fmt: on
 KEYS = {key.name: key for section in SECTIONS for key in section.keys}

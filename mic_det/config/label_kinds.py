@@ -1,7 +1,7 @@
-"""What a config's model learns from and predicts, boxes or pixels or both, and which keys say how.
+"""The labels that a config's model learns from and predicts (boxes, pixels or both), and their keys.
 
-This is decided here alone, by the class of the meta-architecture. Other code goes through the kinds, or through the
-tasks of a model, which carry the same names.
+Only this module decides it, by the class of the meta-architecture. Other code uses these kinds, or the tasks of a
+model, which have the same names.
 """
 
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, RetinaNet, SemanticSegmentor
@@ -28,7 +28,7 @@ def box_section(model_class):
 
 
 def box_keys(cfg):
-    """Those keys of the model that is trained, as a node of the config."""
+    """The node of the config with these keys of the trained model."""
     return cfg.MODEL[box_section(_student_class(cfg))]
 
 
@@ -49,7 +49,7 @@ def consistency_weights(cfg):
 
 
 def mask_keys(cfg):
-    """The patch mask's keys: one mask for boxes and segmentation; a segmentation that trains alone has its own."""
+    """The node of the patch mask's keys. Models with boxes share one mask; a segmentation without boxes has its own."""
     return cfg.MODEL.MIC.MASK if "boxes" in label_kinds(cfg) else cfg.MODEL.MIC.SEM_SEG.MASK
 
 
@@ -60,7 +60,7 @@ def _student_class(cfg):
 
 
 def weights_regions(cfg):
-    """Whether L_M weights each region of the student, which alignment needs too; else each image."""
+    """Whether L_M weights each region of the student (alignment needs this, too), not each image."""
     heads = cfg.MODEL.ROI_HEADS.NAME
     heads = ROI_HEADS_REGISTRY.get(heads) if heads in ROI_HEADS_REGISTRY else object
     in_two_stages = "boxes" in label_kinds(cfg) and box_section(_student_class(cfg)) == "ROI_HEADS"

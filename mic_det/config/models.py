@@ -1,6 +1,8 @@
-"""What a config says about its model."""
+"""Questions about a config's model: its architecture and its backbone."""
 
 from detectron2.modeling import META_ARCH_REGISTRY
+
+HRDA_BACKBONE, HRDA_HEAD = "build_hrda_backbone", "HRDAHead"
 
 
 def student_architecture(cfg):
@@ -9,6 +11,12 @@ def student_architecture(cfg):
 
 
 def is_mic(cfg):
-    """Whether the model is MIC, or a registered class of one's own that derives from it."""
+    """Whether the model is MIC, or a registered class that derives from it."""
     name = cfg.MODEL.META_ARCHITECTURE
     return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "wraps_student", False)
+
+
+def backbone_name(cfg):
+    """Name of the backbone. With HRDA: name of the backbone of both scales."""
+    name = cfg.MODEL.BACKBONE.NAME
+    return cfg.MODEL.HRDA.BACKBONE if name == HRDA_BACKBONE else name

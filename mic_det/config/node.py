@@ -1,4 +1,4 @@
-"""Detectron2's config, whose merges also take old names of keys."""
+"""Detectron2's config with merges that also accept old names of keys."""
 
 import io
 
@@ -11,11 +11,11 @@ from .yaml_files import with_current_names
 class MICCfgNode(CfgNode):
     """The root of a config with mic_det's keys.
 
-    Whatever is merged into it may have the names of :data:`~mic_det.config.renamed.RENAMED`: one warning a source
-    names the current ones. The nodes below are Detectron2's own.
+    Merged files, configs and lists may use the old names of :data:`~mic_det.config.renamed.RENAMED`. One warning for
+    each of them shows the current names. The nodes below the root are Detectron2's own.
 
-    Raises (of every merge):
-        ConfigError: where a key is given by its old name and its current one.
+    Raises (every merge):
+        ConfigError: where a key is set by its old name and by its current one.
     """
 
     @classmethod
@@ -24,7 +24,7 @@ class MICCfgNode(CfgNode):
             text, renamed = with_current_names(f.read(), filename)
         warn_of_old_names(filename, renamed)
         file = io.StringIO(text)
-        file.name = filename  # which errors of YAML show
+        file.name = filename  # YAML errors show it
         return file
 
     def merge_from_other_cfg(self, cfg_other):

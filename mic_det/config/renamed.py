@@ -1,4 +1,4 @@
-"""Old names of config keys, which go on working."""
+"""Old names of config keys. They still work."""
 
 import logging
 
@@ -6,8 +6,8 @@ from detectron2.utils import comm
 
 from ..errors import ConfigError
 
-# Old name -> name. Of a section, all keys below it are meant. A key of a renamed section stands here below the
-# section's new name. Only the last part of a name may differ.
+# Old name -> name. A section stands for all keys below it. A key in a renamed section is listed below the section's new
+# name. Only the last part of a name may differ.
 RENAMED = {
     "DATASETS.DECLARED": "DATASETS.CUSTOM",
     "MODEL.MIC.COLOR": "MODEL.MIC.STRONG_AUG",
@@ -26,7 +26,7 @@ RENAMED_VALUES = {("MODEL.META_ARCHITECTURE", "MICRCNN"): "MIC"}
 
 
 def current_name(key):
-    """The name that a dotted key has now."""
+    """The current name of a dotted key."""
     for old, new in RENAMED.items():
         if key == old or key.startswith(old + "."):
             key = new + key[len(old) :]
@@ -34,17 +34,17 @@ def current_name(key):
 
 
 def current_value(key, value):
-    """What the value of a key (by its current name) is called now."""
+    """The current name of a value. ``key`` is the current name of its key."""
     return RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value
 
 
 def current_settings(settings):
-    """A flat dict of settings, by the names that they have now."""
+    """A flat dict of settings with their current names."""
     return {current_name(k): current_value(current_name(k), v) for k, v in settings.items()}
 
 
 def current_pairs(pairs):
-    """``[KEY, VALUE, ...]`` with the names that keys have now.
+    """``[KEY, VALUE, ...]`` with the current names of keys.
 
     Returns:
         (list, dict[str, str]): the pairs, and old name -> name.
@@ -59,7 +59,7 @@ def current_pairs(pairs):
 
 
 def current_tree(tree):
-    """Nested dicts with the names that keys have now.
+    """Nested dicts with the current names of keys.
 
     Returns:
         (dict, dict[str, str]): new dicts, and old name -> name.
@@ -81,7 +81,7 @@ def _tree(tree, prefix, new_prefix, renamed):
 
 
 def note_current(old, new, value, renamed):
-    """(``new``, the value's current name); in ``renamed`` is noted what has another name now."""
+    """(``new``, the value's current name). Changed names are added to ``renamed``."""
     if new != old and not any(old.startswith(f"{x}.") and renamed[x] + old[len(x) :] == new for x in renamed):
         renamed[old] = new
     known = current_value(new, value)
@@ -91,13 +91,13 @@ def note_current(old, new, value, renamed):
 
 
 def both_given(first, second, new):
-    """The error of a key that is given by its old name and its current one."""
+    """The error for a key that is set by its old name and by its current one."""
     old = first if first != new else second
-    return ConfigError(f"{old} is the old name of {new}, and both are given: keep {new} alone.")
+    return ConfigError(f"{old} is the old name of {new}, and both are set: keep only {new}.")
 
 
 def warn_of_old_names(source, renamed):
-    """One warning that names the keys to use instead; none where ``renamed`` (old name -> name) is empty."""
+    """Log one warning that names the keys to use instead, unless ``renamed`` (old name -> name) is empty."""
     if renamed and comm.is_main_process():
         names = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
         logging.getLogger(__name__).warning("%s has old names of keys, which still work: %s.", source, names)

@@ -1,4 +1,4 @@
-"""What a config key is: its name, its default, what its value may be, and what it does."""
+"""Definition of a config key: its name, its default, its allowed values and its documentation."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Rule:
-    """A test of a value, and the words for what it allows, after "use"."""
+    """A test of a value, and words for the allowed values, which follow "use" in messages."""
 
     def __init__(self, test, words):
         self.test, self.words = test, words
@@ -14,12 +14,12 @@ class Rule:
     def allows(self, value):
         try:
             return bool(self.test(value))
-        except (TypeError, ValueError):  # of another type
+        except (TypeError, ValueError):  # a value of another type
             return False
 
 
 def is_number(value):
-    """Whether a value is a finite number; True and False are none."""
+    """Whether a value is a finite number. True and False are not numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -31,7 +31,7 @@ def whole(least, most=None):
 
 
 def number(least, most=None, *, open_left=False, open_right=False):
-    """In [least, most], or without one of the two ends."""
+    """A number in [least, most]; an open end is excluded."""
     words = f"a number {'above' if open_left else 'of at least'} {least}"
     if most is not None:
         words = f"a number in {'(' if open_left else '['}{least}, {most}{')' if open_right else ']'}"
@@ -47,7 +47,7 @@ def one_of(*names):
 
 
 def each(rule, count=None, rising=False):
-    """A list of values that a rule allows: ``count`` of them, or at least one (0 = it may be empty)."""
+    """A list of values that a rule allows: ``count`` values, or at least one (count 0: the list may be empty)."""
     how_many = f"{count} values" if count else "a list of values"
     return Rule(
         lambda v: isinstance(v, (list, tuple)) and (len(v) == count if count else len(v) or count == 0)
@@ -71,15 +71,15 @@ NORMS = one_of("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", 
 
 @dataclass(frozen=True)
 class Key:
-    """A key of ours.
+    """A config key of mic_det.
 
     Attributes:
-        name (str): with dots.
-        default: as it is without any config file; its type is that of every value.
-        check (Rule): what values may be, whatever other keys are (:mod:`.together` has what depends on those).
-        doc (str): what it does.
-        unit (str): of the value; "" where it has none.
-        source (str): where it is from, and the published value; "" = our own.
+        name (str): name with dots.
+        default: default value; every value has its type.
+        check (Rule): allowed values. Checks that depend on other keys are in :mod:`.together`.
+        doc (str): what the key does.
+        unit (str): unit of the value; "" where it has none.
+        source (str): source of the default, and the published value; "" = our own.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Settings that cannot work are refused before anything is built or loaded; those that are right alone, too."""
+"""Checks of a whole config, before anything is built or loaded: of each key alone, and of keys together."""
 
 import logging
 import re
@@ -9,12 +9,12 @@ from ..errors import ConfigError
 from ..utils.printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
-from .label_kinds import classes_key, num_classes
-from .models import is_mic, student_architecture
+from .label_kinds import classes_key, label_kinds, num_classes
+from .models import HRDA_BACKBONE, HRDA_HEAD, backbone_name, is_mic, student_architecture
 from .renamed import RENAMED
 from .tree import check_key, value_of
 
-# keys of Detectron2 that our own code reads, for configs that no other check has seen
+# Detectron2's keys that our own code reads. They are checked here for configs that skip check_detectron2_keys.
 CHECKED_TOO = (
     "SOLVER.CHECKPOINT_PERIOD", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
 )  # fmt: skip
@@ -43,6 +43,8 @@ def validate_mic_config(cfg):
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
     _check_sequential_backward(cfg)
+    _check_rates(cfg.SOLVER)
+    _check_segmentation(cfg)
     _check_classes(cfg)
     _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
@@ -50,7 +52,7 @@ def validate_mic_config(cfg):
 
 
 def _check_names(cfg):
-    """Merging takes old names; an attribute that is set by its old name would have no effect."""
+    """Refuse attributes that were set by an old name: they would have no effect. Merging accepts old names."""
     missing = object()
     for old, new in RENAMED.items():
         if value_of(cfg, old, default=missing) is not missing:
@@ -58,13 +60,46 @@ def _check_names(cfg):
 
 
 def _check_sequential_backward(cfg):
-    own = "TORCHVISION" if cfg.MODEL.BACKBONE.NAME == "build_torchvision_fpn_backbone" else "RESNETS"
+    own = "TORCHVISION" if "torchvision" in backbone_name(cfg) else "RESNETS"
     norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
     trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
     if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
         raise ConfigError(
-            f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics are those "
-            "of the images that go through together: use FrozenBN or GN, or set it to False."
+            f"SOLVER.SEQUENTIAL_BACKWARD is True, but MODEL.{trained[0]}.NORM is BatchNorm, whose statistics depend on "
+            "the images that are processed together: use FrozenBN or GN, or set it to False."
+        )
+
+
+def _check_rates(s):
+    if s.HEAD_LR_FACTOR != 1 and s.BIAS_LR_FACTOR != 1:
+        raise ConfigError(
+            f"SOLVER.HEAD_LR_FACTOR is {s.HEAD_LR_FACTOR} and SOLVER.BIAS_LR_FACTOR {s.BIAS_LR_FACTOR}: biases of the "
+            "head would get one of the two alone. Set one of them to 1.0."
+        )
+
+
+def _check_segmentation(cfg):
+    kinds, model = label_kinds(cfg), cfg.MODEL
+    if model.MIC.FEATURE_DISTANCE.WEIGHT and is_mic(cfg) and "pixels" not in kinds:
+        raise ConfigError(
+            f"MODEL.MIC.FEATURE_DISTANCE needs label maps, but the student {model.MIC.STUDENT} has no segmentation "
+            "head: set its WEIGHT to 0, or use a SemanticSegmentor."
+        )
+    two_scales = model.BACKBONE.NAME == HRDA_BACKBONE
+    if "pixels" in kinds and two_scales != (model.SEM_SEG_HEAD.NAME == HRDA_HEAD):
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is {model.BACKBONE.NAME} and MODEL.SEM_SEG_HEAD.NAME {model.SEM_SEG_HEAD.NAME}: "
+            f"{HRDA_BACKBONE} and {HRDA_HEAD} belong together."
+        )
+    if two_scales and kinds != ("pixels",):
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is {HRDA_BACKBONE}, whose features are of two scales: use it with a "
+            f"SemanticSegmentor, not with {student_architecture(cfg)}, which has boxes."
+        )
+    if two_scales and (model.HRDA.BACKBONE == HRDA_BACKBONE or model.HRDA.HEAD == HRDA_HEAD):
+        raise ConfigError(
+            f"MODEL.HRDA.BACKBONE and MODEL.HRDA.HEAD are the parts of one scale: use others than {HRDA_BACKBONE} and "
+            f"{HRDA_HEAD}."
         )
 
 
@@ -82,7 +117,7 @@ def _check_patch_size(section, mask):
     if mask.BLOCK_SIZE and mask.BLOCK_SHARE != share:
         raise ConfigError(
             f"{section}.BLOCK_SIZE is {mask.BLOCK_SIZE} pixels, so BLOCK_SHARE {mask.BLOCK_SHARE} has no effect: "
-            f"set BLOCK_SIZE 0 to have the share, or BLOCK_SHARE {share} (its default) to have the pixels."
+            f"set BLOCK_SIZE 0 to use the share, or BLOCK_SHARE {share} (its default) to use the pixels."
         )
 
 
@@ -95,8 +130,8 @@ def _check_erasing(cfg):
         )
     if strong.ERASE_PROB and (alignment.IMAGE.ENABLED or alignment.INSTANCE.ENABLED):
         raise ConfigError(
-            f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but with MODEL.MIC.ALIGNMENT the erased parts, which source "
-            "images alone have, would tell the domains apart: set ERASE_PROB 0.0."
+            f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but only source images have erased parts, so they would reveal "
+            "the domain to the classifiers of MODEL.MIC.ALIGNMENT: set ERASE_PROB 0.0."
         )
 
 
@@ -107,17 +142,17 @@ def _check_soft_targets(mic):
     if mic.PSEUDO_BOXES.IGNORE_SCORE:
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {mic.PSEUDO_BOXES.IGNORE_SCORE}, but with {key}.TARGETS 'soft' no "
-            "region is taught as background: the teacher's own doubt is the target. Set it to 0."
+            "region has the label background: the teacher's probabilities are the target. Set it to 0."
         )
     if c.QUALITY not in ("teacher", "none"):
         raise ConfigError(
             f"{key}.QUALITY is {c.QUALITY!r}, but soft targets ({key}.TARGETS) have no quality weight: use 'teacher' "
-            "or 'none', which are the same there."
+            "or 'none', which have the same effect."
         )
     if size and (c.RPN_CLS_WEIGHT or c.RPN_BOX_REG_WEIGHT):
         raise ConfigError(
             f"MODEL.MIC.TEACHER.INPUT_SIZE is {size}, but {key}.TARGETS 'soft' compares teacher and student on the "
-            f"same anchors, which images of another size do not have: set it to 0, or {key}.RPN_CLS_WEIGHT and "
+            f"same anchors, and images of another size have other anchors: set it to 0, or {key}.RPN_CLS_WEIGHT and "
             f"{key}.RPN_BOX_REG_WEIGHT to 0, or use {key}.TARGETS 'hard'."
         )
 
@@ -130,8 +165,8 @@ def _check_margins(s):
     for name in ("IGNORE_TOP", "IGNORE_BOTTOM"):
         if s[name]:
             logging.getLogger(__name__).warning(
-                "MODEL.MIC.SEM_SEG.%s is an old key, in rows of the student's view, which random crops and several "
-                "scales make wrong: use %s (top, bottom, left, right of the original image).", name, key,
+                "MODEL.MIC.SEM_SEG.%s is an old key. It counts rows of the student's view, which are wrong with random "
+                "crops or several scales. Use %s (top, bottom, left, right of the original image).", name, key,
             )  # fmt: skip
 
 
@@ -139,14 +174,14 @@ def _check_classes(cfg):
     p = cfg.MODEL.MIC.PSEUDO_BOXES
     if p.IGNORE_SCORE >= max(p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]) and p.IGNORE_SCORE:
         raise ConfigError(
-            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {p.IGNORE_SCORE}, but detections from SCORE_THRESHOLD on are "
-            "pseudo-boxes: use a smaller value, or 0 for none."
+            f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {p.IGNORE_SCORE}, but detections with a score of at least "
+            "SCORE_THRESHOLD are pseudo-boxes: use a smaller value, or 0 for none."
         )
     per_class = len(p.SCORE_THRESHOLD_PER_CLASS)
     if per_class and per_class != num_classes(cfg):
         raise ConfigError(
             f"MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS has {per_class} values, but "
-            f"{classes_key(cfg)} is {num_classes(cfg)}: give one a class, or ()."
+            f"{classes_key(cfg)} is {num_classes(cfg)}: give one per class, or ()."
         )
 
 
@@ -156,7 +191,7 @@ def _check_thresholds(p):
     low, high = p.ADAPT_BOUNDS
     if p.ADAPT != "none" and not all(low <= x <= high for x in p.SCORE_THRESHOLD_PER_CLASS or [p.SCORE_THRESHOLD]):
         raise ConfigError(
-            f"{key}.{name} is {p[name]}, where thresholds begin that {key}.ADAPT {p.ADAPT} keeps in {[low, high]}: "
+            f"{key}.{name} is {p[name]}, but {key}.ADAPT {p.ADAPT} starts there and keeps thresholds in {[low, high]}: "
             "change it, or ADAPT_BOUNDS."
         )
 
@@ -170,8 +205,8 @@ def _check_custom_sets(sets):
                 raise ConfigError(f"{key}: {text!r} has control characters in it: remove them.")
         if {"", ".", ".."} & set(re.split(r"[/\\]", str(name))):
             raise ConfigError(
-                f"{key}: the name of a set becomes that of a folder for its results. It must not be a path with '..', "
-                "'.' or a slash at an end."
+                f"{key}: the name of a set is also the name of a folder for its results. It must not be a path with "
+                "'..', '.' or a slash at an end."
             )
         known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):

@@ -1,4 +1,4 @@
-"""Keys of a config by their dotted names."""
+"""Access to the keys of a config by their dotted names."""
 
 import copy
 
@@ -8,7 +8,7 @@ from ..errors import ConfigError
 
 
 def flat_keys(cfg, prefix=""):
-    """Dotted names of all keys that hold a value; custom data sets apart, whose names are the user's."""
+    """Dotted names of all keys that have a value, except custom data sets, whose names are the user's."""
     for key, value in cfg.items():
         if isinstance(value, dict) and f"{prefix}{key}" != "DATASETS.CUSTOM":
             yield from flat_keys(value, f"{prefix}{key}.")
@@ -34,7 +34,7 @@ def add_keys(cfg, keys):
     """Add keys with their defaults, in place.
 
     Args:
-        keys (iterable of Key): what to add.
+        keys (iterable of Key): the keys to add.
     """
     for key in keys:
         *parents, last = key.name.split(".")

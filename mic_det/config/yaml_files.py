@@ -1,4 +1,4 @@
-"""Config files, read with their bases before Detectron2 merges them: plain values alone, and where each key stands."""
+"""Reads config files and their bases before Detectron2 merges them: plain values only, with the line of each key."""
 
 import os
 
@@ -11,13 +11,13 @@ from ..utils.ordinary_files import absence, read_text
 from .renamed import both_given, current_name, note_current
 
 REMOTE = ("http://", "https://")
-MOST_BYTES = 2**20  # of a file; the shipped configs have a few thousand, and YAML is read at about a megabyte a second
-MOST_VALUES = 10**5  # with aliases written out; Detectron2 has some 400 keys, and long lists are those of a data set
+MOST_BYTES = 2**20  # of a file; our configs have a few thousand, and reading a megabyte of YAML takes about a second
+MOST_VALUES = 10**5  # after aliases are resolved; Detectron2 has about 400 keys, and only data sets have long lists
 DEEPEST = 50
 
 
 def check_config_file(file):
-    """Read a config file and, through ``_BASE_``, those that it builds on. Nothing in them is executed.
+    """Read a config file and its bases (``_BASE_``). Nothing in them is executed.
 
     Args:
         file (str): path of a YAML file.
@@ -38,10 +38,10 @@ def _read(file, above, places):
     name = os.path.realpath(file) if not file.startswith(REMOTE) else file
     if name in [n for n, _ in above]:
         circle = " -> ".join([f for _, f in above] + [file])
-        raise ConfigError(f"{above[-1][1]}: {BASE_KEY} goes in a circle: {circle}")
+        raise ConfigError(f"{above[-1][1]}: the files of {BASE_KEY} form a circle ({circle}): remove one.")
     root = _compose(file, above)
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{file} is not a mapping of keys to values, as a config is.")
+        raise ConfigError(f"{file} is not a mapping of keys to values, which a config must be.")
     own = _Keys(file).collect(root).places
     bases = next((v for k, v in root.value if k.value == BASE_KEY), None)
     for base in [] if bases is None else bases.value if isinstance(bases, yaml.SequenceNode) else [bases]:
@@ -55,20 +55,20 @@ def _read(file, above, places):
 
 
 class TooLarge(ValueError):
-    """YAML text that is larger than a config, or would be once its aliases are written out."""
+    """YAML text that is larger than a config, or becomes larger when its aliases are resolved."""
 
 
 class BadText(ValueError):
-    """A text with a character that no file's name and no log can have."""
+    """A text with a character that file names and logs cannot have."""
 
 
 def compose_bounded(text):
-    """The tree of nodes of a YAML text, and its values, which are plain and not too many to be made.
+    """The tree of nodes of a YAML text, and its plain values.
 
     Raises:
-        TooLarge: before any value is made.
-        BadText: where a text cannot be the name of a file.
-        yaml.YAMLError, ValueError, RecursionError: where it is no YAML of plain values.
+        TooLarge: where the text has too many values; raised before any value is made.
+        BadText: where a text in it cannot be the name of a file.
+        yaml.YAMLError, ValueError, RecursionError: where it is not YAML of plain values.
     """
     if len(text) > MOST_BYTES:
         raise TooLarge(f"it has {len(text)} characters; a config has at most {MOST_BYTES}")
@@ -80,12 +80,12 @@ def compose_bounded(text):
         raise TooLarge(f"its values are nested {depth} deep; a config's at most {DEEPEST}")
     try:
         return root, yaml.safe_load(text)
-    except (AttributeError, TypeError, LookupError, ArithmeticError) as e:  # of a tag whose text is no such value
+    except (AttributeError, TypeError, LookupError, ArithmeticError) as e:  # the text does not fit its tag
         raise ValueError(f"a value does not fit its tag: {e}") from e
 
 
 def _written_out(node, known):
-    """(number of nodes, depth) of a tree in which an alias counts as what it stands for; a circle counts as one."""
+    """(number of nodes, depth) of a tree. An alias counts as the nodes that it stands for, a circular one as one."""
     if isinstance(node, (yaml.ScalarNode, type(None))):
         if node and ("\0" in node.value or any("\ud800" <= c <= "\udfff" for c in node.value)):
             raise BadText(f"line {node.start_mark.line + 1} has a NUL character or half of a surrogate pair in a text")
@@ -99,17 +99,17 @@ def _written_out(node, known):
 
 
 def _compose(file, above):
-    """The file's tree of nodes, of which a safe loader can make values."""
-    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):  # a pipe would be waited for
+    """The file's tree of nodes, from which a safe loader can make values."""
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):  # reading a pipe would wait for ever
         raise ConfigError(f"{file} {absence(file)}: give a YAML file.")
     try:
-        return compose_bounded(read_text(PathManager.get_local_path(file)))[0]  # which fetches remote ones
+        return compose_bounded(read_text(PathManager.get_local_path(file)))[0]  # downloads remote files
     except (TooLarge, BadText) as e:
         raise ConfigError(f"{file} is refused: {e}.") from None
     except yaml.constructor.ConstructorError as e:
         problem = e.problem.replace("tag:yaml.org,2002:", "!!")
         raise ConfigError(
-            f"{file}, line {e.problem_mark.line + 1}: {problem}: configs hold plain values alone, which run no code."
+            f"{file}, line {e.problem_mark.line + 1}: {problem}: a config must have plain values, which run no code."
         ) from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
@@ -125,26 +125,26 @@ def _compose(file, above):
 
 
 class _Keys:
-    """The keys of one file: the place of each, and which of them are old names."""
+    """The keys of one file: the line of each, and which of them are old names."""
 
     def __init__(self, file, once=True):
         """
         Args:
-            once (bool): whether a key that is there twice, by the same name, is an error.
+            once (bool): whether it is an error to set a key twice by the same name.
         """
         self.file, self.once = file, once
         self.places = {}  # dotted key, by its current name -> "FILE, line N"
         self.renamed = {}  # old name -> name
-        self.edits = {}  # (begin, end) in the text -> (what is in there, what it is called now)
+        self.edits = {}  # (begin, end) in the text -> (old name, current name)
 
     def collect(self, node, prefix="", new_prefix="", above=frozenset()):
-        """Go through a mapping and those below it.
+        """Collect the keys of a mapping and of those below it.
 
         Raises:
-            ConfigError: a key that is there twice, or by two names; a mapping that holds itself.
+            ConfigError: a key that is set twice, or by two names; a mapping that contains itself.
         """
         if id(node) in above:
-            raise ConfigError(f"{_place(self.file, node)} holds itself (a YAML alias).")
+            raise ConfigError(f"{_place(self.file, node)}: this mapping contains itself: remove the YAML alias.")
         given = {}
         for key, value in node.value:
             old = f"{prefix}{key.value}"
@@ -153,7 +153,7 @@ class _Keys:
             if given.get(new, old) != old:
                 raise ConfigError(f"{_place(self.file, key)}: {both_given(given[new], old, new)}")
             if new in given and self.once:
-                raise ConfigError(f"{_place(self.file, key)}: {old} is there twice. Which of the two is meant?")
+                raise ConfigError(f"{_place(self.file, key)}: {old} is set twice: remove one of the two.")
             given[new] = old
             self._edit(key, key.value, new[len(new_prefix) :])
             self._edit(value, text, known)
@@ -168,23 +168,23 @@ class _Keys:
 
 
 def with_current_names(text, file):
-    """A config's text with the names that keys have now, in its own lines, whatever YAML tags it has.
+    """A config's text with the current names of its keys. Nothing else in the text changes.
 
     Returns:
         (str, dict[str, str]): the text, and old name -> name.
 
     Raises:
-        ConfigError: a key that is given by two names.
+        ConfigError: a key that is set by two names.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError):  # who reads the values tells what is wrong
+    except (yaml.YAMLError, RecursionError):  # the code that reads the values reports the error
         return text, {}
     if not isinstance(root, yaml.MappingNode):
         return text, {}
     keys = _Keys(file, once=False).collect(root)
     for (begin, end), (old, new) in sorted(keys.edits.items(), reverse=True):
-        before, found, after = text[begin:end].rpartition(old)  # quotes stay, and a YAML anchor before them
+        before, found, after = text[begin:end].rpartition(old)  # keeps quotes, and a YAML anchor before them
         text = text[:begin] + (before + new + after if found else new) + text[end:]
     return text, keys.renamed
 

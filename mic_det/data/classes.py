@@ -85,7 +85,7 @@ def class_order(name, classes, used):
     unknown = [c for i, (c, f) in enumerate(zip(classes, found)) if f is None and i in used]
     absent = [c for i, c in enumerate(wanted) if i not in found]
     if unknown or absent:
-        what = [f"{', '.join(map(repr, unknown))} cannot be told of"] * bool(unknown)
+        what = [f"the model does not have {', '.join(map(repr, unknown))}"] * bool(unknown)
         what += [f"{', '.join(map(repr, absent))} is not listed"] * bool(absent)
         raise DataError(
             f"{name} has the classes {list(classes)}, but {whose} has {list(wanted)}: {' and '.join(what)}. "

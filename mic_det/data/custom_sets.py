@@ -118,7 +118,7 @@ def _with_label_maps(dicts, folder, sem_seg_folder, told=None):
         own = told.get(x["file_name"])
         if not own and not Path(x["file_name"]).is_relative_to(folder):
             raise DataError(
-                f"image {x['file_name']} is outside {folder}, so where its label map is cannot be told: give the "
+                f"image {x['file_name']} is outside {folder}, so its label map cannot be found: give the "
                 'image a "sem_seg_file_name" in the JSON, relative to SEM_SEG.'
             )
         own = own or Path(x["file_name"]).relative_to(folder).with_suffix(".png")

@@ -1,4 +1,4 @@
-"""Which files of a folder count: one answer for data sets, checks, prediction and fog."""
+"""Which files of a folder count: one rule for data sets, checks, prediction and fog."""
 
 import os
 from pathlib import Path

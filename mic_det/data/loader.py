@@ -1,4 +1,4 @@
-"""Batches of images: those of a training, which can go on from any batch, and those of an evaluation."""
+"""Batches of images: those of a training, which can resume from any batch, and those of an evaluation."""
 
 import contextlib
 import os
@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..utils.random_state import seeded
+from .crops import RARE_CLASS_SAMPLER
 from .mapper import DomainMapper, OfDomain
+from .rare_classes import DrawnForClasses, RareClassSampler, rare_class_sampler
 from .samplers import AspectRatios, BatchPlan, SeededItems
 
 
@@ -63,7 +65,10 @@ class TwoDomainLoader:
             AspectRatios(domain["dicts"]) if domain["grouping"] else None,
             self.start[domain["name"]],
         )
-        items = SeededItems(DatasetFromList(domain["dicts"], copy=False), domain["mapper"], seed, rank, world_size)
+        dataset = DatasetFromList(domain["dicts"], copy=False)
+        if isinstance(sampler, RareClassSampler):
+            dataset = DrawnForClasses(dataset)
+        items = SeededItems(dataset, domain["mapper"], seed, rank, world_size)
         return WatchedLoader(
             items,
             self.num_workers,
@@ -78,7 +83,7 @@ class TwoDomainLoader:
         return {"seed": self.seed, "batches": taken, "batch_size": sizes}
 
     def load_state_dict(self, state):
-        """Go on after the batches that the state counts; with another batch size, after as many images."""
+        """Continue after the batches that the state counts; with another batch size, after as many images."""
         self.seed, self.batches = int(state["seed"]), 0
         for domain in self.domains:
             name = domain["name"]
@@ -104,11 +109,15 @@ def build_mic_train_loader(cfg: CfgNode, mapper: Optional[Callable[[dict], dict]
     mapper_of = lambda x: DomainMapper(cfg, True, x) if mapper is None else OfDomain(mapper, x)  # noqa: E731
     source_mapper = mapper_of("source")
     from_config = build_detection_train_loader.from_config  # the sets and the sampler that the config names
-    labelled = from_config(cfg, mapper=source_mapper)["dataset"]
+    if cfg.DATALOADER.SAMPLER_TRAIN == RARE_CLASS_SAMPLER:  # which Detectron2 does not know
+        labelled = from_config(cfg, mapper=source_mapper, sampler=())["dataset"]
+        sampler = rare_class_sampler(cfg, labelled)
+    else:
+        labelled = from_config(cfg, mapper=source_mapper)["dataset"]
+        sampler = lambda: from_config(cfg, mapper=source_mapper, dataset=labelled)["sampler"]  # noqa: E731
     source = _domain(
-        "source", labelled, source_mapper, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        lambda: from_config(cfg, mapper=source_mapper, dataset=labelled)["sampler"],
-    )  # fmt: skip
+        "source", labelled, source_mapper, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING, sampler
+    )
     if not cfg.DATASETS.TARGET:
         return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
     target = _domain(
@@ -127,7 +136,7 @@ def build_test_loader(cfg, dataset):
 
 
 class WatchedLoader(DataLoader):
-    """torch's loader of lists, whose workers may die or not answer: both end in one line that says what to do."""
+    """torch's loader of lists, whose workers may die or hang: both end in one line that says what to do."""
 
     def __init__(self, dataset, num_workers, timeout, **kwargs):
         """
@@ -163,7 +172,7 @@ class _Watched:
                 raise
             raise DataError(
                 f"{problem}. Either shared memory is short ({_shared_memory()}; containers get more by --shm-size), "
-                "memory is, or the disk does not answer. DATALOADER.NUM_WORKERS 0 reads images without workers."
+                "memory is, or the disk does not respond. DATALOADER.NUM_WORKERS 0 reads images without workers."
             ) from e
 
     def _problem(self, text):

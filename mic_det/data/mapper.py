@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..config.label_kinds import label_kinds
 from ..errors import DataError
+from .crops import of_domain, with_labelled_crop
 from .margins import RecordedAugmentations
 from .pixels import (
     ImageError,
@@ -81,7 +82,12 @@ class DomainMapper(DatasetMapper):
             is_train (bool): whether images are changed at random and labels kept, or as evaluation needs them.
             domain (str): "source" or "target".
         """
-        super().__init__(**DatasetMapper.from_config(cfg, is_train))
+        cfg = of_domain(cfg, domain)
+        keys = DatasetMapper.from_config(cfg, is_train)
+        self.crop = None
+        if is_train:
+            keys["augmentations"], self.crop = with_labelled_crop(cfg, keys["augmentations"])
+        super().__init__(**keys)
         self.domain, self.resize = domain, Resize.from_config(cfg, is_train)
         self.has_pixels = "pixels" in label_kinds(cfg)
         self.sem_seg = is_train and self.has_pixels
@@ -115,6 +121,8 @@ class DomainMapper(DatasetMapper):
         elif not self.sem_seg:  # label maps are for training a segmentation head
             dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         file, label_map = dataset_dict["file_name"], dataset_dict.get("sem_seg_file_name")
+        if self.crop is not None:
+            self.crop.wanted = dataset_dict.get("rare_class")
         with _blamed_on(file, "image"):
             check_image(file, resize=self.resize)
         if label_map is not None:

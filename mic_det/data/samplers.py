@@ -1,4 +1,4 @@
-"""Which images are in which batch, fixed by a seed alone, so that a training can go on anywhere in the stream."""
+"""Which images are in which batch, fixed by a seed alone, so that a training can resume anywhere in the stream."""
 
 import itertools
 
@@ -56,6 +56,7 @@ class AspectRatios:
         self.files = {i: dicts[i]["file_name"] for i, group in enumerate(self.groups) if group is None}
 
     def __call__(self, index):
+        index %= len(self.groups)  # a rare class sampler counts the images again for each class
         if self.groups[index] is None:
             width, height = _size_in_file(self.files.pop(index))
             self.groups[index] = int(width <= height)

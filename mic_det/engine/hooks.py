@@ -15,15 +15,17 @@ from ..errors import DataError
 from ..inference.media import write_picture
 from ..modeling.terms import ClassMix
 from ..utils.random_state import get_random_state, set_random_state
-from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
+from ..visualization.grid import panel_grid
+from ..visualization.panels import mic_panels
 
 
 class PseudoBoxPictures(HookBase):
-    """Draws what MIC makes of a few target images, every so many steps.
+    """Draws what MIC makes of a few target images, every ``VIS_PERIOD`` steps.
 
-    The pictures go to ``OUTPUT_DIR/visuals/STEP.jpg`` (after so many steps) and to TensorBoard. The images, and
-    the patches that are hidden in them, are the same each time. Training goes on as if nothing had been drawn:
-    random states and modules' modes are put back, and other steps cost nothing.
+    Each image has a picture of its own, whose panels fit a screen: ``OUTPUT_DIR/visuals/STEP_1.jpg``, ``STEP_2.jpg``
+    and so on (STEP = optimizer steps done), and ``pseudo-boxes/1``, ``pseudo-boxes/2`` in TensorBoard. The images, and
+    the patches that are hidden in them, are the same each time. Drawing does not change the training: random states
+    and modules' modes are put back, and other steps cost nothing.
     """
 
     def __init__(self, cfg, model, num_images=3):
@@ -42,15 +44,17 @@ class PseudoBoxPictures(HookBase):
         if step % self.period:
             return
         with undisturbed(self.model):
-            sheet = contact_sheet(self.draw(), SHEET_COLUMNS)
-        self.trainer.storage.put_image("pseudo-boxes", sheet.transpose(2, 0, 1))
-        try:
-            write_picture(os.path.join(self.cfg.OUTPUT_DIR, "visuals", f"{step:07d}.jpg"), sheet)
-        except DataError as e:  # a full disk is no reason to lose the training
-            logging.getLogger(__name__).warning("No picture of step %d: %s", step, e)
+            pictures = [panel_grid(panels) for panels in self.draw()]
+        for number, picture in enumerate(pictures, start=1):
+            self.trainer.storage.put_image(f"pseudo-boxes/{number}", picture.transpose(2, 0, 1))
+            try:
+                file = os.path.join(self.cfg.OUTPUT_DIR, "visuals", f"{step:07d}_{number}.jpg")
+                write_picture(file, picture)
+            except DataError as e:  # a full disk is no reason to lose the training
+                logging.getLogger(__name__).warning("No picture of step %d: %s", step, e)
 
     def draw(self):
-        """One row of captioned panels an image; see :func:`mic_panels`."""
+        """The captioned panels of each image; see :func:`mic_panels`."""
         if self.inputs is None:
             self.inputs = self._read_inputs()
             self.sources = self._read_sources()

@@ -77,11 +77,11 @@ def launch(main, args):
 
 
 def advice(error):
-    """What a user is told of an error that can be put right; "" for others."""
+    """The message for an error that the user can correct; "" for others."""
     if isinstance(error, MICError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}: make room, then go on with --resume. Checkpoints are as they were."
+        return f"{error}: free some space, then continue with --resume. The checkpoints are unchanged."
     if isinstance(error, OSError) and error.filename and error.errno in NO_ACCESS:
         return f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions."
     return ""
@@ -227,7 +227,7 @@ def _run_under_torchrun(main, args):
     except Exception as e:
         if not (message := advice(e)):
             raise
-        # all processes may have met the same error: one tells it
+        # all processes may have met the same error: one reports it
         if store.add("mic_det/errors", 1) == 1:
             print(f"error: {message}", file=sys.stderr)
         _leave()

@@ -1,4 +1,4 @@
-"""Warnings, once an episode, where self-training goes wrong in ways that no error tells: a look at what is logged."""
+"""Warnings, once an episode, where self-training goes wrong in ways that raise no error; it looks at what is logged."""
 
 import logging
 from collections import deque
@@ -12,7 +12,7 @@ class PseudoLabelMonitor(HookBase):
     """Warns of pseudo-labels that collapse: none at all, one class alone, far too many, no pixel that is sure.
 
     It reads the scalars that MIC logs (``pseudo/...``, ``source/num_boxes``) of the process it runs in; steps
-    without them (burn-in) do not count. An episode is told once, and again only after it was over.
+    without them (burn-in) do not count. An episode is reported once, and again only after it was over.
 
     Args:
         class_names (sequence of str): as they are in ``pseudo/num_boxes_NAME``; () = the student has no boxes.
@@ -85,7 +85,7 @@ class PseudoLabelMonitor(HookBase):
                 "MODEL.MIC.CONSISTENCY.WEIGHT, or start from better weights."
             )
         if over != self.too_many:
-            self.recent.clear()  # whether this is over, or starts anew, other steps decide
+            self.recent.clear()  # later steps decide whether this is over
         self.too_many = over
 
     def _look_at_classes(self):

@@ -76,8 +76,9 @@ class NonFiniteHandler:
 
     Args:
         output_dir (str): batches of such steps are written to ``non_finite`` below it; "" = nowhere.
-        skip_steps (int): so many steps of a run are left out; the next one raises.
-        max_overflows (int): so many steps in a row may overflow in float16, whose loss scale is then lowered.
+        skip_steps (int): at most this number of steps of a run is skipped; the next one raises.
+        max_overflows (int): at most this number of steps in a row may overflow in float16, whose loss scale is then
+                lowered.
     """
 
     def __init__(self, output_dir="", skip_steps=0, max_overflows=30):
@@ -109,7 +110,7 @@ class NonFiniteHandler:
         return dict(zip(losses, values)), bool(values[-1].isfinite()) if grads else True
 
     def passed(self):
-        """Tell that a step was finite."""
+        """Report that a step was finite."""
         self.overflows = 0
 
     def failed(self, iteration, model, seen, reason="", scaler=None):
@@ -146,7 +147,7 @@ class NonFiniteHandler:
         text = _describe(iteration, reports)
         broken = [name for r in reports for name in r["buffers"]]
         if broken:
-            raise NonFiniteError(f"{text} It spoilt {broken[0]} too: go on from an earlier checkpoint (--resume).")
+            raise NonFiniteError(f"{text} It spoilt {broken[0]} too: resume from an earlier checkpoint (--resume).")
         if self.skipped >= self.skip_steps:
             where = f" The batch is in {self._folder()}." if self.output_dir else ""
             after = f" {self.skip_steps} such steps were skipped before." if self.skip_steps else ""
@@ -236,7 +237,7 @@ def _save_state(trainer):
 def resume_from(checkpointer):
     """What to do where the state of now is lost, as a sentence."""
     if checkpointer.last_good:
-        return f"--resume goes on from {checkpointer.last_good}."
+        return f"--resume continues from {checkpointer.last_good}."
     return "This run has saved no checkpoint yet: start it again."
 
 

@@ -1,16 +1,19 @@
-"""Detectron2's optimizer with PyTorch's fused kernel."""
+"""The optimizer and the schedule of the learning rate that a config names."""
 
 import torch
-from detectron2.solver import build_optimizer
+from detectron2.solver import LRMultiplier, WarmupParamScheduler, build_lr_scheduler, build_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils.env import TORCH_VERSION
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
 
 def build_fused_optimizer(cfg, model):
-    """``build_optimizer``, which with ``SOLVER.FUSED`` goes once through the weights instead of once for each term.
+    """The optimizer of ``SOLVER.OPTIMIZER``, with PyTorch's fused kernel where ``SOLVER.FUSED`` asks for it.
 
-    Weights differ from those of the other kernel by rounding. State dicts are the same.
+    A fused kernel goes once through the weights instead of once for each term. Weights differ from those of the other
+    kernel by rounding. State dicts are the same.
     """
-    optimizer = build_optimizer(cfg, model)
+    optimizer = _plain_optimizer(cfg, model)
     fused = cfg.SOLVER.FUSED and TORCH_VERSION >= (2, 4)  # earlier ones have no such kernel for CPUs
 
     def choose_kernel(optimizer):
@@ -25,10 +28,46 @@ def build_fused_optimizer(cfg, model):
     return optimizer
 
 
+def _plain_optimizer(cfg, model):
+    """Detectron2's SGD, or AdamW on Detectron2's groups of parameters; the head's rate is another where asked for."""
+    solver = cfg.SOLVER
+    if solver.OPTIMIZER == "SGD" and solver.HEAD_LR_FACTOR == 1.0:
+        return build_optimizer(cfg, model)
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: 1.0 if "backbone" in name.split(".") else solver.HEAD_LR_FACTOR,
+    )
+    if solver.OPTIMIZER == "AdamW":
+        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS))
+    else:
+        optimizer = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
 def _start_momentum(optimizer, *_):
     """Momentum 0 for parameters that have a first gradient now: the kernel asks that all begin together."""
     for group in optimizer.param_groups:
-        if group["momentum"]:
+        if group.get("momentum"):
             for p in group["params"]:
                 if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
                     optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def build_schedule(cfg, optimizer):
+    """Detectron2's schedules, and ``WarmupPolyLR``: after the warm-up, (1 - step / MAX_ITER) to a power."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return build_lr_scheduler(cfg, optimizer)
+    multiplier = WarmupParamScheduler(
+        PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER),
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
+        solver.WARMUP_METHOD,
+        solver.RESCALE_INTERVAL,
+    )
+    return LRMultiplier(optimizer, multiplier=multiplier, max_iter=solver.MAX_ITER)

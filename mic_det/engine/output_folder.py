@@ -49,7 +49,7 @@ def check_output(cfg, training):
         raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} {problem}: name another folder.")
     if problem:
         logging.getLogger(__name__).warning(
-            "OUTPUT_DIR %r %s: this evaluation leaves no log and no files of results.", cfg.OUTPUT_DIR, problem
+            "OUTPUT_DIR %r %s: this evaluation writes no log and no results files.", cfg.OUTPUT_DIR, problem
         )
     return not problem
 

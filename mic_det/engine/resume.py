@@ -1,4 +1,4 @@
-"""Everything else that a run needs to go on as if it had never been stopped, and when it is saved."""
+"""Everything else that a run needs to continue as if it had never been stopped, and when it is saved."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from ..utils.signals import TrainingStopped, interruptible
 from .non_finite import resume_from
 
 ADVICE = (
-    "For the same steps, put these back as they were and resume again. To train with the new ones from the start, "
+    "For the same steps, restore these settings and resume again. To train with the new ones from the start, "
     "give MODEL.WEIGHTS the checkpoint and use another OUTPUT_DIR, without --resume"
 )
 
@@ -88,7 +88,7 @@ class ExactState(HookBase):
             return
         logger, state, self._resumed = logging.getLogger(__name__), self._resumed, None
         if state is None:
-            logger.warning("The checkpoint does not tell how far the data were used: they begin anew, reshuffled.")
+            logger.warning("The checkpoint does not say how far the data were used: they are shuffled again.")
             return
         changes = changed_settings(state["settings"], self._settings())
         changes += _restarts("weights", self.trainer.checkpointer.restarted)
@@ -96,9 +96,9 @@ class ExactState(HookBase):
         if len(state["random"]) < comm.get_world_size() and not changes:
             changes = ["random numbers of the other processes: not in the checkpoint"]
         if any(isinstance(h, PreciseBN) for h in self.trainer._hooks):
-            changes.append("TEST.PRECISE_BN.ENABLED: the batches that it measures begin anew")
+            changes.append("TEST.PRECISE_BN.ENABLED: the batches that it measures start from the beginning")
         if changes:
-            logger.warning("The run goes on, but not exactly as it would have without the stop: %s. %s.",
+            logger.warning("The run resumes, but not exactly as it would have continued without the stop: %s. %s.",
                            "; ".join(changes), ADVICE)  # fmt: skip
         self.trainer.data_loader.load_state_dict(state["data"])
         if comm.get_rank() < len(state["random"]):
@@ -110,11 +110,11 @@ def _restarts(what, names):
     """A text about tensors that the checkpoint does not have in this shape; [] where there are none."""
     if not names:
         return []
-    return [f"{what} that start anew: {', '.join(names[:3])}" + f" and {len(names) - 3} more" * (len(names) > 3)]
+    return [f"{what} that start from zero: {', '.join(names[:3])}" + f" and {len(names) - 3} more" * (len(names) > 3)]
 
 
 class RunCheckpoints(HookBase):
-    """Saves every so many steps, at the end, and when a signal stops the training.
+    """Saves every ``period`` steps, at the end, and when a signal stops the training.
 
     The signals are handled from the begin of a training on; the trainer gives them back.
 
@@ -156,8 +156,8 @@ class RunCheckpoints(HookBase):
         if comm.is_main_process():
             self.checkpointer.remove_old(self.keep, step)
         if signum:
-            comm.synchronize()  # nobody leaves before all is saved
-            _log_stop(signum, f"after step {step}. --resume goes on from there")
+            comm.synchronize()  # no process leaves before all is saved
+            _log_stop(signum, f"after step {step}. --resume continues from there")
             raise TrainingStopped(signum)
 
     def _save(self, name, step):
@@ -170,7 +170,7 @@ class RunCheckpoints(HookBase):
             self.checkpointer.save(name, iteration=step)
         except NonFiniteState as e:
             problem = (
-                f"iteration {step}: its losses and gradients are finite, but the update is not: {e}. Nothing of it is "
+                f"iteration {step}: its losses and gradients are finite, but the update is not: {e}. The step is not "
                 f"saved. {resume_from(self.checkpointer)} Lower SOLVER.BASE_LR, or use SOLVER.CLIP_GRADIENTS."
             )
         problem = comm.all_gather(problem)[0]
@@ -192,7 +192,7 @@ class RunCheckpoints(HookBase):
                 try:
                     self.checkpointer.save(f"model_{step:07d}", iteration=step)
                 except NonFiniteState as problem:
-                    logging.getLogger(__name__).warning("Nothing is saved of step %d: %s.", step, problem)
+                    logging.getLogger(__name__).warning("Step %d is not saved: %s.", step, problem)
             done = min(step, self.trainer.max_iter - 1)
             _log_stop(e.signum, f"in the evaluation after step {done}. --resume repeats it")
             raise

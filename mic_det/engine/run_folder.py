@@ -100,7 +100,7 @@ def _move_aside(folder, reads):
         if any(real == x or real.startswith(os.path.join(x, "")) for x in moving):
             raise ConfigError(
                 f"{key} {path} is of the run in OUTPUT_DIR, whose files a new run moves to {target}: copy it to "
-                "another place, name another OUTPUT_DIR, or add --resume to go on with that run."
+                "another place, name another OUTPUT_DIR, or add --resume to continue that run."
             )
     os.mkdir(target)
     with open(os.path.join(target, MOVING), "wb"):

@@ -8,7 +8,7 @@ BATCH_KEYS = ("IMS_PER_BATCH", "IMS_PER_BATCH_TARGET")
 
 
 def scale_to_world_size(cfg, num_processes):
-    """The config that so many processes train by.
+    """The config that this number of processes trains by.
 
     With ``SOLVER.REFERENCE_WORLD_SIZE`` it is scaled as ``DefaultTrainer.auto_scale_workers`` does, and so are
     mic_det's own keys: target images a step in proportion, numbers of steps inversely. The teacher's ALPHA stays.

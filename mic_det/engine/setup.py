@@ -72,7 +72,8 @@ def get_mic_cfg(config_file: Union[str, os.PathLike] = "", opts: Sequence = ()) 
     cfg.OUTPUT_DIR = expanded(cfg.OUTPUT_DIR)
     register_declared_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger(__name__).warning("MODEL.DEVICE is %s, but no GPU is usable: cpu.", cfg.MODEL.DEVICE)
+        text = "MODEL.DEVICE is %s, but no GPU is usable: the CPU is used."
+        logging.getLogger(__name__).warning(text, cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     return cfg
 
@@ -131,7 +132,8 @@ def setup(args):
     setup_logger(log_folder, distributed_rank=comm.get_rank(), name="mic_det")  # as Detectron2's own messages
     keep_logs_printable()
     if moved:
-        logging.getLogger(__name__).warning("%s had files of an earlier run: they are in %s.", cfg.OUTPUT_DIR, moved)
+        text = "%s had files of an earlier run: they were moved to %s."
+        logging.getLogger(__name__).warning(text, cfg.OUTPUT_DIR, moved)
     if comm.is_main_process():
         if log_folder:
             note_command(log_folder)

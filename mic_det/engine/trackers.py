@@ -1,7 +1,7 @@
-"""Weights & Biases and MLflow: they get what TensorBoard gets, and the config (``LOG.WRITERS``).
+"""Weights & Biases and MLflow (``LOG.WRITERS``): they receive TensorBoard's data and the config.
 
-Each run of ours is one run of theirs. Its id is in ``OUTPUT_DIR/trackers/ids.json``, so a resumed run continues the
-same one. Steps that a resumed run does again are logged again; in an exact resume they have the same values.
+Each training is one run of the service. ``OUTPUT_DIR/trackers/ids.json`` has its id, so a resumed training resumes the
+same run. Steps that a resumed training repeats are logged again. With an exact resume they have the same values.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from .writers import WINDOW
 
 
 def make_trackers(cfg):
-    """The writers of ``LOG.WRITERS``, in its order. They start with the training.
+    """The writers of ``LOG.WRITERS``, in this order. They start with the training.
 
     Raises:
         ConfigError: where a package is not installed; names the extra that has it.
@@ -32,8 +32,8 @@ def make_trackers(cfg):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a folder of this name, where wandb writes
             raise ConfigError(
-                f"LOG.WRITERS names {name!r}, which is not installed: `pip install mic_det[{name}]` (in a checkout: "
-                f"`pip install -e .[{name}]`), or take it out of LOG.WRITERS."
+                f"LOG.WRITERS names {name!r}, which is not installed: run `pip install mic_det[{name}]` (in a "
+                f"checkout: `pip install -e .[{name}]`), or remove it from LOG.WRITERS."
             )
     return [KINDS[name](cfg) for name in cfg.LOG.WRITERS]
 
@@ -42,7 +42,7 @@ class Tracker(EventWriter):
     """Scalars, pictures and histograms of Detectron2's storage, sent to a service.
 
     Subclasses have ``name`` and the methods ``_start``, ``_scalars``, ``_picture``, ``_histogram`` and ``_finish``. An
-    error of theirs after the start is reported once, and stops the tracker, not the training.
+    error in them after the start is reported once. It stops the tracker, not the training.
     """
 
     name = ""
@@ -56,18 +56,18 @@ class Tracker(EventWriter):
         """Start the run, or resume it.
 
         Args:
-            start_iter (int): the step that comes next; 0 = a new run.
-            last_write (int): scalars up to this step were written by an earlier process.
+            start_iter (int): the next step; 0 = a new run.
+            last_write (int): an earlier process has written scalars up to this step.
 
         Raises:
-            ConfigError: where the service cannot be reached, or wants a login.
+            ConfigError: where the service cannot be reached, or needs a login.
         """
         run_id = self._read_ids().get(self.name) if start_iter else None
         os.makedirs(self.folder, exist_ok=True)
-        state = get_random_state()  # the libraries draw names by chance
+        state = get_random_state()  # the libraries draw random names
         try:
             run_id = self._start(run_id)
-        except Exception as e:  # they raise whatever theirs raise
+        except Exception as e:  # the libraries raise errors of all kinds
             raise ConfigError(f"LOG.WRITERS: {self.name} cannot start ({' '.join(str(e).split())}). {self.help}") from e
         finally:
             set_random_state(state)
@@ -86,7 +86,7 @@ class Tracker(EventWriter):
         self.write_pictures()
 
     def write_pictures(self):
-        """Send pictures and histograms; whoever clears the storage calls this before."""
+        """Send pictures and histograms. Call this before the storage is cleared."""
         storage = get_event_storage()
         for name, image, step in storage._vis_data:
             self._call(self._picture, name, to_picture(image), step)
@@ -103,10 +103,10 @@ class Tracker(EventWriter):
             return
         try:
             function(*args)
-        except Exception as e:  # a service that is away is no reason to lose the training
+        except Exception as e:  # an error of the service must not stop the training
             self._active = False
             logging.getLogger(__name__).warning(
-                "%s failed (%s: %s). Nothing more is sent to it; training continues. --resume tries it again.",
+                "%s failed (%s: %s). It receives no more data, and the training continues. --resume tries it again.",
                 self.name, type(e).__name__, " ".join(str(e).split()),
             )  # fmt: skip
 
@@ -125,9 +125,9 @@ class Tracker(EventWriter):
 
 
 class WandbTracker(Tracker):
-    """Weights & Biases. ``WANDB_MODE=offline`` writes to ``OUTPUT_DIR/trackers/wandb`` alone, for `wandb sync`.
+    """Weights & Biases. ``WANDB_MODE=offline`` only writes to ``OUTPUT_DIR/trackers/wandb``, for `wandb sync`.
 
-    A resumed offline run is one folder more there, with the same id. We have not sent such folders to a server.
+    A resumed offline run adds a folder there, with the same id. We have not sent such folders to a server.
     """
 
     name = "wandb"
@@ -144,9 +144,9 @@ class WandbTracker(Tracker):
             name=run_name(self.cfg.OUTPUT_DIR),
             dir=self.folder,
             config=to_plain(self.cfg),
-            settings=wandb.Settings(console="off"),  # log.txt has it
+            settings=wandb.Settings(console="off"),  # log.txt has the output
         )
-        # wandb's own steps can only grow, and those of a resumed run begin earlier
+        # wandb's own steps must grow, but a resumed run begins at an earlier step
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         return self._run.id
@@ -165,9 +165,9 @@ class WandbTracker(Tracker):
 
 
 class MLflowTracker(Tracker):
-    """MLflow. ``MLFLOW_TRACKING_URI`` says where to: a server, or ``sqlite:////path/mlflow.db`` without a network.
+    """MLflow. ``MLFLOW_TRACKING_URI`` names a server, or a file: ``sqlite:////path/mlflow.db`` needs no network.
 
-    With a database file, MLflow puts pictures and texts into ./mlruns. It has no histograms: those are left out.
+    With a database file, MLflow writes pictures and texts to ./mlruns. It has no histograms, so they are left out.
     """
 
     name = "mlflow"
@@ -210,7 +210,7 @@ KINDS = {tracker.name: tracker for tracker in (WandbTracker, MLflowTracker)}
 
 
 def run_name(folder):
-    """The last folder of OUTPUT_DIR, and the one above it: "minicity/mic"."""
+    """The last two folders of OUTPUT_DIR, such as "minicity/mic"."""
     parts = os.path.abspath(folder).split(os.sep)
     return "/".join(p for p in parts[-2:] if p)
 
@@ -230,7 +230,7 @@ def flat(values, prefix=""):
 
 
 def allowed_name(name):
-    """A name as MLflow takes it."""
+    """A name without characters that MLflow refuses."""
     return re.sub(r"[^/\w.\- ]", "_", name)
 
 

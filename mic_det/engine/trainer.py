@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import MICCheckpointer
 from ..checkpoint.finite_state import first_nonfinite
+from ..checkpoint.reference import load_reference
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError, NonFiniteError
 from ..evaluation.evaluators import make_evaluators
@@ -32,7 +33,7 @@ from .non_finite import (
     save_state_before,
     unwrapped,
 )
-from .optimizer import build_fused_optimizer
+from .optimizer import build_fused_optimizer, build_schedule
 from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
 from .scaling import scale_to_world_size
@@ -57,6 +58,7 @@ class MICTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = scale_to_world_size(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        load_reference(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._trainer = AccumulatingTrainer(
@@ -78,7 +80,7 @@ class MICTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As Detectron2's; a MIC that is loaded but not resumed starts anew (``MODEL.MIC.WEIGHTS_FROM``)."""
+        """As Detectron2's; a MIC that is loaded but not resumed starts at step 0 (``MODEL.MIC.WEIGHTS_FROM``)."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
         resumed = resume and self.checkpointer.has_checkpoint()
@@ -115,10 +117,10 @@ class MICTrainer(DefaultTrainer):
             logging.getLogger(__name__).warning("Stopped while waiting for images. %s", where)
             raise
         except RuntimeError as e:
-            # of several processes that were told to stop, one was waiting for images and left in the middle of the step
+            # several processes were asked to stop: one waited for images, and left in the middle of the step
             if isinstance(e, MICError) or comm.get_world_size() == 1 or not self.saver.stop.signum:
                 raise
-            logging.getLogger(__name__).warning("Another process stopped within this step: nothing of it is saved.")
+            logging.getLogger(__name__).warning("Another process stopped within this step: the step is not saved.")
             raise TrainingStopped(self.saver.stop.signum) from e
 
     def train(self):
@@ -159,7 +161,7 @@ class MICTrainer(DefaultTrainer):
 
     def before_train(self):
         super().before_train()
-        if self.start_iter:  # a checkpoint is written in the midst of what comes after a step: here is the rest
+        if self.start_iter:  # the checkpoint was saved between two after_step hooks: run the remaining ones
             self.iter = self.storage.iter = self.start_iter - 1
             for hook in self._hooks[self._hooks.index(self.saver) + 1 :]:
                 hook.after_step()
@@ -226,6 +228,10 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg, model):
         return build_with_clipping(build_fused_optimizer, cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_schedule(cfg, optimizer)
 
 
 def _distributed(model):

@@ -29,8 +29,8 @@ class MetricsFile(JSONWriter):
             super().write()
         except OSError as e:
             raise CheckpointError(
-                f"cannot write {self.path} ({e.strerror}). Checkpoints are as they were: make room, then go on with "
-                "--resume."
+                f"cannot write {self.path} ({e.strerror}). The checkpoints are unchanged. Free some space, then "
+                "continue with --resume."
             ) from e
 
     def size(self):
@@ -93,7 +93,7 @@ class Events(TensorboardXWriter):
 
 
 class RunWriter(PeriodicWriter):
-    """Detectron2's hook that writes what is logged, which goes on as if the run had never been stopped.
+    """Detectron2's hook that writes what is logged, which continues as if the run had never been stopped.
 
     Its state, in each checkpoint: the values of the last steps, whose medians are written next, and how long
     metrics.json was.

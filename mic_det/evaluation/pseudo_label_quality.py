@@ -90,7 +90,7 @@ def _one_hot(labels, head, height, width):
 
 
 class PseudoLabelEvaluator(DatasetEvaluator):
-    """Results ``pseudo_labels``, in per cent but for the first:
+    """Results ``pseudo_labels``, in per cent except the first:
 
     - ``boxes``: pseudo-boxes an image;
     - ``images``: share of images with a pseudo-box; ``classes``: share of classes with one anywhere;

@@ -98,7 +98,7 @@ def _comparison(runs):
 
 
 def _sections(run):
-    """The groups of charts of one run; those without any are left out, but for the losses."""
+    """The groups of charts of one run; those without any are left out, except the losses."""
     accuracies = _curves(run, "align/accuracy")
     alignment = [line_chart("Domain classifiers: share they get right", accuracies, ylim=(0, 1), smooth=3)]
     sections = [
@@ -113,7 +113,7 @@ def _sections(run):
         (
             "Alignment",
             alignment if accuracies else [],
-            "0.5 = source and target cannot be told apart, or not yet; near 1 = they can.",
+            "0.5 = the classifier cannot tell source and target apart, or not yet; near 1 = it can.",
         ),
         ("Each class", class_charts(run), ""),
     ]

@@ -56,7 +56,7 @@ class Run:
         return sorted({k for values in self.metrics.values() for k in values if k.startswith(prefix)})
 
     def evaluations(self):
-        """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}, after so many steps.
+        """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}, after that number of steps.
 
         The student's results beside the teacher's are those of a set called "NAME (student)"; of instance masks,
         whose metrics have the names of boxes', "AP" is "mask AP".
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def last_step(self):
-        """The last optimizer step, counted from 1, that the metrics tell of; 0 where there is none."""
+        """The last optimizer step, counted from 1, that the metrics list; 0 where there is none."""
         return max((s for s, v in self.metrics.items() if "total_loss" in v), default=-1) + 1
 
 
@@ -141,7 +141,9 @@ def _read_metrics(run):
         run.notes.append("there are no metrics: the run ended before its first 20 steps")
     run.metrics = dict(sorted(run.metrics.items()))
     if again:
-        run.notes.append("metrics.json has steps twice, of two runs or of one that was resumed: the later rows count")
+        run.notes.append(
+            "metrics.json lists steps twice (of two runs, or of one that was resumed): the later rows are used"
+        )
     if damaged and damaged[-1] == len(lines):
         run.notes.append("the last line of metrics.json is cut off: the run was killed while it wrote")
         damaged.pop()
@@ -198,7 +200,7 @@ def _check_end(run):
     if isinstance(planned, int) and run.last_step < planned:
         # metrics are written every 20 steps
         run.notes.append(
-            f"not finished: its metrics end at step {run.last_step} of {planned} (killed, or still running)"
+            f"the run is not finished: its metrics end at step {run.last_step} of {planned} (killed, or still running)"
         )
     if not any(isinstance(planned, int) and max(steps) >= planned for steps in run.evaluations().values()):
         run.notes.append("there is no evaluation of the end of training")

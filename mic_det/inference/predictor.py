@@ -43,7 +43,7 @@ def load_with_classes(cfg, weights=None, trust_checkpoint=False):
 class Predictor:
     """As Detectron2's DefaultPredictor, for MIC too and with mic_det's checks of the weights.
 
-    MIC answers as ``MODEL.MIC.EVALUATE`` says: the teacher or the student.
+    ``MODEL.MIC.EVALUATE`` says which model of MIC predicts: the teacher or the student.
 
     Attributes:
         has_boxes, has_label_maps (bool): what the model predicts.

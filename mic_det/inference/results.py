@@ -77,13 +77,13 @@ class Predictions:
 
 
 class PredictionFiles:
-    """Writes predictions while they grow: whatever ends the program, files tell of all but the last seconds.
+    """Writes predictions while they grow: whatever ends the program, files hold all except the last seconds.
 
     Each time the files are written whole, and take the place of the earlier ones at once.
     """
 
     PERIOD = 5.0  # seconds between two times, and at least
-    SHARE = 20  # so many times as long as writing takes, so that it costs 5 % of the time at most
+    SHARE = 20  # pause as a multiple of the time that writing takes: it costs at most 5 % of the time
 
     def __init__(self, predictions, outputs, formats):
         """

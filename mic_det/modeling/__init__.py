@@ -1,4 +1,13 @@
-from . import box_panoptic_fpn, fcos, torchvision_backbone  # noqa: F401  registers meta-architectures and a backbone
-from .mic import MIC, MICRCNN
+from . import (  # noqa: F401  registers meta-architectures, backbones and heads
+    box_panoptic_fpn,
+    daformer_head,
+    fcos,
+    hrda,
+    mit,
+    sliding,
+    torchvision_backbone,
+)
+from .mic import MIC
+from .mic_rcnn import MICRCNN
 
 __all__ = ["MIC", "MICRCNN"]

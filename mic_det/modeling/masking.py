@@ -23,7 +23,7 @@ def random_patch_mask(image_sizes, padded_size, block_size, ratio, *, generator=
         block_size (int or sequence of int): patch side b in pixels, at least 1; one for all images or one for each.
         ratio (float): share r of hidden patches, in [0, 1).
         generator (torch.Generator): source of randomness; the default generator if None.
-        device: where the mask is made.
+        device: device of the mask.
 
     Returns:
         Tensor: float, (N, 1, H, W), 1 = visible, 0 = hidden.
@@ -52,15 +52,15 @@ def random_patch_mask(image_sizes, padded_size, block_size, ratio, *, generator=
 
 
 class PatchMask:
-    """Which pixels of a batch's images are shown: :func:`random_patch_mask` with patches that fit each image."""
+    """The patch mask of a batch: :func:`random_patch_mask` with a patch size for each image."""
 
     def __init__(self, block_size=0, ratio=0.5, block_share=0.04, prob=1.0):
         """
         Args:
-            block_size (int): patch side b in pixels; 0 = ``block_share`` says it.
+            block_size (int): patch side b in pixels; 0 = use ``block_share``.
             ratio (float): share r of hidden patches, in [0, 1).
             block_share (float): patch side as a share of each image's short side, in (0, 1].
-            prob (float): how often an image is masked, in [0, 1]; the others are shown whole.
+            prob (float): probability that an image is masked, in [0, 1]; the other images are whole.
         """
         self.block_size, self.ratio, self.block_share, self.prob = block_size, ratio, block_share, prob
 
@@ -98,21 +98,21 @@ class PatchMask:
 
 
 class StrongAugmentation(torch.nn.Module):
-    """Colour jitter, grayscale and Gaussian blur of one image; geometry is unchanged (MIC, Sec. 4.1).
+    """Colour jitter, grayscale and Gaussian blur of one image, without changes of geometry (MIC, Sec. 4.1).
 
-    All are drawn anew at each call, from the default generator, on the image's device.
+    Each call draws new values from the default generator. The image stays on its device.
     """
 
     def __init__(self, jitter_strength, jitter_prob, blur_sigma, blur_prob, channels="BGR", grayscale_prob=0.0):
         """
         Args:
-            jitter_strength (float or sequence): range of brightness, contrast, saturation and hue: one for all in
-                [0, 0.5], or four, of which the hue is at most 0.5.
+            jitter_strength (float or sequence): ranges of brightness, contrast, saturation and hue: one number in
+                [0, 0.5] for all, or four numbers; that of the hue is at most 0.5.
             jitter_prob (float): share of images that are jittered, in [0, 1].
             blur_sigma ((float, float)): range of the blur's sigma, in pixels.
             blur_prob (float): share of images that are blurred, in [0, 1].
             channels (str): order of the image's colour channels, "BGR" or "RGB".
-            grayscale_prob (float): share of images that lose their colours, in [0, 1].
+            grayscale_prob (float): share of images that become grey, in [0, 1].
         """
         super().__init__()
         if channels not in ("BGR", "RGB"):
@@ -121,7 +121,7 @@ class StrongAugmentation(torch.nn.Module):
         strengths = (jitter_strength,) * 4 if isinstance(jitter_strength, Real) else tuple(jitter_strength)
         # torchvision's kernel is fixed while sigma varies: 3 sigma of the widest blur on each side
         kernel = 2 * math.ceil(3 * blur_sigma[1]) + 1
-        # in RGB, and nothing is drawn for what is off
+        # for RGB images; a change that is off draws no random number
         self.colours = torch.nn.Sequential()
         if any(strengths):
             self.colours.append(v2.RandomApply([v2.ColorJitter(*strengths)], p=jitter_prob))
@@ -147,23 +147,23 @@ class StrongAugmentation(torch.nn.Module):
 
 
 class RandomErasing(torch.nn.Module):
-    """A random rectangle of an image gets one colour (Zhong et al., AAAI 2020): what a patch mask is for target images.
+    """Sets a random rectangle of an image to one colour (Zhong et al., AAAI 2020). Target images have the patch mask.
 
-    It is drawn anew at each call, from the default generator. Geometry is unchanged.
+    Each call draws a new rectangle from the default generator. Geometry does not change.
     """
 
     def __init__(self, prob, area, colour):
         """
         Args:
-            prob (float): share of images of which a part is erased, in [0, 1].
-            area ((float, float)): range of the erased share of an image's pixels, in (0, 1].
-            colour (sequence of 3 floats): in the image's range and order of channels; the mean, for images that are
-                normalised afterwards, as hidden patches have.
+            prob (float): share of images with an erased rectangle, in [0, 1].
+            area ((float, float)): range of the rectangle's share of the image's pixels, in (0, 1].
+            colour (sequence of 3 floats): in the image's range and order of channels. Use the mean for images that are
+                normalised afterwards: hidden patches have it, too.
         """
         super().__init__()
         self.erase = v2.RandomErasing(prob, tuple(area), value=list(colour))
 
     @torch.no_grad()
     def forward(self, image):
-        """A float image (3, H, W) of the same shape."""
+        """A float image (3, H, W), erased or unchanged."""
         return self.erase(image)

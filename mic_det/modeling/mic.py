@@ -1,7 +1,6 @@
 """MIC: a model that learns from an unlabelled target domain by masked image consistency."""
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional, Union
 
@@ -22,6 +21,7 @@ from .tasks import RCNNTask, Task, find_tasks
 from .terms import (
     Alignment,
     ClassMix,
+    FeatureDistance,
     MaskedConsistency,
     Step,
     Supervised,
@@ -34,10 +34,9 @@ from .views import Views
 class MIC(StudentTeacher):
     """Masked Image Consistency (Hoyer et al., CVPR 2023) around a detector, a segmentation model, or both in one.
 
-    In training, a batch holds source and target images, told apart by ``"domain"``. The losses are named by the term
-    that they come from: ``source/...`` (L_S), ``align/...`` and ``mix/...`` (L_T: alignment of a detector, ClassMix of
-    a segmentation) and ``masked/...`` (lambda_M L_M). In evaluation it predicts as the teacher or the student does.
-    How the teacher is kept up to date: :class:`StudentTeacher`.
+    In training, a batch has source and target images, whose domain is in ``"domain"``. Names of losses begin with
+    their term: ``source/...`` (L_S), ``align/...`` and ``mix/...`` (L_T: alignment, ClassMix) and ``masked/...``
+    (lambda_M L_M). In evaluation the teacher or the student predicts. :class:`StudentTeacher` updates the teacher.
 
     Attributes:
         wraps_student (bool): configs name the architecture of the student in ``MODEL.MIC.STUDENT``.
@@ -70,23 +69,23 @@ class MIC(StudentTeacher):
         """
         Args:
             student, teacher (nn.Module): two models of the same architecture; teacher None = a copy of the student.
-            tasks (list[Task]): for the student's heads; None = those that :func:`find_tasks` finds, with defaults.
-            terms (list[Term]): of the loss; None = L_S + L_M with the paper's settings.
+            tasks (list[Task]): tasks of the student's heads; None = those of :func:`find_tasks`, with defaults.
+            terms (list[Term]): terms of the loss; None = L_S + L_M with the paper's settings.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it; None = the paper's.
-            strong_source (bool): whether source images are seen that way too.
+            strong_source (bool): whether source images have the strong view, too.
             erase (callable): hides a part of such a source image; target images have the mask instead.
-            mask (PatchMask): hides patches of the masked views; None = the paper's, of 32 pixels of 800 and r = 0.5.
+            mask (PatchMask): hides patches of the masked views; None = the paper's: 32 of 800 pixels and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
-            burn_in_steps (int): optimizer steps without lambda_M; the teacher is a copy of the student until then,
-            ema_in_burn_in (bool): or is averaged from the first step on.
+            burn_in_steps (int): optimizer steps without L_M, in which the teacher is a copy of the student.
+            ema_in_burn_in (bool): True: the teacher is the average in these steps, too.
             ramp_up_steps (int): optimizer steps over which lambda_M then grows linearly from 0.
             teacher_input_size (int): short side in pixels at which the teacher sees images; 0 = as the student does.
             evaluate (str): "teacher", "student" or "both"; see :class:`StudentTeacher`.
             class_names (sequence of str): used in logs; the index where there is none.
 
         Raises:
-            TypeError: where the student has no heads that the masked loss is defined for.
-            ValueError: where the two do not have the same classes.
+            TypeError: where the masked loss is not defined for the student's heads.
+            ValueError: where student and teacher do not have the same classes.
         """
         teacher = copy.deepcopy(student) if teacher is None else teacher
         tasks = [task() for task in find_tasks(student)] if tasks is None else list(tasks)
@@ -121,6 +120,9 @@ class MIC(StudentTeacher):
         terms = [Supervised(), MaskedConsistency.from_config(cfg, tasks)]
         if any(task.name == "pixels" for task in tasks) and mic.SEM_SEG.MIX_WEIGHT:
             terms.append(ClassMix.from_config(cfg))
+        distance = FeatureDistance.from_config(cfg, student)
+        if distance:
+            terms.append(distance)
         if alignment:
             terms.append(alignment)
         strong = mic.STRONG_AUG
@@ -160,11 +162,10 @@ class MIC(StudentTeacher):
         return next(self._losses(batched_inputs, merged=True))
 
     def losses_in_parts(self, batched_inputs: list[dict]) -> Iterator[dict[str, torch.Tensor]]:
-        """The losses of ``forward``, part by part, for trainers that backpropagate each before they ask for the next.
+        """The losses of ``forward`` in parts. A trainer backpropagates each part before it takes the next one.
 
-        Terms that share no view go through the student one after the other, so that activations of one part at a time
-        are in memory. The sum of all parts has the gradient of ``forward``'s losses, where the backbone treats images
-        one by one (not BatchNorm).
+        Terms without a common view go through the student one after the other, to save memory. The sum of all parts has
+        the gradient of ``forward``'s losses if the backbone processes each image alone (without trained BatchNorm).
 
         Returns:
             iterator[dict[str, Tensor]]: losses of each part.
@@ -176,12 +177,12 @@ class MIC(StudentTeacher):
         self.begin_step()
         step = self.new_step(batched_inputs)
         terms = [term for term in self.terms if term.active(step)]
-        # 1. the teacher looks at whole target images
+        # 1. the teacher predicts on whole target images
         if step.target and any(term.needs_teacher(step) for term in terms):
             step.pseudo = self.teach(step.target)
             for task in self.tasks:
                 task.follow(step.pseudo[task.name], step.truth[task.name])
-        # 2. what the student sees, by name
+        # 2. the student's views, by name
         wanted = [(term, term.views(step)) for term in terms]
         views = self.make_views(step, {name for _, names in wanted for name in names})
         for part in views.parts(wanted, merged):
@@ -195,17 +196,17 @@ class MIC(StudentTeacher):
                     losses.update(term.losses(self, views, step))
             yield losses
             del losses
-            views.forget()  # before the next part needs the memory
+            views.forget()  # frees memory for the next part
 
     def after_optimizer_step(self):
-        """See :class:`StudentTeacher`; what tasks have observed in the step counts now."""
+        """See :class:`StudentTeacher`. The tasks' observations of this step take effect."""
         super().after_optimizer_step()
         for task in self.tasks:
             if task.module is not None:
                 task.module.step()
 
     def restart(self, weights_from="teacher"):
-        """See :class:`StudentTeacher`; what tasks remember of the earlier training is forgotten."""
+        """See :class:`StudentTeacher`. The tasks' memory of the earlier training is reset."""
         super().restart(weights_from)
         for task in self.tasks:
             if task.module is not None:
@@ -234,7 +235,7 @@ class MIC(StudentTeacher):
                 )  # fmt: skip
             strong = {name: self.strong_views(inputs) for name, inputs in strong.items() if name in names}
             whole = {"source": step.source, "target": step.target if "target" in names else []}
-            if self.strong_source:  # both domains alike: colour changes would tell them apart
+            if self.strong_source:  # both domains: otherwise colour changes would reveal the domain
                 whole = {name: self.strong_views(inputs) for name, inputs in whole.items()}
                 for x in whole["source"] if self.erase else ():
                     x["image"] = self.erase(x["image"])
@@ -252,11 +253,11 @@ class MIC(StudentTeacher):
         return [{"image": self.strong_view(x["image"].to(self.device))} for x in inputs]
 
     def hide_patches(self, images, generator=None):
-        """Multiply normalised images (``ImageList``) with a patch mask, in place: hidden patches get the mean."""
+        """Multiply normalised images (``ImageList``) by a patch mask, in place. Hidden patches get the mean colour."""
         images.tensor *= self.mask(images, generator)
 
     def teach(self, batched_inputs):
-        """The teacher's pseudo-labels of whole target images by name of task, which are logged too."""
+        """The teacher's pseudo-labels of whole target images, by name of task. They are also logged."""
         for task in self.tasks:
             task.check_inputs(batched_inputs)
         with record("teacher"):
@@ -282,7 +283,7 @@ class MIC(StudentTeacher):
 
     @torch.no_grad()
     def teacher_view(self, batched_inputs, model=None):
-        """The :class:`TeacherView` of mapped images, of a model in eval mode; None = the teacher."""
+        """The :class:`TeacherView` of mapped images for a model in eval mode; None = the teacher."""
         model = self.teacher if model is None else model
         return teacher_view(model, batched_inputs, self.teacher_input_size, self.needs_features)
 
@@ -296,13 +297,3 @@ class MIC(StudentTeacher):
         if after < 0:
             return 0.0
         return min(1.0, (after + 1) / self.ramp_up_steps) if self.ramp_up_steps else 1.0
-
-
-@META_ARCH_REGISTRY.register()
-class MICRCNN(MIC):
-    """The name that :class:`MIC` had before it also wrapped segmentation models; old configs keep working."""
-
-    @classmethod
-    def from_config(cls, cfg):
-        logging.getLogger(__name__).warning('MODEL.META_ARCHITECTURE "MICRCNN" is an old name: use "MIC".')
-        return super().from_config(cfg)

@@ -43,7 +43,7 @@ def pixel_loss(head, features, targets):
     """Weighted cross entropy of a segmentation head (MIC, Eq. 6 with the weight of Eq. 8).
 
     Args:
-        head (SemSegFPNHead): the student's.
+        head (nn.Module): the student's, a ``SemSegFPNHead`` or another with its attributes.
         features (dict): backbone features of N images.
         targets (list[PixelLabels]): N, without padding.
 
@@ -51,12 +51,22 @@ def pixel_loss(head, features, targets):
         Tensor: scalar; the mean over all pixels that have a label, times the head's loss weight. Padding and
         ignored pixels do not count; pixels of weight 0 count as right.
     """
-    logits = head.layers(features).float()
-    logits = F.interpolate(logits, scale_factor=head.common_stride, mode="bilinear", align_corners=False)
+    if hasattr(head, "pixel_loss"):  # a head whose loss is not that of one map of logits (HRDA)
+        return head.pixel_loss(features, targets)
+    logits = upsampled(head.layers(features).float(), head.common_stride)
     labels, weights = padded_labels(targets, logits.shape[-2:], head.ignore_value)
-    loss = F.cross_entropy(logits, labels, reduction="none", ignore_index=head.ignore_value)
-    counted = (labels != head.ignore_value).sum().clamp(min=1)
-    return (loss * weights).sum() / counted * head.loss_weight
+    return weighted_cross_entropy(logits, labels, weights, head.ignore_value) * head.loss_weight
+
+
+def upsampled(x, factor):
+    """(N, K, h, w) -> (N, K, factor h, factor w), bilinear."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False) if factor != 1 else x
+
+
+def weighted_cross_entropy(logits, labels, weights, ignore_value):
+    """Sum of the weighted cross entropy over the number of labelled pixels: logits (N, K, H, W), others (N, H, W)."""
+    loss = F.cross_entropy(logits, labels, reduction="none", ignore_index=ignore_value)
+    return (loss * weights).sum() / (labels != ignore_value).sum().clamp(min=1)
 
 
 def zero_without_labels(head, args, output):
@@ -88,7 +98,7 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, va
     """The teacher's label and weight of each pixel.
 
     Args:
-        head (SemSegFPNHead): the teacher's, in eval mode.
+        head (nn.Module): the teacher's, in eval mode.
         features (dict): its backbone's features of N whole target images.
         input_sizes, output_sizes (list[(int, int)]): height and width of each image as the teacher sees it,
             without padding, and as the student does.

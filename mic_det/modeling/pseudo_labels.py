@@ -14,7 +14,7 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
             and ``pred_classes`` (M).
         score_threshold (float or sequence): least score delta, one for all or one a class.
         nms_threshold (float): IoU of a class-wise non-maximum suppression; None leaves it out.
-        max_boxes (int): keep at most so many, the best; None keeps all.
+        max_boxes (int): keep at most this number, the best; None keeps all.
         min_size (float): least width and height in pixels. A box without width or height (detections that are clipped
             at the image's border may have none) is never kept: it overlaps no anchor, which makes all of them match.
 
@@ -46,14 +46,15 @@ def undecided_boxes(instances, pseudo, ignore_score):
         ignore_score (float): least score.
 
     Returns:
-        Tensor: (M, 4). The rows of all other detections are 0, a box that overlaps nothing, so that the host need not
-        know how many are undecided. Undecided are not only boxes whose score is too low: also those that were too
-        small, too many, or overlapped by a better one.
+        Tensor: (U, 4). Undecided are not only boxes whose score is too low: also those that were too small, too many,
+        or overlapped by a better one.
     """
     boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
     same = (boxes[:, None] == pseudo.gt_boxes.tensor).all(dim=2) & (classes[:, None] == pseudo.gt_classes)
     undecided = (instances.scores >= ignore_score) & _large(boxes, 0.0) & ~same.any(dim=1)
-    return torch.where(undecided[:, None], boxes, torch.zeros_like(boxes))
+    # the host waits for their number just after it has waited for that of the pseudo-boxes, so there is nothing to wait
+    # for; all M boxes against all anchors would cost more
+    return boxes[undecided.nonzero()[:, 0]]
 
 
 def _confident(instances, score_threshold):

@@ -123,7 +123,7 @@ def unlabelled_regions(student, images, features, num_per_image):
     Args:
         student (nn.Module): an R-CNN in training mode.
         images (ImageList), features (dict): N images and their backbone features.
-        num_per_image (int): at most so many of an image's proposals.
+        num_per_image (int): at most this number of an image's proposals.
 
     Returns:
         Regions: gradients reach ``features`` and the box head through its features, not the RPN.

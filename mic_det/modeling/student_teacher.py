@@ -16,7 +16,7 @@ _hook = None
 
 
 def _watch_optimizers(model):
-    """Tell a model of each step of an optimizer that holds its student's parameters, as long as it lives."""
+    """Notify a model of each step of an optimizer that holds its student's parameters, as long as it lives."""
     # One hook for all models that is never removed: garbage is also collected in the middle of a step, when the
     # hooks are being gone through. Not by version counters of the parameters: fused optimizers leave them as they are.
     global _hook
@@ -56,7 +56,7 @@ class StudentTeacher(nn.Module):
             burn_in_steps (int): optimizer steps during which the teacher is a copy of the student;
                 t counts from 0 after them.
             ema_in_burn_in (bool): whether it is the average in these steps too; t counts from the first step.
-            evaluate (str): "teacher" or "student", whose ``inference`` answers; "both" = the teacher's,
+            evaluate (str): "teacher" or "student", whose ``inference`` is used; "both" = the teacher's,
                 and trainers evaluate the student too.
         """
         super().__init__()

@@ -1,22 +1,22 @@
-"""Score thresholds of pseudo-boxes, one a class, that follow the teacher."""
+"""Score thresholds of pseudo-boxes that follow the teacher, one per class."""
 
 import torch
 from detectron2.utils import comm
 from torch import nn
 
-BINS = 1000  # of scores in [0, 1]
+BINS = 1000  # of the histogram of scores in [0, 1]
 
 
 def share_matching_thresholds(histogram, shares, total):
-    """Thresholds over which each class has its share of ``total`` detections: quantiles of its scores.
+    """Thresholds above which each class has its share of ``total`` detections: quantiles of its scores.
 
     Args:
-        histogram (Tensor): (K, B), the number of detections of each class by score, in B equal bins of [0, 1].
-        shares (Tensor): (K,), of each class, with the sum 1.
-        total (Tensor): how many detections all classes shall have together.
+        histogram (Tensor): (K, B), number of detections of each class by score, in B equal bins of [0, 1].
+        shares (Tensor): (K,), share of each class; the sum is 1.
+        total (Tensor): number of detections of all classes together.
 
     Returns:
-        Tensor: (K,), the highest lower edge of a bin over which there are enough of the class; 0 where there never are.
+        Tensor: (K,), the highest lower edge of a bin above which the class has enough detections; 0 without one.
     """
     above = histogram.flip(1).cumsum(1).flip(1)
     enough = above >= (shares * total)[:, None] * (1 - 1e-5)  # sums of a decayed histogram are rounded
@@ -32,27 +32,27 @@ def mean_scores(histogram, least):
 
 
 class AdaptiveThresholds(nn.Module):
-    """Thresholds that begin as they are given and follow the teacher's scores, a little with each step.
+    """Thresholds with given start values that follow the teacher's scores, a little with each step.
 
-    Two rules say where to:
+    Two rules give their targets:
 
     - ``class_shares``: each class gets the share of pseudo-boxes that it has among the source's true boxes. All classes
-      together keep the number of detections over the thresholds of the start.
-    - ``running_mean``: the mean score of the class's detections over the lower bound.
+      together keep the number of detections above the start thresholds.
+    - ``running_mean``: the mean score of the class's detections above the lower bound.
 
-    What the rules know of scores is a histogram that forgets: each step's detections count ``momentum`` times less at
-    the next one. All of it is in the state dict, and the same in all processes, whose detections are added up. What was
-    observed counts from :meth:`step` on, which follows the optimizer's: a step that fails leaves no trace.
+    The rules use a decaying histogram of scores: at each step, older detections are multiplied by ``momentum``. The
+    state dict has the histogram and the thresholds. All processes have the same ones, because their detections are
+    summed. Observations take effect at :meth:`step`, after the optimizer's step. So a failed step changes nothing.
     """
 
     def __init__(self, start, rule, num_classes, bounds=(0.3, 0.9), momentum=0.99):
         """
         Args:
-            start (float or sequence): thresholds at the start, one for all or one a class.
+            start (float or sequence): start thresholds, one for all classes or one per class.
             rule (str): "class_shares" or "running_mean".
             num_classes (int): K.
             bounds ((float, float)): thresholds stay between these two.
-            momentum (float): weight of the past at each step, of thresholds and of scores, in [0, 1).
+            momentum (float): weight of the previous thresholds and scores at each step, in [0, 1).
         """
         super().__init__()
         if rule not in ("class_shares", "running_mean"):
@@ -66,7 +66,7 @@ class AdaptiveThresholds(nn.Module):
 
     @torch.no_grad()
     def reset(self):
-        """As at the start."""
+        """Set everything to the start values."""
         self.values.copy_(torch.tensor(self.start))
         self.histogram.zero_()
         self.source_boxes.zero_()
@@ -77,8 +77,8 @@ class AdaptiveThresholds(nn.Module):
         """Count one batch of the training. All processes of a training must call it together.
 
         Args:
-            scores, classes (Tensor): (M,), of the teacher's detections in the batch's target images, with all scores.
-            true_classes (Tensor): (T,), of the true boxes in its source images.
+            scores, classes (Tensor): (M,), of all detections of the teacher in the batch's target images.
+            true_classes (Tensor): (T,), classes of the true boxes in its source images.
         """
         num_classes = len(self.values)
         # no operation here makes the host wait for the device
@@ -92,7 +92,7 @@ class AdaptiveThresholds(nn.Module):
 
     @torch.no_grad()
     def step(self):
-        """Move by what was observed since the last step, if anything."""
+        """Update the thresholds with the observations since the last step, if there are any."""
         counts, self._observed = self._observed, None
         if counts is None:
             return
@@ -102,7 +102,7 @@ class AdaptiveThresholds(nn.Module):
         self.values.lerp_(self._target(), 1 - self.momentum)
 
     def _target(self):
-        """Where the thresholds move to; where they are, of classes of which nothing is known."""
+        """Targets of the thresholds. Classes without observations keep their thresholds."""
         if self.rule == "running_mean":
             found = mean_scores(self.histogram, self.bounds[0])
             known = found.isfinite()

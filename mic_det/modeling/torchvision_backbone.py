@@ -1,4 +1,4 @@
-"""A feature pyramid over any of torchvision's usual image classifiers."""
+"""The stages of any of torchvision's usual image classifiers, alone or below a feature pyramid."""
 
 import torch
 import torchvision
@@ -81,6 +81,10 @@ class TorchvisionStages(Backbone):
     def output_shape(self):
         return dict(self._shapes)
 
+    @property
+    def size_divisibility(self):
+        return 32
+
 
 def _without_classifier(model, name):
     """The feature extractor alone, with torchvision's parameter names."""
@@ -96,11 +100,16 @@ def _without_classifier(model, name):
 
 
 @BACKBONE_REGISTRY.register()
+def build_torchvision_backbone(cfg, input_shape):
+    """The stages ``res2`` .. ``res5`` of ``MODEL.TORCHVISION.NAME``, for heads that fuse them, such as DAFormerHead."""
+    return TorchvisionStages(cfg.MODEL.TORCHVISION.NAME, cfg.MODEL.TORCHVISION.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@BACKBONE_REGISTRY.register()
 def build_torchvision_fpn_backbone(cfg, input_shape):
     """FPN (levels p2 to p6) over ``MODEL.TORCHVISION.NAME``; cf. ``build_resnet_fpn_backbone``."""
-    bottom_up = TorchvisionStages(cfg.MODEL.TORCHVISION.NAME, cfg.MODEL.TORCHVISION.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
     return FPN(
-        bottom_up=bottom_up,
+        bottom_up=build_torchvision_backbone(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

@@ -15,7 +15,7 @@ from .atomic_files import write_whole
 
 
 def run_parallel(function, jobs, workers=None, description=None, progress=True, unit="image"):
-    """Call ``function`` on each job and return the answers, in the order of the jobs.
+    """Call ``function`` on each job and return the results, in the order of the jobs.
 
     Args:
         function (callable): a module's function of one job; both must be picklable.

@@ -1,4 +1,4 @@
-"""Leaves out what Detectron2's and torch's own code is warned of, which nobody who uses mic_det can change.
+"""Leaves out what Detectron2's and torch's own code is warned of, which users of mic_det cannot change.
 
 Each entry names the warning and the module that gives it. Filters come after those of ``-W`` and ``PYTHONWARNINGS``,
 which thus show these warnings where they are asked to. All other warnings, of mic_det and of users' code, stay.

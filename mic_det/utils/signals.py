@@ -87,7 +87,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self._interrupted |= signum == signal.SIGINT
         first, self.signum = not self.signum, self.signum or signum
-        name, again = signal.Signals(signum).name, " Once more stops at once." * (signum == signal.SIGINT)
+        name, again = signal.Signals(signum).name, " A second Ctrl-C stops at once." * (signum == signal.SIGINT)
         what = "the evaluation is left" if _stretches and not _stretches[-1][1] else "saving at the end of this step"
         logging.getLogger(__name__).warning("%s: %s.%s", name, what, again)
         if first:

@@ -30,7 +30,7 @@ def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, 
     """
     Args:
         curves (dict): label -> (steps, values).
-        smooth (int): values are means over so many neighbours; 1 = as they are.
+        smooth (int): values are means over this number of neighbours; 1 = unchanged.
         ylim ((low, high)): of the vertical axis; None = from 0 to what is there.
         dashed (collection of str): labels of dashed lines, for what others are compared with.
 

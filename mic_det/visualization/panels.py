@@ -34,7 +34,7 @@ MIN_WIDTH = 800  # pixels; narrower pictures are enlarged, so that labels are le
 MAX_HEIGHT = 4000  # pixels; up to which narrow pictures are enlarged
 
 
-def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None):
+def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None, labels=True):
     """Draw labelled boxes; those with a reason to be rejected are dashed.
 
     Args:
@@ -42,6 +42,7 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
         boxes (array): (M, 4), XYXY pixels of ``image``.
         classes (sequence of int), scores (sequence of float or None).
         reasons (sequence of str): why a box is rejected, "" for the others; None = none is.
+        labels (bool): write class, score and reason beside each box.
 
     Returns:
         ndarray: (H', W', 3) RGB uint8, at least 800 pixels wide so that labels are legible, unless it is very tall.
@@ -54,8 +55,7 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * scale
     reasons = [""] * len(boxes) if reasons is None else reasons
     visualizer = Visualizer(np.ascontiguousarray(image))
-    # text grows with the picture: one of 2048 pixels is looked at from further away than one of 800
-    text_height = max(14, image.shape[1] / 80)
+    size = text_height(image.shape[1])
     placed, later = [], []
     # rejected boxes lie below the others, large ones below small ones
     order = sorted(range(len(boxes)), key=lambda i: (not reasons[i], -_area(boxes[i])))
@@ -63,17 +63,17 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
         color = COLORS[classes[i] % len(COLORS)]
         style, alpha = ("--", 0.8) if reasons[i] else ("-", 0.9)
         visualizer.draw_box(boxes[i], alpha=alpha, edge_color=color, line_style=style)
-    for i in reversed(order):  # the best places are for the boxes that count
+    for i in reversed(order) if labels else ():  # the best places are for the boxes that count
         name = str(class_names[classes[i]]) if classes[i] < len(class_names) else str(classes[i])
         name = shown_name(name, int(classes[i]))
         label = name if scores is None else f"{name} {scores[i]:.2f}"
         label = f"{label}: {reasons[i]}" if reasons[i] else label
-        place = _label_place(label, boxes[i], text_height, image.shape, placed)
+        place = _label_place(label, boxes[i], size, image.shape, placed)
         color = COLORS[classes[i] % len(COLORS)]
         if not in_default_font(label):
-            later.append((label, place, text_height, color))
+            later.append((label, place, size, color))
             continue
-        points = text_height * 72 / visualizer.output.dpi
+        points = size * 72 / visualizer.output.dpi
         visualizer.draw_text(literal(label), place, font_size=points, color=color, horizontal_alignment="left")
     drawn = visualizer.output.get_image()
     for label in later:
@@ -81,13 +81,19 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None)
     return drawn
 
 
+def text_height(width):
+    """Height of labels (pixels) in a panel of this width. Text grows with the picture: one of 2048 pixels is looked at
+    from further away than one of 800."""
+    return max(14, width / 80)
+
+
 def _area(box):
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _label_place(label, box, text_height, shape, placed):
+def _label_place(label, box, size, shape, placed):
     """Upper left corner of a label (pixels): above its box, or where else no label is; noted in ``placed``."""
-    width, height = 0.62 * text_height * columns(label), 1.35 * text_height
+    width, height = 0.62 * size * columns(label), 1.35 * size
     x0, y0, x1, y1 = box
     choices = [(x0, y0 - height), (x0, y1 + 3), (x0 + 3, y0 + 3), (x1 - width, y0 - height), (x1 - width, y1 + 3)]
     # in a crowd, labels are stacked above and below their boxes
@@ -120,7 +126,7 @@ def mic_panels(
         score_threshold (float): least score of a prediction that is drawn.
         input_format (str): order of the images' channels, ``INPUT.FORMAT``; None = the student tells.
         source (dict): a mapped source image with label map, to show ClassMix with.
-        max_rejected (int): of the teacher's detections that are no pseudo-boxes, so many are drawn, the best.
+        max_rejected (int): at most this number of the teacher's detections that are no pseudo-boxes is drawn, the best.
 
     Returns:
         list[(str, ndarray)]: caption and RGB picture of each panel.
@@ -230,10 +236,10 @@ def to_rgb(image, channels):
     return convert_image_to_rgb(image.permute(1, 2, 0).cpu(), channels)
 
 
-def draw_instances(picture, instances, boxes, classes, class_names, reasons=None):
+def draw_instances(picture, instances, boxes, classes, class_names, reasons=None, labels=True):
     """:func:`draw_boxes` of detections or pseudo-boxes, which call their boxes and classes differently."""
     scores = instances.scores.tolist()
-    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons)
+    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons, labels)
 
 
 def contact_sheet(rows, columns=None):
@@ -270,10 +276,15 @@ def _fitted(image, width, height):
     return cell
 
 
+def caption_height(width):
+    """Height (pixels) of the caption of a panel of this width."""
+    return round(36 * max(1.0, width / MIN_WIDTH))
+
+
 def _caption(text, width):
     """A white strip with a caption; as legible in a wide picture as in one of 800 pixels."""
     size = max(1.0, width / MIN_WIDTH)
-    height, thickness = round(36 * size), max(2, round(2 * size))
+    height, thickness = caption_height(width), max(2, round(2 * size))
     text_width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * size, thickness)[0][0]
     fit = min(1.0, (width - 16) / text_width) if width > 16 and text_width else 1.0
     strip = np.full((height, width, 3), 255, np.uint8)

@@ -64,6 +64,8 @@ def test_a_mic_step_waits_only_to_learn_how_many_pseudo_boxes_there_are(tmp_path
     found = dict(waits.counts)
     # one number of boxes and one NMS for each target image
     assert found.pop("pseudo_labels.select_pseudo_boxes") == 2 * 3
+    # the number of undecided boxes, just after that
+    assert found.pop("pseudo_labels.undecided_boxes", 0) == (3 if "PSEUDO_BOXES" in settings else 0)
     # losses and gradient norm come to the host together, once a step
     assert found.pop("non_finite.read") == 1
     # the backward of indexing by a mask, which is in Detectron2's RPN loss; and torchvision's jitter and blur, whose

@@ -1,5 +1,6 @@
 """``mic-det adapt`` from two folders to its results, stopped in between, on tiny images; and from a trained model."""
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -33,6 +35,17 @@ def adapt(*argv):
             return program.run("adapt", list(map(str, argv)), "mic-det adapt") or 0
         except SystemExit as e:
             return e.code
+
+
+def check_panels(out, images, columns):
+    """before_after.jpg shows these images, one a row, in so many columns; boxes cover some of their pixels."""
+    picture = cv2.imread(str(out / "before_after.jpg")).astype(int)
+    height, width = picture.shape[0] // len(images), picture.shape[1] // columns
+    shown = [cv2.resize(cv2.imread(str(x)), (width, height - 36)).astype(int) for x in images]
+    for row, column in itertools.product(range(len(images)), range(columns)):
+        cell = picture[row * height + 36 : (row + 1) * height, column * width : (column + 1) * width]
+        difference = [np.abs(cell - x).mean() for x in shown]
+        assert np.argmin(difference) == row and difference[row] < 20, (row, column)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +133,7 @@ def test_all_that_was_promised_is_there(finished, folder):
     assert (finished / "predictions/coco_instances_results.json").is_file()
     page = (finished / "report.html").read_text()
     assert "AP50" in page and "source" in page and "adapt" in page and "data:image/jpeg" in page
-    picture = cv2.imread(str(finished / "before_after.jpg"))
-    assert picture.shape[1] == 3 * 800, "source-only, adapted, truth"
+    check_panels(finished, [folder / f"target/val/val_{i}.png" for i in range(4)], 3)  # source-only, adapted, truth
 
 
 def test_the_adaptation_began_from_the_source_models_teacher(finished):
@@ -151,7 +163,7 @@ def test_the_same_call_once_more_trains_nothing_and_keeps_what_a_user_changed(fi
 
 
 def test_another_call_with_the_folder_is_refused(finished, call):
-    message = adapt(*call[:-2], "--classes", "red", "SEED", 5)
+    message = adapt(*call[: -len(SMALL)], "--classes", "red", *SMALL)
     assert message.startswith("error: ") and "belongs to another call" in message and "\n" not in message
     assert "--steps was 4" in adapt(*[9 if x == STEPS else x for x in call])
 
@@ -173,7 +185,8 @@ def test_from_a_trained_model_without_test_labels(folder, finished, tmp_path, ca
     ]
     assert adapt(*args, "--steps", 2) == 0
     assert not (out / "source").exists() and (out / "adapt/model_final.pth").is_file()
-    assert cv2.imread(str(out / "before_after.jpg")).shape[1] == 2 * 800, "no truth is known"
+    files = sorted((folder / "target/train").glob("*.png"))
+    check_panels(out, [files[i] for i in np.linspace(0, len(files) - 1, 4).astype(int)], 2)  # no truth is known
     assert "AP50" not in capsys.readouterr().out.split("The plan")[1].split("\n\n")[-1]
 
 

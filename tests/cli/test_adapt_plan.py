@@ -12,6 +12,7 @@ import torchvision
 import yaml
 
 from helpers.data import CLASSES, forget_registered_sets, tiny_config, write_config, write_image, write_two_domains
+from mic_det.cli import program
 from mic_det.cli.adapt.configs import ADAPT, SOURCE, training_config
 from mic_det.cli.adapt.configs import write_config as write_stage
 from mic_det.cli.adapt.inputs import SourceModel, read_labelled, read_source, read_target
@@ -57,7 +58,10 @@ def test_options_stand_anywhere_and_pairs_last(argv):
     assert args.classes == ["car", "big bus"] and args.opts == ["SOLVER.BASE_LR", "0.1", "SEED", "3"]
 
 
-@pytest.mark.parametrize("more", [["--steps", 0], ["--frames", 1], ["--num-gpus", 0], ["SEED"]])
+@pytest.mark.parametrize(
+    "more",
+    [["--steps", 0], ["--frames", 1], ["--num-gpus", 0], ["SEED"], ["MODEL.WEIGHTS", "x"], ["DATASETS.TRAIN", "()"]],
+)
 def test_arguments_without_a_meaning_are_refused(more, capsys):
     with pytest.raises(SystemExit):
         arguments("a", "b", "--output", "o", *more)
@@ -233,11 +237,31 @@ def test_chosen_classes_make_a_file_of_their_own(domains):
     expected = [names[a["category_id"]] for a in content["annotations"] if names[a["category_id"]] != "green"]
     found = read_labelled(domains / "source", "train", "SOURCE", domains / "out/source.json", ["blue", "red"])
     assert found.classes == ["blue", "red"] and found.num_boxes == len(expected)
+    assert not Path(found.json).exists(), "a call that is refused writes nothing"
+    found.write()
     with forget_registered_sets():
         dicts = load_declared("x", found.json, found.images)
     assert [["blue", "red"][a["category_id"]] for d in dicts for a in d["annotations"]] == expected
-    with pytest.raises(DataError, match="--classes names cat; the classes of SOURCE are red, green, blue"):
+    with pytest.raises(DataError, match="--classes names cat, but the classes of SOURCE are red, green, blue"):
         read_labelled(domains / "source", "train", "SOURCE", domains / "out/source.json", ["cat"])
+
+
+def test_test_images_may_lack_a_chosen_class_and_pascal_voc_one_of_the_model(domains):
+    found = read_labelled(domains / "source", "test", "--test", domains / "x.json", ["red", "cat"])
+    assert found.classes == ["red", "cat"] and 0 < found.num_boxes < 16
+    pytest.importorskip("supervision")
+    write_image(domains / "voc/a.png", np.zeros((20, 30, 3), np.uint8))
+    (domains / "voc/a.xml").write_text(
+        "<annotation><object><name>green</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>11</ymax>"
+        "</bndbox></object></annotation>"
+    )
+    found = read_labelled(domains / "voc", "test", "--test", domains / "x.json", None, CLASSES)
+    assert sorted(found.classes) == sorted(CLASSES)
+    found.write()
+    with forget_registered_sets():
+        (d,) = load_declared("x", found.json, found.images)
+    (a,) = d["annotations"]
+    assert found.classes[a["category_id"]] == "green" and a["bbox"] == [1, 2, 8, 9]
 
 
 def test_a_class_above_the_others_is_left_out(domains):
@@ -285,6 +309,11 @@ def test_of_a_video_evenly_spread_frames_are_taken(tmp_path):
     assert [Path(f).name for f in target.files] == [f"frame_{i:06d}.jpg" for i in (0, 10, 19, 29)]
     for file, i in zip(target.files, (0, 10, 19, 29)):
         assert abs(cv2.imread(str(file)).mean() - 8 * i) < 6
+    args.frames = 3
+    assert [Path(f).name for f in read_target(args, tmp_path / "out", None).files] == [
+        f"frame_{i:06d}.jpg" for i in (0, 14, 29)
+    ], "frames of another number are not mixed in"
+    args.frames = 4
     before = [os.stat(f).st_mtime_ns for f in target.files]
     assert [os.stat(f).st_mtime_ns for f in read_target(args, tmp_path / "out", None).files] == before
 
@@ -301,19 +330,73 @@ def test_targets_that_cannot_be_used_are_named(tmp_path, name, message):
 
 
 def test_the_folder_of_another_call_is_refused_and_what_differs_named(tmp_path):
-    state = State(tmp_path / "out", {"SOURCE": "day", "--test": ""})
+    begun = [tmp_path / "out/source"]
+    state = State(tmp_path / "out", {"SOURCE": "day", "--test": ""}, begun)
     assert not state.done and not (tmp_path / "out").exists(), "nothing is written before something is done"
     state.finish("check")
     check_folder(tmp_path / "out")
-    assert State(tmp_path / "out", {"SOURCE": "day", "--test": ""}).done == ["check"]
+    assert State(tmp_path / "out", {"SOURCE": "day", "--test": ""}, begun).done == ["check"]
+    assert State(tmp_path / "out", {"SOURCE": "night", "--test": ""}, begun).done == [], "nothing was trained: free"
+    (tmp_path / "out/source").mkdir()
+    assert State(tmp_path / "out", {"SOURCE": "day", "--test": ""}, begun).done == ["check"]
     with pytest.raises(ConfigError, match="SOURCE was day, and is night now"):
-        State(tmp_path / "out", {"SOURCE": "night", "--test": ""})
+        State(tmp_path / "out", {"SOURCE": "night", "--test": ""}, begun)
     with pytest.raises(ConfigError, match="--test was not given, and is x now"):
-        State(tmp_path / "out", {"SOURCE": "day", "--test": "x"})
+        State(tmp_path / "out", {"SOURCE": "day", "--test": "x"}, begun)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot write .*adapt.json"):
+        State(tmp_path / "file/out", {}).save()
+
+
+def run(*argv):
+    """The command in this process; what it ends with: None where all is well."""
+    with forget_registered_sets():
+        try:
+            return program.run("adapt", list(map(str, argv)), "mic-det adapt")
+        except SystemExit as e:
+            return e.code
+
+
+def test_a_call_that_the_check_refused_may_be_repeated_in_the_same_folder(domains, tmp_path, monkeypatch):
+    """Labels that are put right make another call of it; nothing was trained by then."""
+    monkeypatch.setattr("mic_det.cli.adapt.find_weights", lambda *_: NONE)
+    monkeypatch.setattr("mic_det.cli.adapt.Job.minutes", lambda job: (_ for _ in ()).throw(ConfigError("far enough")))
+    call = [domains / "source", domains / "target/images", "--output", tmp_path / "out"]
+    broken = next((domains / "source").rglob("train_*.*"))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    assert "problems in the images and labels: 1." in run(*call)
+    broken.write_bytes(whole)
+    labels = domains / "source/train.json"
+    labels.write_text(labels.read_text() + "\n")
+    assert run(*call) == "error: far enough"
+    assert run(*call, "--steps", 3) == "error: far enough"
+
+
+def test_a_refused_call_leaves_the_labels_of_the_other_one_alone(domains, tmp_path, monkeypatch):
+    monkeypatch.setattr("mic_det.cli.adapt.find_weights", lambda *_: NONE)
+    out = tmp_path / "out"
+    call = [domains / "source", domains / "target/images", "--output", out, "--steps", 3]
+    monkeypatch.setattr("mic_det.cli.adapt.Job.minutes", lambda job: (_ for _ in ()).throw(ConfigError("far enough")))
+    assert run(*call, "--classes", "red") == "error: far enough"
+    (out / "source").mkdir()
+    before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    assert {f.name for f in before} >= {"source.json", "adapt.json", "source.yaml", "adapt.yaml"}
+    assert "--classes was red, and is blue now" in run(*call, "--classes", "blue")
+    assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
 
 
 def test_folders_with_files_of_the_user_are_refused(tmp_path):
     check_folder(tmp_path)
+    for folder in (tmp_path, tmp_path / "day", tmp_path / "day/images/out"):
+        (tmp_path / "day").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="would be read as data"):
+            check_folder(folder, [tmp_path if folder == tmp_path else tmp_path / "day"])
+    check_folder(tmp_path / "day2", [tmp_path / "day"])
+    (tmp_path / "day").rmdir()
     write_image(tmp_path / "holiday.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(ConfigError, match="has files"):
         check_folder(tmp_path)

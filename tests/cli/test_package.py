@@ -115,7 +115,7 @@ def test_ci_runs_what_the_dockerfile_runs():
     for script in scripts:
         assert os.access(ROOT / script, os.X_OK)
         subprocess.run(["bash", "-n", ROOT / script], check=True)
-    assert "mkdocs build --strict" in steps
+    assert "zensical build --strict" in steps
 
 
 def test_the_base_image_is_an_argument():

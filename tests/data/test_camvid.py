@@ -264,7 +264,7 @@ def test_the_program_and_its_refusals(root, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert "camvid_fog_val: 2 images, 6 boxes (person 4, car 2, bicycle 0)" in captured.out
     assert "camvid_dusk_train: 2 images, no labels" in captured.out
-    assert "the public folder has 305 images of camvid_day_train, this one has 2" in captured.err
+    assert "the public folder has 305 images of camvid_day_train, but this one has 2" in captured.err
     (root / "test").rename(root / "tests")
     assert "there is no folder" in refusal_here(tool, "--workers", 1, monkeypatch=monkeypatch)
     for wrong in (["--beta", "thick"], ["--beta", "-1"], ["--workers", 0]):

@@ -53,8 +53,8 @@ def test_repairs_are_reported_once_with_counts_in_log_and_check(clean):
     expected = [
         "7 annotations: has no usable 'area'",
         "1 annotation: has no polygon with three corners and an area; left out (first: annotation x3)",
-        "2 annotations: has an 'iscrowd' that is no number 0 or 1",
-        "annotation ids are numbered again: of 25, 25 are no whole number from 1, such as 'x0'",
+        "2 annotations: has an 'iscrowd' that is not the number 0 or 1",
+        "annotation ids are numbered again: of 25, 25 are not whole numbers above 0, such as 'x0'",
     ]
     reports, _ = check_config_datasets(cfg, workers=1, progress=False)
     for text in expected:
@@ -82,7 +82,7 @@ def test_copies_and_boxes_that_leave_their_image_are_reported(clean):
 
     for change, text in (
         (twice, f"1 files are listed more than once with the same boxes, such as {FILES[0]} (ids [1, 99])"),
-        (copied, "3 boxes are there more than once with the same class, such as [29, 43, 55, 34] of image 1"),
+        (copied, "3 boxes are listed more than once with the same class, such as [29, 43, 55, 34] of image 1"),
         (
             centres,
             "3 of 25 boxes reach far out of their image, such as annotation 5: [159.0, 124.5, 48, 49] in 200 x 150",

@@ -96,7 +96,7 @@ def test_bdd100k_of_both_years(root, file, names):
 @pytest.mark.parametrize("name", ["sim10k_car", "kitti_car", "bdd100k_day_train"])
 def test_missing_folders_are_named(root, name):
     folder = {"sim10k_car": "sim10k.VOC2012", "kitti_car": "kitti.training", "bdd100k_day_train": "bdd100k"}[name]
-    with pytest.raises(DataError, match=f"{name}: there is no folder .*{folder} .*datasets/README.md"):
+    with pytest.raises(DataError, match=f"{name}: there is no folder .*{folder} .*docs/datasets.md"):
         DatasetCatalog.get(name)
     (root / folder.replace(".", "/")).mkdir(parents=True)
     with pytest.raises(DataError, match=f"{name}: (no |there is no label file)"):

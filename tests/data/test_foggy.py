@@ -165,7 +165,7 @@ def test_the_program_and_its_refusals(tmp_path, monkeypatch, capsys):
     tool = "../datasets/make_fog.py"
     options = ["--split", "val", "--beta", "0.010", "--workers", 1]
     run_tool_here(tool, "--cityscapes", root, *options, monkeypatch=monkeypatch)
-    assert "4 foggy images written, 0 were there" in capsys.readouterr().out and one_file(root, "0.010").is_file()
+    assert "4 foggy images written, 0 existed before" in capsys.readouterr().out and one_file(root, "0.010").is_file()
     assert "train: check" in refusal_here(tool, "--cityscapes", root, monkeypatch=monkeypatch)
     for wrong in (["--beta", "thick"], ["--images", root], ["--airlight", 1, 2, 300], ["--workers", 0]):
         with pytest.raises(SystemExit) as caught:

@@ -2,10 +2,12 @@
 
 import builtins
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.data import write_coco, write_image
 from mic_det.data.formats.convert import to_coco
@@ -105,12 +107,33 @@ def test_of_several_coco_files_the_one_of_the_split_counts_or_none(tmp_path):
         recognise(tmp_path, "train", "SOURCE")
 
 
+def test_a_file_of_each_split_finds_its_own_images_though_their_names_are_the_same(tmp_path):
+    names = [("a.png", WIDTH, HEIGHT)]
+    for split in ("train", "val"):
+        images(tmp_path / split, ["a.png"] if split == "val" else ["a.png", "b.png"])
+        write_coco(tmp_path / f"annotations/instances_{split}2017.json", names, [(0, 1, (1, 2, 30, 40))])
+    for role, split in (("train", "train"), ("test", "val")):
+        assert recognise(tmp_path, role, "SOURCE").images == tmp_path / split
+    write_coco(tmp_path / "annotations/mine.json", names, [(0, 1, (1, 2, 30, 40))])
+    with pytest.raises(DataError, match="may be those in .*train or in .*val|may be those in .*val or in .*train"):
+        recognise(tmp_path / "annotations/mine.json", "train", "SOURCE")
+
+
+def test_coco_files_of_one_name_in_folders_of_the_splits(tmp_path):
+    for split in ("train", "valid"):
+        images(tmp_path / split, ["a.png"])
+        write_coco(tmp_path / split / "_annotations.coco.json", [("a.png", WIDTH, HEIGHT)], [(0, 1, (1, 2, 30, 40))])
+    for role, split in (("train", "train"), ("test", "valid")):
+        found = recognise(tmp_path, role, "SOURCE")
+        assert found.json.parent == found.images == tmp_path / split
+
+
 def test_an_unlabelled_coco_file_is_no_source(tmp_path):
     images(tmp_path)
     write_coco(tmp_path / "x.json", [("a.png", WIDTH, HEIGHT)], [])
     with pytest.raises(DataError, match="no labels that can be read"):
         recognise(tmp_path, "train", "SOURCE")
-    with pytest.raises(DataError, match="no COCO file with"):
+    with pytest.raises(DataError, match="is not a COCO file with"):
         recognise(tmp_path / "x.json", "train", "SOURCE")
 
 
@@ -135,7 +158,10 @@ def test_pascal_voc_is_recognised(tmp_path, folders):
         (["train/images", "valid/images"], "train: ../train/images\nval: ../valid/images\n", ["train/images"],
          ["valid/images"]),
         (["images/train", "images/val"], "path: /somebody/elses\ntrain: images/train\n", ["images/train"],
-         ["images/train", "images/val"]),
+         ["images/val"]),
+        (["images/a", "images/b"], "train: /home/me/set/images/b\nval: /home/me/set/images/a\n", ["images/b"],
+         ["images/a"]),
+        (["images/a", "images/train"], "", ["images/a", "images/train"], ["images/a", "images/train"]),
     ],
 )  # fmt: skip
 def test_yolo_is_recognised_with_the_split_of_the_role(tmp_path, splits, data, train, test):
@@ -176,7 +202,7 @@ def test_pascal_voc_becomes_coco_box_by_box(supervision, tmp_path):
     assert [c["name"] for c in content["categories"]] == ["cat", "dog"]
     crowds = [a for a in content["annotations"] if a["iscrowd"]]
     assert len(crowds) == 1 and crowds[0]["bbox"] == [100, 40, 80, 50], "the second box of an image"
-    assert notes == ["1 boxes are marked difficult: they are not learned from, and count in no AP."]
+    assert notes == ["1 boxes are marked difficult: training and AP ignore them."]
     assert {(x["width"], x["height"]) for x in content["images"]} == {(WIDTH, HEIGHT)}
     assert all((tmp_path / x["file_name"]).is_file() for x in content["images"])
 
@@ -187,6 +213,105 @@ def test_images_without_xml_are_left_out(supervision, tmp_path):
     content, notes = to_coco(recognise(tmp_path, "train", "SOURCE"))
     assert boxes_of(content).keys() == {"b.jpg", "nothing.png"}
     assert notes == ["1 images without a label file are left out."]
+
+
+@pytest.mark.parametrize("layout", ["{}/{}", "{1}/{0}"])
+def test_folders_of_xml_with_the_same_file_names_keep_their_own_images(supervision, tmp_path, layout):
+    """Each folder's box is elsewhere, so that an exchange shows."""
+    for k, name in enumerate(("b", "a")):
+        boxes = {"a.png": [("cat", 10 + k, 20, 30, 60)]}
+        write_voc(tmp_path, boxes, layout.format("images", name), layout.format("Annotations", name))
+    content, _ = to_coco(recognise(tmp_path, "train", "SOURCE"))
+    found = {content["images"][a["image_id"] - 1]["file_name"]: a["bbox"] for a in content["annotations"]}
+    of = {name: f"{layout.format('images', name)}/a.png" for name in "ab"}
+    assert found == {of["b"]: [10, 20, 20, 40], of["a"]: [11, 20, 19, 40]}
+
+
+def test_splits_of_pascal_voc_count_by_the_names_of_their_folders(supervision, tmp_path):
+    for split in ("train", "val"):
+        write_voc(tmp_path, image_folder=f"{split}/images", label_folder=f"{split}/xml")
+    for role, split in (("train", "train"), ("test", "val")):
+        content, notes = to_coco(recognise(tmp_path, role, "SOURCE"))
+        assert all(x["file_name"].startswith(f"{split}/") for x in content["images"])
+        assert notes[0].startswith("folders of other splits are left out: ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "iso-8859-1"])
+def test_xml_is_read_in_its_own_encoding(supervision, tmp_path, encoding):
+    write_voc(tmp_path)
+    head = f'<?xml version="1.0" encoding="{encoding[:10].replace("-sig", "")}"?>'
+    for file in tmp_path.rglob("*.xml"):
+        file.write_text(head + file.read_text().replace("dog", " chi\u00ean\n"), encoding=encoding)
+    content, _ = to_coco(recognise(tmp_path, "train", "SOURCE"))
+    assert [c["name"] for c in content["categories"]] == ["cat", "chi\u00ean"] and len(content["annotations"]) == 4
+
+
+def test_labels_that_would_be_left_out_without_a_word_are_refused(supervision, tmp_path):
+    write_voc(tmp_path / "voc")
+    (tmp_path / "voc/JPEGImages/a.png").unlink()
+    with pytest.raises(DataError, match="1 files of labels in .*Annotations have no image, such as a.xml"):
+        to_coco(recognise(tmp_path / "voc", "train", "SOURCE"))
+    write_voc(tmp_path / "upper")
+    (tmp_path / "upper/Annotations/a.xml").rename(tmp_path / "upper/Annotations/a.XML")
+    with pytest.raises(DataError, match="a.XML: supervision reads .xml in small letters"):
+        to_coco(recognise(tmp_path / "upper", "train", "SOURCE"))
+    write_voc(tmp_path / "twice")
+    shutil.copytree(tmp_path / "twice/Annotations", tmp_path / "twice/backup")
+    with pytest.raises(DataError, match="has two label files"):
+        to_coco(recognise(tmp_path / "twice", "train", "SOURCE"))
+
+
+@pytest.mark.parametrize("kind", ["YOLO", "Pascal VOC"])
+def test_photographs_that_exif_turns_are_labelled_upright(supervision, tmp_path, kind):
+    root = write_yolo(tmp_path) if kind == "YOLO" else write_voc(tmp_path)
+    for file in (*root.rglob("*.png"), *root.rglob("*.jpg")):
+        with Image.open(file) as image:
+            exif = image.getexif()
+            exif[274] = 6
+            image.rotate(90, expand=True).save(file, exif=exif)
+    content, _ = to_coco(recognise(root, "train", "SOURCE"))
+    assert {(x["width"], x["height"]) for x in content["images"]} == {(WIDTH, HEIGHT)}
+    for name, boxes in boxes_of(content).items():
+        for got, want in zip(boxes, sorted(BOXES[name])):
+            assert got[1:] == pytest.approx(want[1:], abs=0.01)
+
+
+def test_the_size_that_pascal_voc_names_is_kept_for_the_check(supervision, tmp_path):
+    write_voc(tmp_path)
+    file = tmp_path / "Annotations/a.xml"
+    file.write_text(file.read_text().replace(f"<width>{WIDTH}<", f"<width>{2 * WIDTH}<"))
+    content, _ = to_coco(recognise(tmp_path, "train", "SOURCE"))
+    assert sorted(x["width"] for x in content["images"]) == [WIDTH, WIDTH, 2 * WIDTH]
+
+
+def test_a_text_file_may_list_the_images_of_a_split(supervision, tmp_path):
+    root = write_yolo(tmp_path, data="names: [dog, cat, bird]\ntrain: train.txt\nval: val.txt\n")
+    (root / "train.txt").write_text("./images/a.png\n/home/me/set/images/nothing.png\n")
+    (root / "val.txt").write_text("images/b.jpg\n")
+    for role, names in (("train", {"a.png", "nothing.png"}), ("test", {"b.jpg"})):
+        content, _ = to_coco(recognise(root, role, "SOURCE"))
+        assert boxes_of(content).keys() == names
+    (root / "train.txt").write_text("images/gone.png\n")
+    with pytest.raises(DataError, match="train.txt lists images/gone.png"):
+        recognise(root, "train", "SOURCE")
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "obj.names"])
+def test_the_class_names_may_be_a_text_file(supervision, tmp_path, place):
+    root = write_yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    (root / place).write_text("dog\ncat\nbird\n")
+    content, _ = to_coco(recognise(root, "train", "SOURCE"))
+    assert [c["name"] for c in content["categories"]] == list(CLASSES) and len(content["annotations"]) == 4
+
+
+def test_keypoints_are_no_polygons(supervision, tmp_path):
+    root = write_yolo(tmp_path, data="names: [dog, cat, bird]\nkpt_shape: [2, 3]\n")
+    for file in root.rglob("*.txt"):
+        file.write_text("".join(f"{line} 0.5 0.5 2 0.1 0.1 0\n" for line in file.read_text().splitlines()))
+    content, _ = to_coco(recognise(root, "train", "SOURCE"))
+    found = boxes_of(content)
+    assert found["a.png"] == [("cat", *map(pytest.approx, BOXES["a.png"][0][1:]))] and len(found["b.jpg"]) == 3
 
 
 @pytest.mark.parametrize("names", ["[dog, cat, bird]", "{2: bird, 0: dog, 1: cat}"])
@@ -204,7 +329,7 @@ def test_yolo_becomes_coco_box_by_box(supervision, tmp_path, names):
 
 
 def test_both_splits_of_yolo_have_images_of_their_own(supervision, tmp_path):
-    write_yolo(tmp_path, ["images/train", "images/val"])
+    write_yolo(tmp_path, ["images/monday", "images/tuesday"])
     content, _ = to_coco(recognise(tmp_path, "train", "SOURCE"))
     assert len({x["file_name"] for x in content["images"]}) == 6
     assert len(content["annotations"]) == 2 * sum(map(len, BOXES.values()))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from helpers.browser import CHROMIUM, Browser, served
+from helpers.browser import find_chromium, opened, served
 from helpers.data import (
     forget_registered_sets,
     load,
@@ -205,7 +205,7 @@ def test_pixels_of_16_bits_are_refused(folder, tmp_path):
 @pytest.fixture(scope="module")
 def page(folder, tmp_path_factory):
     """The page with the student as source-only beside the teacher."""
-    if CHROMIUM is None:
+    if find_chromium() is None:
         pytest.skip("there is no Chromium")
     place = tmp_path_factory.mktemp("page")
     try:
@@ -227,20 +227,14 @@ def page(folder, tmp_path_factory):
 
 def test_the_page_shows_in_a_browser_what_python_finds(page, folder, tmp_path):
     image = folder / "target/images/val_0.png"
-    with served(page) as url:
-        browser = Browser(tmp_path / "profile")
-        try:
-            browser.open(f"{url}/index.html")
-            browser.choose_file("#file", image)
-            found = browser.evaluate("window.found")
-            shown = "document.querySelector('figcaption').textContent"
-            slide = (
-                "((t) => { t.value = %s; t.dispatchEvent(new Event('input')) })(document.getElementById('threshold'));"
-            )
-            captions = [browser.evaluate((slide % least) + shown) for least in (0.3, 1)]
-            painted = browser.evaluate("document.querySelectorAll('canvas')[1].width")
-        finally:
-            browser.close()
+    with served(page) as url, opened(tmp_path / "profile") as browser:
+        browser.open(f"{url}/index.html")
+        browser.choose_file("#file", image)
+        found = browser.evaluate("window.found")
+        shown = "document.querySelector('figcaption').textContent"
+        slide = "((t) => { t.value = %s; t.dispatchEvent(new Event('input')) })(document.getElementById('threshold'));"
+        captions = [browser.evaluate((slide % least) + shown) for least in (0.3, 1)]
+        painted = browser.evaluate("document.querySelectorAll('canvas')[1].width")
     assert [x["title"] for x in found] == ["source-only", "adapted"]
     for x in found:
         predictor = OnnxPredictor(page / f"{x['title']}.onnx", 0.1)
@@ -260,4 +254,5 @@ def test_the_page_shows_in_a_browser_what_python_finds(page, folder, tmp_path):
         assert [b["name"] for b in boxes] == [predictor.classes[i][1] for i in expected["instances"].classes]
     count = sum(b["score"] >= 0.3 for b in found[0]["boxes"])
     assert captions == [f"source-only: {count} objects", "source-only: 0 objects"] and painted == rgb.shape[1]
+    assert browser.console == []
     assert browser.urls and all(u.startswith((url, "blob:", "data:", "about:")) for u in browser.urls)

@@ -17,7 +17,6 @@ from mic_det.engine.trainer import MICTrainer
 pytestmark = pytest.mark.slow
 
 STEPS = 5
-PANELS = 5
 MIC = {
     "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__PSEUDO_BOXES": {"SCORE_THRESHOLD": 0.05},  # the masked loss has something to learn from
@@ -64,14 +63,17 @@ def test_training_is_bit_equal_with_and_without_pictures(runs):
 def test_a_picture_every_period_and_none_without(runs):
     root, _, _ = runs
     files = sorted(p.name for p in (root / "with/visuals").iterdir())
-    assert files == ["0000002.jpg", "0000004.jpg"]
+    assert files == [f"{step:07d}_{number}.jpg" for step in (2, 4) for number in (1, 2, 3)]
     assert not (root / "without/visuals").exists()
-    first, second = (cv2.imread(str(root / "with/visuals" / f)).astype(int) for f in files)
-    cell = round(HEIGHT * 800 / 96) + 36
-    assert first.shape == second.shape == (3 * cell, PANELS * 800, 3)
+    pictures = [cv2.imread(str(root / "with/visuals" / f)).astype(int) for f in files]
+    assert len({p.shape for p in pictures}) == 1
+    height, width = pictures[0].shape[:2]
+    cell = height // 2, width // 3  # five panels in two lines of three
+    assert width <= 1920 and height <= 1000 and abs(cell[1] / (cell[0] - 36) - 96 / HEIGHT) < 0.02, "fits a screen"
+    assert (pictures[0][cell[0] + 8 :, 2 * cell[1] + 8 :] >= 250).all(), "the sixth place is empty"
     # the same images each time, and three different ones
-    assert np.abs(first[:, :800] - second[:, :800]).mean() < 1
-    images = [first[i * cell + 36 : (i + 1) * cell, :800] for i in range(3)]
+    images = [p[36 : cell[0], : cell[1]] for p in pictures]
+    assert all(np.abs(images[i] - images[3 + i]).mean() < 1 for i in range(3))
     assert min(np.abs(images[i] - images[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))) > 5
 
 
@@ -92,11 +94,12 @@ def test_the_picture_is_in_tensorboard_at_its_step(runs):
     root, _, _ = runs
     events = EventAccumulator(str(root / "with"), size_guidance={"images": 0})
     events.Reload()
-    shown = events.Images("pseudo-boxes")
-    assert [e.step for e in shown] == [1, 3]
-    picture = cv2.imdecode(np.frombuffer(shown[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR).astype(int)
-    written = cv2.imread(str(root / "with/visuals/0000002.jpg")).astype(int)
-    assert picture.shape == written.shape and np.abs(picture - written).mean() < 6
+    for number in (1, 2, 3):
+        shown = events.Images(f"pseudo-boxes/{number}")
+        assert [e.step for e in shown] == [1, 3]
+        picture = cv2.imdecode(np.frombuffer(shown[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR).astype(int)
+        written = cv2.imread(str(root / f"with/visuals/0000002_{number}.jpg")).astype(int)
+        assert picture.shape == written.shape and np.abs(picture - written).mean() < 6
 
 
 def test_detectron2s_own_pictures_of_a_plain_detector_still_work(runs):

@@ -102,7 +102,7 @@ CHANGED = {
     "a frozen stage": ({"MODEL__BACKBONE__FREEZE_AT": 3}, ["MODEL.BACKBONE.FREEZE_AT: was 0, is 3"]),
     "a plain detector": (
         {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN", "DATASETS__TARGET": []},
-        ["MODEL.META_ARCHITECTURE: was MIC, is GeneralizedRCNN", "momentum that start anew"],
+        ["MODEL.META_ARCHITECTURE: was MIC, is GeneralizedRCNN", "momentum that start from zero"],
     ),
     "a longer squeezed warm-up": (
         {"SOLVER__WARMUP_ITERS": 3, "SOLVER__MAX_ITER": 4}, ["SOLVER.WARMUP_ITERS: was 0, is 3"],

@@ -80,7 +80,7 @@ def test_an_evaluation_of_a_read_only_run(scene):
         code, text = run_program(TRAIN, "--config-file", config, "--eval-only", "--resume")
         assert code == 0 and "Traceback" not in text, text[-3000:]
         check_refused(TRAIN, ["--config-file", config, "--resume"], ["OUTPUT_DIR", str(output), "cannot be written"])
-    assert "Evaluation results for bbox" in text and "leaves no log" in text and "model_final.pth" in text
+    assert "Evaluation results for bbox" in text and "writes no log" in text and "model_final.pth" in text
     assert files(output) == before
 
 

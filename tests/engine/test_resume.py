@@ -257,5 +257,5 @@ def test_a_checkpoint_of_another_trainer_goes_on_with_a_warning(data, stopped, t
     with caplog.at_level(logging.WARNING, logger="mic_det"):
         losses = train(data, tmp_path / "run", resume=True, **MIC, SOLVER__MAX_ITER=3)
     assert list(losses) == [2]
-    assert "does not tell how far the data were used" in caplog.text
+    assert "does not say how far the data were used" in caplog.text
     assert [r["iteration"] for r in metrics(tmp_path / "run")] == [1, 2]

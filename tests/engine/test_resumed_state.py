@@ -124,7 +124,7 @@ def test_momentum_goes_to_its_parameter_by_name_and_shape(data, run, caplog, nam
     message = inexact(caplog)
     assert told in message and "OUTPUT_DIR" in message and "\n" not in message
     restarted = [k for k in after if before.get(k) is not None and after[k] is None]
-    assert bool(restarted) == ("momentum that start anew" in message) or not anew
+    assert bool(restarted) == ("momentum that start from zero" in message) or not anew
 
 
 def test_a_stage_that_is_no_longer_frozen_starts_its_momentum(data, tmp_path, caplog):
@@ -138,7 +138,7 @@ def test_a_stage_that_is_no_longer_frozen_starts_its_momentum(data, tmp_path, ca
     assert all(after[k] is None for k in after.keys() - before.keys())
     with caplog.at_level(logging.WARNING):
         trainer.train()
-    assert "momentum that start anew: student.backbone.bottom_up" in inexact(caplog)
+    assert "momentum that start from zero: student.backbone.bottom_up" in inexact(caplog)
 
 
 def test_options_of_the_optimizer_are_the_configs(data, run, caplog):

@@ -226,7 +226,7 @@ def test_other_classes_start_the_predictor_anew_and_nothing_else(tmp_path, caplo
     assert len(anew) >= 2 and all(torch.equal(found[k], fresh[k]) for k in anew)
     assert all(torch.equal(found[k], theirs[k]) for k in found if k not in anew)
     for prefix in predictors:
-        assert f"{prefix[:-1]} starts anew" in told(caplog)
+        assert f"the weights of {prefix[:-1]} are drawn at random" in told(caplog)
     table = [line.split() for line in told(caplog).splitlines()]
     for k in anew:
         assert any(row and row[0] == k and str(found[k].shape[0]) in "".join(row[1:]) for row in table), k

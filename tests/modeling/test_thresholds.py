@@ -214,7 +214,7 @@ def test_checkpoints_with_and_without_thresholds_load_into_each_other(tmp_path):
 
 
 def test_a_start_outside_the_bounds_is_refused():
-    with pytest.raises(ConfigError, match="SCORE_THRESHOLD is 0.2, where thresholds begin .*ADAPT_BOUNDS"):
+    with pytest.raises(ConfigError, match="SCORE_THRESHOLD is 0.2, but .* starts there .*ADAPT_BOUNDS"):
         model_of(**{**ADAPT, P + "SCORE_THRESHOLD": 0.2, P + "ADAPT_BOUNDS": (0.3, 0.9)})
     with pytest.raises(ConfigError, match="SCORE_THRESHOLD_PER_CLASS is"):
         model_of(**{**ADAPT, P + "SCORE_THRESHOLD_PER_CLASS": (0.3, 0.95, 0.5)})

@@ -136,7 +136,7 @@ def test_same_bytes_twice(tmp_path):
     [
         ({"Host/detectron2/__init__.py": "import Host.other\n"}, "still names Host"),
         ({"Host/detectron2/__init__.py": "", "Host/detectron2/a.yaml": "Host.detectron2"}, "still names Host"),
-        ({"Host/__init__.py": ""}, "holds no Host/detectron2/"),
+        ({"Host/__init__.py": ""}, "has no Host/detectron2/"),
     ],
 )
 def test_a_carrier_of_another_make_is_refused(tmp_path, files, message):
@@ -168,7 +168,7 @@ def test_install_keep_force_and_uninstall(venv, tmp_path):
 
     kept = run_tool(venv, carrier, "--wheel", tmp_path / "nothing_here.whl")
     assert kept.returncode == 0
-    assert "Detectron2 0.6 is there" in kept.stdout
+    assert "Detectron2 0.6 is installed" in kept.stdout
     forced = run_tool(venv, carrier, "--force", "--wheel", path)
     assert forced.returncode == 0, forced.stderr
     assert "installed" in forced.stdout

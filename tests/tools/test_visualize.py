@@ -81,7 +81,8 @@ def test_sheets_have_five_panels_an_image(pictures):
     folder, _ = pictures
     cell = PANEL[0] + CAPTION
     assert read(folder / "contact_sheet.png").shape == (4 * cell, 6 * PANEL[1], 3)
-    assert read(folder / "val_0.png").shape == (6 * cell, PANEL[1], 3)
+    single = read(folder / "val_0.png")
+    assert single.shape[1] == 1920 and single.shape[0] <= 1000, "the panels of one image fit a screen"
 
 
 def test_the_sheet_shows_the_images_themselves_in_the_order_of_the_set(pictures, folder):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import tempfile
+import textwrap
 from pathlib import Path
 
 from ...benchmark.synthetic import make_batches
@@ -16,9 +17,10 @@ from ...engine.setup import get_mic_cfg
 from ...errors import DataError
 from ...experiments.runs import run_program
 from ...utils.printable import printable
-from .configs import ADAPT, SOURCE, training_config, write_config
+from .configs import ADAPT, SOURCE, TITLES, training_config, write_config
 from .inputs import SourceModel, read_labelled, read_source, read_target
 from .plan import Machine, Weights, find_weights, make_plan
+from .progress import Progress
 from .state import State, check_folder
 
 FEW = 1000  # images that one process checks
@@ -28,13 +30,16 @@ SHOWN = 8  # problems of data sets in the message
 def main(args):
     """
     Raises:
-        MICError: where something is wrong with what is named, before time is spent.
+        MICError: where an argument is wrong; raised before any training starts.
     """
     out = Path(os.path.abspath(os.path.expanduser(args.output)))
-    check_folder(out)
+    check_folder(out, [p for p in (args.source, args.target, args.test) if p])
     with tempfile.TemporaryDirectory() if args.dry_run else contextlib.nullcontext(out) as work:
         job = Job(args, Path(work))
-        state = State(out, job.identity())
+        state = State(out, job.identity(), [out / stage for stage in (SOURCE, ADAPT)])
+        if not args.dry_run:
+            state.save()  # from here on OUT is known as this call's, whatever ends it
+        job.write_data()
         job.write_configs(keep=bool(state.done))
         if "check" not in state.done:
             job.check()
@@ -59,7 +64,7 @@ class Job:
     def __init__(self, args, work):
         """
         Args:
-            work (path): OUT or, of a dry run, a folder that is removed.
+            work (path): OUT; in a dry run a temporary folder.
         """
         self.args, self.work = args, work
         machine = Machine.found(args.num_gpus)
@@ -68,7 +73,7 @@ class Job:
         self.given = isinstance(self.source, SourceModel)
         if self.given:
             if args.classes or args.weights:
-                raise DataError("--classes and --weights are for a SOURCE of images: a trained model has its own.")
+                raise DataError("--classes and --weights need a SOURCE of images: a trained model has its own.")
             self.source_cfg = get_mic_cfg(self.source.config_file)
             self.classes = [name for _, name in categories(self.source_cfg.DATASETS.TRAIN[0])]
             weights = Weights("", "", "those of SOURCE")
@@ -79,7 +84,9 @@ class Job:
             sizes, count = self.source.sizes, len(self.source.files)
         test_file = work / "data/test.json"
         test_classes = args.classes  # the same ones of the test labels
-        self.test = read_labelled(args.test, "test", "--test", test_file, test_classes) if args.test else None
+        self.test = None
+        if args.test:
+            self.test = read_labelled(args.test, "test", "--test", test_file, test_classes, self.classes)
         self.plan = make_plan(machine, weights, sizes, self.target.sizes, count, args.steps, self.given)
         if self.given:
             self.plan = self.plan.of_model(self.source_cfg)
@@ -92,20 +99,25 @@ class Job:
         )
 
     def identity(self):
-        """What OUT is bound to."""
+        """What OUT was made from; see :class:`State`."""
         args = self.args
         return {
+            "--classes": " ".join(args.classes or ()),
             "SOURCE": self.source.identity(),
             "TARGET": self.target.identity(),
             "--test": self.test.identity() if self.test else "",
-            "--classes": " ".join(args.classes or ()),
             "--steps": str(args.steps or ""),
             "--weights": args.weights or "",
             "KEY VALUE": shlex.join(args.opts),
         }
 
+    def write_data(self):
+        """The labels and frames that are not used as they lie."""
+        for images in (self.source, self.target, self.test):
+            getattr(images, "write", lambda: None)()
+
     def write_configs(self, keep):
-        """The config of each training; those that are there stay where ``keep``, as a user may have changed them."""
+        """Write the config of each training. With ``keep``, existing files stay: a user may have changed them."""
         sets = {"classes": len(self.classes), "target": self.target.entry()}
         sets["source"] = None if self.given else self.source.entry()
         sets["test"] = self.test.entry() if self.test else None
@@ -120,7 +132,7 @@ class Job:
     def check(self):
         """
         Raises:
-            DataError: where a data set would stop a training or spoil its numbers; lists what is wrong.
+            DataError: where a data set would stop a training or spoil its numbers; the problems are printed.
         """
         count = len(self.target.files) + sum(len(s.files) for s in (self.source, self.test) if hasattr(s, "files"))
         workers = 1 if count < FEW else None  # processes take seconds to start
@@ -132,10 +144,10 @@ class Job:
         if problems:
             for problem in problems[:SHOWN]:
                 print(printable(f"problem: {problem}"))
-            raise DataError(f"{len(problems)} problems of the images and labels, of which the first are above.")
+            raise DataError(f"problems in the images and labels: {len(problems)}. Correct those that are listed above.")
 
     def minutes(self):
-        """What the trainings and the evaluations take here, from a few steps on noise of the images' size."""
+        """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""
         cfg = get_mic_cfg(self.files[ADAPT], ["MODEL.WEIGHTS", ""])
         batches, _ = make_batches(cfg, 1, synthetic=True)
         variants = {name: make_variant(cfg, name, batches).run for name in ("plain", "teacher", "mic")}
@@ -144,7 +156,7 @@ class Job:
         images = len(self.test.files) if self.test else 0
         an_image = seconds["teacher"] / cfg.SOLVER.IMS_PER_BATCH_TARGET
         evaluations = 2 + (3 if cfg.TEST.EVAL_PERIOD else 0)
-        # a plain step is timed on source and target images together
+        # a plain step is timed with source and target images together
         total = steps[0] * seconds["plain"] * 0.6 + steps[1] * seconds["mic"]
         return (total + an_image * (images * evaluations + len(self.target.files))) / 60
 
@@ -171,9 +183,13 @@ class Job:
         }
         print("\nThe plan")
         for name, text in lines.items():
-            print(printable(f"  {name:10s}{text}"))
+            print(textwrap.fill(printable(f"  {name:10s}{text}"), 110, subsequent_indent=" " * 12))
 
     def train(self, stage):
-        """One training to its end, from where an earlier call stopped."""
+        """Run one training to its end. It resumes where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
-        run_program("train", "--config-file", self.files[stage], "--resume", *gpus)
+        folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
+        print("\n" + printable(f"{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
+        with Progress(folder / "metrics.json", steps) as progress:
+            call = ["--config-file", self.files[stage], "--resume", *gpus]
+            run_program("train", *call, log=folder / "console.txt", tick=progress.update)

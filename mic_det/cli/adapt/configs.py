@@ -1,4 +1,4 @@
-"""The config file of each training: ordinary ones, which a user may edit and run."""
+"""The config file of each training. These are ordinary configs, which a user may edit and run."""
 
 import ast
 import copy
@@ -9,15 +9,15 @@ from detectron2.config import CfgNode
 from ...config.bundled import find_config
 from .plan import ADAPT_PRESET, DETECTOR, SOURCE_PRESET
 
-SOURCE, ADAPT = "source", "adapt"  # trainings: their files are SOURCE.yaml, their folders of the same name
+SOURCE, ADAPT = "source", "adapt"  # the trainings; NAME.yaml is the config, NAME the output folder
 PRESETS = {SOURCE: SOURCE_PRESET, ADAPT: ADAPT_PRESET}
 HEAD = """\
 # {title}
-# Written by `mic-det adapt`. It is an ordinary config: change it, and run
+# `mic-det adapt` wrote this config. You can change it, and run it with
 #     mic-det train --config-file {file}
 """
-TITLES = {SOURCE: "The source model, trained on labelled images alone.", ADAPT: "The adaptation to the target."}
-TOP = 5  # steps in which a training's learning rate grows, as a share of them: one in so many
+TITLES = {SOURCE: "Training of the source model on labelled images alone.", ADAPT: "Adaptation to the target."}
+TOP = 5  # the learning rate grows during the first 1 / TOP of the steps
 
 
 def training_config(stage, plan, sets, output, weights, opts=(), base="", student=""):
@@ -30,8 +30,8 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
         output (path): ``OUTPUT_DIR``.
         weights (str): ``MODEL.WEIGHTS``.
         opts (list[str]): ``KEY VALUE`` pairs.
-        base (str): the config of a trained source model, whose detector, data and solver are kept.
-        student (str): that model's architecture.
+        base (str): the config of a trained source model. Its detector, data and solver are kept.
+        student (str): the architecture of this model.
     """
     steps = plan.steps[0 if stage == SOURCE else 1]
     config = {} if base else _detector(plan, sets["classes"])
@@ -58,7 +58,7 @@ def write_config(config, stage, file):
 
 
 def _detector(plan, num_classes):
-    """A Faster R-CNN on an FPN: of torchvision's backbone where there are weights of it, else one from scratch."""
+    """A Faster R-CNN with an FPN: on torchvision's backbone where it has weights, else on one trained from scratch."""
     config = _read(find_config(DETECTOR))
     model, large = config["MODEL"], plan.machine.device == "cuda"
     model["ROI_HEADS"]["NUM_CLASSES"] = num_classes
@@ -78,10 +78,10 @@ def _detector(plan, num_classes):
 
 
 def _run(stage, plan, steps, sets, output, weights, own):
-    """What belongs to this training: data, sizes, schedule, device."""
+    """The settings of this training: data, sizes, schedule, device."""
     machine, adapts = plan.machine, stage == ADAPT
     custom = {name: sets[name] for name in ("source", "target", "test") if sets.get(name)}
-    rate = plan.batch * (0.0025 if plan.weights.name else 0.005)  # GroupNorm from scratch bears more
+    rate = plan.batch * (0.0025 if plan.weights.name else 0.005)  # GroupNorm from scratch stands a higher rate
     often = steps // 3 if steps >= 300 else 0
     run = {
         "VERSION": 2,
@@ -110,7 +110,7 @@ def _run(stage, plan, steps, sets, output, weights, own):
         "SEED": 1,
         "OUTPUT_DIR": str(output),
     }  # fmt: skip
-    if own:  # the source model's stays: sizes, source images, how it was trained
+    if own:  # the source model's settings stay: sizes, source images, solver
         del run["INPUT"], run["DATASETS"]["TRAIN"]
         for key in ("IMS_PER_BATCH", "BASE_LR", "AMP"):
             del run["SOLVER"][key]

@@ -1,4 +1,4 @@
-"""What `mic-det adapt` is given: labelled images, a trained model, images without labels."""
+"""The inputs of `mic-det adapt`: labelled images or a trained model, and images without labels."""
 
 import hashlib
 import json
@@ -17,14 +17,15 @@ from ...data.formats.convert import to_coco
 from ...data.formats.recognise import recognise
 from ...errors import ConfigError, DataError
 from ...inference.media import VIDEO_SUFFIXES, find_sources, read_frames, write_picture
+from ...utils.atomic_files import write_whole
 
-MOST_SIZES = 200  # images of a folder whose sizes are looked at
+MOST_SIZES = 200  # at most this number of images are opened to learn the sizes in a folder
 WEIGHTS = {".pth", ".pkl", ".pt", ".safetensors"}
 
 
 @dataclass
 class LabelledImages:
-    """A set as ``DATASETS.CUSTOM`` has it, and what is in it; paths are absolute."""
+    """A labelled set, as an entry of ``DATASETS.CUSTOM``, and its content. Paths are absolute."""
 
     json: str
     images: str
@@ -34,17 +35,24 @@ class LabelledImages:
     num_boxes: int
     sizes: list  # (width, height) of each image
     notes: list = field(default_factory=list)
+    content: str = ""  # of ``json``, where that is yet to be written
 
     def entry(self):
         return {"JSON": self.json, "IMAGES": self.images}
 
     def identity(self):
-        return f"{self.images}, {len(self.files)} images, labels {_digest(Path(self.json).read_bytes())}"
+        content = self.content.encode() or Path(self.json).read_bytes()
+        return f"{self.images}, {len(self.files)} images, labels {_digest(content)}"
+
+    def write(self):
+        if self.content:
+            Path(self.json).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.json, lambda f: f.write(self.content.encode()))
 
 
 @dataclass
 class SourceModel:
-    """A trained source model: its config, which names its labelled images, and its weights."""
+    """A trained source model: its weights, and its config, which names its labelled images."""
 
     config_file: str
     weights: str
@@ -84,7 +92,9 @@ def read_source(args, folder):
     if path.is_dir() and (path / "config.yaml").is_file() and list(path.glob("model_*.pth")):
         weights = path / "model_final.pth"
         if not weights.is_file():
-            raise DataError(f"SOURCE {path} is a run without model_final.pth: let it finish, or name one of its files.")
+            raise DataError(
+                f"SOURCE {path} is a run without model_final.pth: let it finish, or name one of its checkpoints."
+            )
         return SourceModel(str((path / "config.yaml").resolve()), str(weights.resolve()))
     if path.suffix.lower() in WEIGHTS:
         if not path.is_file():
@@ -95,42 +105,53 @@ def read_source(args, folder):
     return read_labelled(args.source, "train", "SOURCE", Path(folder) / "data/source.json", args.classes)
 
 
-def read_labelled(path, role, argument, file, classes=None):
-    """A labelled set; ``file`` is written where its labels are not COCO, or not all of its classes are wanted.
+def read_labelled(path, role, argument, file, classes=None, model_classes=()):
+    """A labelled set. Its ``write`` makes ``file`` where its labels are not COCO, or only some classes are wanted.
 
     Args:
-        classes (list[str]): that are learned, in this order; None = all.
+        classes (list[str]): the classes to learn, in this order; None = all.
+        model_classes (list[str]): the classes that the model knows. Pascal VOC lists no classes, so test images may
+            lack some of them.
     """
     found = recognise(path, role, argument)
     if found.kind == "COCO":
         content, notes, labels, images = read_coco(argument, found.json), [], found.json, found.images
     else:
         (content, notes), labels, images = to_coco(found), file, found.path
+        if found.kind == "Pascal VOC":
+            _list_classes(content, model_classes)
     normalized = read_normalized(argument, labels, content)
     known = normalized.classes
     if normalized.unused_parent and classes is None:
-        notes.append(f"the class {normalized.unused_parent}, which has no box and is above the others, is left out.")
+        notes.append(f"the class {normalized.unused_parent} is left out: it has no box, and it is the others' parent.")
         classes = [c for c in known if c != normalized.unused_parent]
     unknown = [c for c in classes or () if c not in known]
-    if unknown:
-        raise DataError(f"--classes names {unknown[0]}; the classes of {argument} are {', '.join(known)}.")
+    if unknown and (role == "train" or len(unknown) == len(classes)):  # test images may lack some
+        raise DataError(f"--classes names {unknown[0]}, but the classes of {argument} are {', '.join(known)}.")
     if classes:
         content = _only(content, classes)
         normalized = read_normalized(argument, labels, content)
+    text = ""
     if classes or found.kind != "COCO":
-        labels = Path(file)
-        labels.parent.mkdir(parents=True, exist_ok=True)
-        labels.write_text(json.dumps(content), encoding="utf-8")
+        labels, text = Path(file), json.dumps(content)
     return LabelledImages(
         str(Path(labels).resolve()), str(Path(images).resolve()), found.describe(), list(normalized.classes),
         [os.path.join(images, x["file_name"]) for x in normalized.images],
         sum(len(boxes) for boxes in normalized.annotations.values()),
-        [(int(x["width"]), int(x["height"])) for x in normalized.images], notes,
+        [(int(x["width"]), int(x["height"])) for x in normalized.images], notes, text,
     )  # fmt: skip
 
 
+def _list_classes(content, names):
+    """Add those of some classes that a COCO file's content does not list."""
+    known = {c["name"] for c in content["categories"]}
+    for name in names:
+        if name not in known:
+            content["categories"].append({"id": len(content["categories"]) + 1, "name": name})
+
+
 def _only(content, classes):
-    """A COCO file's content with some of its classes alone; ids are counted anew, in their order."""
+    """A COCO file's content with only these classes, whose ids are 1, 2, ... in this order."""
     old = {c["id"]: c["name"].strip() for c in content["categories"]}
     ids = {name: i + 1 for i, name in enumerate(classes)}
     kept = [a for a in content["annotations"] if old.get(a.get("category_id")) in ids]
@@ -148,8 +169,10 @@ def read_target(args, folder, source):
     what = f"images of {path.resolve()}"
     if path.is_dir():
         images = path
-    elif path.suffix.lower() in VIDEO_SUFFIXES:
-        images = Path(folder) / "data/frames"
+    elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        # a folder for each video and number: frames of one are never taken for those of another
+        asked = f"{args.frames} {path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        images = Path(folder) / f"data/frames_{_digest(asked.encode())}"
         what = f"at most {args.frames} frames of {path.resolve()}"
         extract_frames(path, images, args.frames)
     else:
@@ -170,7 +193,7 @@ def read_target(args, folder, source):
 
 
 def _sizes(files):
-    """(width, height) of some images, evenly spread; those that cannot be opened are the check's."""
+    """(width, height) of some images, evenly spread. Unreadable files are skipped: the check reports them."""
     sizes = []
     for i in np.unique(np.linspace(0, len(files) - 1, MOST_SIZES).astype(int)):
         try:
@@ -182,16 +205,16 @@ def _sizes(files):
 
 
 def extract_frames(video, folder, most):
-    """Write at most ``most`` frames of a video, evenly spread over it, as ``frame_INDEX.jpg``; what is there stays.
+    """Write at most ``most`` frames of a video, evenly spread, as ``frame_INDEX.jpg``, unless they have been written.
 
     Raises:
         DataError: where the video cannot be read.
     """
-    done = folder / "complete"  # how many were asked for
-    if done.is_file() and done.read_text() == str(most):
+    done = folder / "complete"
+    if done.is_file():
         return
     (source,) = find_sources([str(video)])
-    total = sum(1 for _ in read_frames(source))  # what a file announces is often wrong
+    total = sum(1 for _ in read_frames(source))  # the count in the file's header is often wrong
     chosen = set(np.unique(np.linspace(0, total - 1, most).round().astype(int)).tolist()) if total else set()
     written = 0
     for frame in read_frames(source):
@@ -199,5 +222,5 @@ def extract_frames(video, folder, most):
             write_picture(folder / f"frame_{frame.index:06d}.jpg", frame.rgb)
             written += 1
     if not written:
-        raise DataError(f"TARGET {video}: no frame of it can be read.")
-    done.write_text(str(most))
+        raise DataError(f"TARGET {video}: no frame of this video can be read.")
+    done.touch()

@@ -1,7 +1,8 @@
-"""What is trained, for how long and on what: from the images, their number, and the machine."""
+"""The plan of the trainings, from the images, their number, and the machine: sizes, steps, weights and device."""
 
 import os
 import re
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torchvision
 from ...checkpoint.formats import read_torch
 from ...errors import CheckpointError, ConfigError
 
-# The method, in one place: presets of the source model, and of the adaptation that starts from it.
+# The method: presets of the source model, and of the adaptation that starts from it.
 SOURCE_PRESET = "_methods/strong_start.yaml"
 ADAPT_PRESET = "_methods/mic_strong.yaml"
 
@@ -23,23 +24,24 @@ KNOWN = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large",
     "efficientnet_b0", "convnext_tiny",
 )  # fmt: skip
-BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # what CPUs call it
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that have it
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kind of machine can do. ``steps`` are those of a training from ImageNet weights, least and most."""
+    """Limits of a plan on one kind of machine. ``steps``: least and most of a training from ImageNet weights."""
 
     short_side: tuple  # pixels, least and most
-    batch: int  # source images a step and device, and as many of the target
-    epochs: float  # of the source
+    batch: int  # source images per step and device; the target has the same number
+    epochs: float  # passes over the source images
     steps: tuple
 
 
 LIMITS = {"cpu": Limits((160, 384), 2, 5, (600, 1500)), "cuda": Limits((256, 800), 2, 12, (3000, 18000))}
-ADAPT_SHARE = 0.6  # steps of the adaptation, to those of the source model
-FROM_SCRATCH = 2.0  # times the steps, without ImageNet weights
-PUBLISHED_MASK = 32 / 800  # block size to short side
+ADAPT_SHARE = 0.6  # steps of the adaptation, relative to those of the source model
+FROM_SCRATCH = 2.0  # factor of the steps without ImageNet weights
+PATIENCE = 30.0  # seconds that a download waits for a server's answer
+PUBLISHED_MASK = 32 / 800  # block size, relative to the short side
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Machine:
     def found(cls, num_gpus=None):
         """
         Raises:
-            ConfigError: where more GPUs are asked for than there are.
+            ConfigError: where the machine has fewer GPUs than requested.
         """
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if num_gpus is not None and num_gpus > max(gpus, 1):
@@ -81,7 +83,7 @@ def _cpu_flags(file="/proc/cpuinfo"):
 
 @dataclass(frozen=True)
 class Weights:
-    """ImageNet weights: ``name`` is torchvision's, ``file`` what ``MODEL.WEIGHTS`` is. No name: there are none."""
+    """ImageNet weights: torchvision's ``name`` and the value of ``MODEL.WEIGHTS``. "" = there are no weights."""
 
     name: str
     file: str
@@ -89,14 +91,15 @@ class Weights:
 
 
 def find_weights(file, device):
-    """``--weights``, or torchvision's own, which are downloaded once; without a network there are none.
+    """The weights of ``--weights``, or torchvision's own, which are downloaded once. Without a network: none.
 
     Raises:
         ConfigError, CheckpointError: where ``--weights`` cannot be used.
     """
     if file:
         return Weights(recognise_backbone(file), os.path.abspath(file), f"ImageNet weights of {file}")
-    name = BACKBONES[device]
+    name, patience = BACKBONES[device], socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
         torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
         return Weights(name, f"torchvision://{name}", f"torchvision's ImageNet weights of {name}")
@@ -104,17 +107,19 @@ def find_weights(file, device):
         reason = " ".join(str(e).split())[:120]
         return Weights(
             "", "", f"none: torchvision's cannot be downloaded ({reason}). A small model with GroupNorm is trained "
-            f"from random numbers, {FROM_SCRATCH:g} times as long, and will find fewer objects. Better: fetch the "
-            f"weights of {name} elsewhere, and name the file with --weights",
+            f"from random weights, {FROM_SCRATCH:g} times as long, and will find fewer objects. For a better model, "
+            f"download the weights of {name} elsewhere, and name the file with --weights",
         )  # fmt: skip
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def recognise_backbone(file):
-    """The classifier of torchvision whose weights a file holds.
+    """The name of torchvision's classifier whose weights are in a file.
 
     Raises:
-        ConfigError: where it is none that is known.
-        CheckpointError: where it cannot be read.
+        ConfigError: where the file has no weights of a known classifier.
+        CheckpointError: where the file cannot be read.
     """
     if not os.path.isfile(file):
         raise CheckpointError(f"--weights {file}: there is no such file.")
@@ -133,22 +138,22 @@ def recognise_backbone(file):
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes in pixels; ``steps`` of the source model (0 where it is there) and of the adaptation."""
+    """Sizes are in pixels. ``steps`` are those of the source model (0 where it exists) and of the adaptation."""
 
     machine: Machine
     weights: Weights
     short_side: int
     long_side: int
-    batch: int  # source images of a step, over all devices; as many of the target
+    batch: int  # source images per step, over all devices; the target has the same number
     steps: tuple
 
     @property
     def block_size(self):
-        """Patches of the mask grow with the images, in steps of 8; below 16 pixels too little is hidden at once."""
+        """Patch size of the mask: it grows with the images in steps of 8. Patches below 16 pixels hide too little."""
         return int(np.clip(8 * round(self.short_side * PUBLISHED_MASK / 8), 16, 64))
 
     def of_model(self, cfg):
-        """The plan for a source model that is there, which keeps its sizes and its batch."""
+        """The plan for a source model that exists: the sizes and the batch are those of its config."""
         return replace(
             self, short_side=min(cfg.INPUT.MIN_SIZE_TRAIN), long_side=cfg.INPUT.MAX_SIZE_TRAIN,
             batch=cfg.SOLVER.IMS_PER_BATCH,
@@ -160,9 +165,9 @@ def make_plan(machine, weights, source_sizes, target_sizes, num_source, steps=No
     Args:
         machine (Machine), weights (Weights)
         source_sizes, target_sizes (list[(int, int)]): width and height of images.
-        num_source (int): labelled images.
-        steps (int): of each training, instead of the planned number.
-        has_source_model (bool): whether there is nothing to train before the adaptation.
+        num_source (int): number of labelled images.
+        steps (int): steps of each training, instead of the planned number.
+        has_source_model (bool): whether the source model exists, so that the adaptation alone is trained.
     """
     limits = LIMITS[machine.device]
     sizes = np.array([*source_sizes, *target_sizes], dtype=float)

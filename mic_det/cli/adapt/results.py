@@ -1,11 +1,12 @@
-"""What an adaptation ends with: predictions, a plain model, a picture of before and after, a report."""
+"""The results of an adaptation: predictions, a plain model, a picture of before and after, a report."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import annotations_to_instances, read_image
 
 from ...checkpoint.export import export, single_detector
 from ...checkpoint.formats import write_weights
@@ -19,12 +20,12 @@ from ...inference.media import write_picture
 from ...inference.predictor import Predictor, class_list, load_model
 from ...utils.outputs import Outputs
 from ...utils.printable import printable
-from ...visualization.panels import contact_sheet, draw_boxes
+from ...visualization.before_after import before_after_sheet
 from .. import predict
 
 PICTURED = 4  # images of before_after.jpg
 SHOWN = 0.5  # least score of a box in pictures
-KEPT = 0.05  # least score of a box in the results file, as COCO's evaluation has it
+KEPT = 0.05  # least score of a box in the results file; Detectron2's evaluation has the same default
 
 
 def make_results(out, before, after, target, test):
@@ -60,7 +61,7 @@ def config(file, weights):
 
 
 def write_model(cfg, out):
-    """``model.pth`` and ``model.yaml``: the teacher alone. Returns whether plain Detectron2 can build it."""
+    """Write ``model.pth`` and ``model.yaml`` of the teacher alone. Returns whether plain Detectron2 can build it."""
     model = load_model(cfg)
     names = [name for _, name in class_list(cfg)]
     try:
@@ -83,42 +84,46 @@ def load_truth(cfg):
     return DatasetCatalog.get(cfg.DATASETS.TEST[0])
 
 
-def before_after(before, after, files, truth=None):
-    """Target images in rows: source-only, adapted and, where it is known, the truth.
+def before_after(before, after, files, truth=None, count=PICTURED, labels=True):
+    """A picture with one row for each target image: source-only, adapted and, where there are labels, the truth.
 
     Args:
         before, after (CfgNode): with their weights.
-        files (list[path]): of the target.
-        truth (list[dict]): labelled images of the target, which are shown instead of ``files``.
+        files (list[path]): images of the target.
+        truth (list[dict]): labelled images of the target, shown instead of ``files``.
+        count (int): images to show.
+        labels (bool): whether class and score stand beside the boxes.
     """
     shown = [d["file_name"] for d in truth] if truth else files
-    dicts = {d["file_name"]: d for d in truth or ()}
     names = [name for _, name in class_list(after)]
     predictors = [("source-only", Predictor(before, SHOWN)), ("adapted", Predictor(after, SHOWN))]
     rows = []
-    for i in np.unique(np.linspace(0, len(shown) - 1, PICTURED).astype(int)):
+    for i in _pictured(len(shown), count, [len(d["annotations"]) for d in truth or ()]):
         rgb = np.ascontiguousarray(read_image(str(shown[i]), "RGB"))
-        row = [(title, _draw(predictor(rgb)["instances"], rgb, names)) for title, predictor in predictors]
+        entries = {title: predictor(rgb)["instances"] for title, predictor in predictors}
         if truth:
-            row.append(("truth", _draw_truth(dicts[shown[i]], rgb, names)))
-        rows.append(row)
-    return contact_sheet(rows)
+            entries["truth"] = _true_boxes(truth[i], rgb)
+        rows.append((rgb, entries))
+    return before_after_sheet(rows, names, score_threshold=SHOWN, labels=labels)
 
 
-def _draw(found, rgb, names):
-    boxes = found.pred_boxes.tensor.numpy()
-    return draw_boxes(rgb, boxes, found.pred_classes.tolist(), found.scores.tolist(), names)
+def _pictured(images, count, boxes=()):
+    """Indices of the images to show: evenly spread, or from each part of the set the image with most true boxes."""
+    if not boxes:
+        return np.unique(np.linspace(0, images - 1, count).astype(int))
+    parts = np.array_split(np.arange(images), min(count, images))
+    return [int(part[np.argmax(np.take(boxes, part))]) for part in parts]
 
 
-def _draw_truth(d, rgb, names):
+def _true_boxes(d, rgb):
+    """The true boxes of a dataset dict as ``Instances``; crowds are none."""
     kept = [a for a in d["annotations"] if not a.get("iscrowd", 0)]
-    boxes = np.array([a["bbox"] for a in kept], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return draw_boxes(rgb, boxes, [a["category_id"] for a in kept], None, names)
+    boxes = [{key: a[key] for key in ("bbox", "bbox_mode", "category_id")} for a in kept]
+    return annotations_to_instances(boxes, rgb.shape[:2])
 
 
 def evaluate_source(cfg, weights):
-    """AP50 of a source model that was not trained here, on the adaptation's test set."""
+    """AP50 on the adaptation's test set of a source model that this command did not train."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = weights
@@ -144,4 +149,5 @@ def summary(out, cfg, runs, before, after, plain):
     for name, file in lines:
         print(printable(f"{name:12s} {out / file}"))
     print(printable(f"{'checkpoint':12s} {after[1]}  (teacher and student)"))
-    print(printable(f"{'config':12s} {after[0]}  (again: mic-det train --config-file {after[0]} OUTPUT_DIR again)"))
+    again = shlex.join(["mic-det", "train", "--config-file", after[0], "OUTPUT_DIR", "again"])
+    print(printable(f"{'config':12s} {after[0]}  (again: {again})"))

@@ -1,8 +1,8 @@
-"""Measure what a step costs: MIC against Detectron2's plain step, its parts, memory, loader and evaluation.
+"""Measure the cost of a step: MIC against Detectron2's plain step, its parts, memory, loader and evaluation.
 
-Everything runs in one process, in alternation, so that ratios hold on a busy machine too; peak memory is measured in
-a process for each variant. Weights are MODEL.WEIGHTS where that file is there, else random; images are those of the
-config's data sets where they are there, else noise (always with --synthetic or --size).
+All variants run in one process, in alternation, so that ratios hold on a busy machine too. Peak memory is measured in
+one process for each variant. The weights are those of MODEL.WEIGHTS, or random where the file is missing. The images
+are those of the config's data sets. They are noise where the data sets are missing, and with --synthetic or --size.
 
 Examples:
     {program} --config-file minicity/mic.yaml --output output/benchmark
@@ -17,15 +17,17 @@ def add(parser):
     add_config_argument(parser)
     parser.add_argument("--output", metavar="DIR", help="folder for benchmark.json and, with --sweep, benchmark.png")
     parser.add_argument("--repeats", type=int, default=7, help="rounds that count (default: %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="noise of this size in pixels")
-    parser.add_argument("--synthetic", action="store_true", help="noise even where the data sets are there")
-    parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="these steps and their floor alone")
-    parser.add_argument("--no-memory", action="store_true", help="leave the measurement of memory out")
-    parser.add_argument("--no-data", action="store_true", help="leave the loader and evaluation out")
-    parser.add_argument("--eval-images", type=int, default=40, help="of the evaluation (default: %(default)s)")
-    parser.add_argument("--sweep", action="store_true", help="also cost against batch size and image size")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="use noise of this size in pixels")
+    parser.add_argument("--synthetic", action="store_true", help="use noise even where the data sets exist")
     parser.add_argument(
-        "--latency", metavar="FOLDER", help="prediction alone, PyTorch against ONNX Runtime on the CPU, on images"
+        "--only", nargs="+", default=(), metavar="STEP", help="measure only these steps and their floor"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--no-data", action="store_true", help="do not measure the loader and the evaluation")
+    parser.add_argument("--eval-images", type=int, default=40, help="images of the evaluation (default: %(default)s)")
+    parser.add_argument("--sweep", action="store_true", help="also measure several batch and image sizes")
+    parser.add_argument(
+        "--latency", metavar="FOLDER", help="measure only predictions on a folder's images: PyTorch, ONNX Runtime (CPU)"
     )
     add_overwrite_argument(parser)
     add_import_argument(parser)

@@ -1,6 +1,6 @@
-"""Check the data sets of a config before training: every image is opened, every box looked at, sets compared.
+"""Check the data sets of a config before training: open every image, look at every box, and compare the sets.
 
-Exits with 1 where something would stop a training or spoil its numbers; training itself checks only what is cheap.
+The exit code is 1 where a problem would stop a training or spoil its numbers. Training itself makes only quick checks.
 
 Example:
     {program} --config-file minicity/mic.yaml
@@ -11,10 +11,10 @@ from ...utils.arguments import add_config_argument, add_import_argument, add_opt
 
 def add(parser):
     add_config_argument(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     add_opts_argument(add_import_argument(parser))
 
 
 def check(parser, args):
     if args.workers is not None and args.workers < 1:
-        parser.error("--workers: at least 1")
+        parser.error("--workers: use at least 1")

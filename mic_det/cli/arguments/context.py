@@ -1,8 +1,8 @@
-"""Hide more and more of each image and see what models still find: curves, their numbers, and pictures.
+"""Hide more and more of each image and measure what models still find: curves, their numbers, and pictures.
 
-The same patches are hidden for every checkpoint. Checkpoints may be plain models' or MIC's. With --objects each
-is also evaluated on the true objects alone (everything outside the true boxes has the mean colour) and on the context
-alone (the true boxes have the mean colour), beside the whole image: what context is worth to it. Example:
+The same patches are hidden for every checkpoint. Checkpoints may be those of plain models or of MIC. --objects shows
+what the context is worth to a model. It evaluates each checkpoint also on the objects alone (everything outside the
+true boxes has the mean colour) and on the context alone (the true boxes have the mean colour). Example:
     {program} --config-file minicity/mic.yaml --output context --objects \\
         --weights source-only=output/minicity/source_only/model_final.pth MIC=output/minicity/mic/model_final.pth
 """
@@ -20,14 +20,18 @@ def add(parser):
     add_config_argument(parser)
     parser.add_argument("--weights", required=True, nargs="+", metavar="NAME=FILE", help="checkpoints to compare")
     parser.add_argument("--output", required=True, help="folder for curves, curve.json and contact_sheet.png")
-    parser.add_argument("--ratios", nargs="+", default=["0", "0.3", "0.5", "0.7", "0.9"], help="shares in [0, 1)")
+    parser.add_argument(
+        "--ratios", nargs="+", default=["0", "0.3", "0.5", "0.7", "0.9"], help="hidden shares of the patches, in [0, 1)"
+    )
     parser.add_argument(
         "--objects", action="store_true",
-        help="also AP with everything outside the true boxes in the mean colour, and with what is inside them; writes "
-        "objects_AP50.png, and adds both to curve.json and the contact sheet",
+        help="also measure AP on the objects alone and on the context alone; write objects_AP50.png, and add both to "
+        "curve.json and the contact sheet",
     )  # fmt: skip
-    parser.add_argument("--dataset", help="a labelled set; default: the first of DATASETS.TEST")
-    parser.add_argument("--images", type=int, default=3, help="of the contact sheet, evenly spread (%(default)s)")
+    parser.add_argument("--dataset", help="a labelled set (default: the first of DATASETS.TEST)")
+    parser.add_argument(
+        "--images", type=int, default=3, help="images of the contact sheet, evenly spread (%(default)s)"
+    )
     add_overwrite_argument(parser)
     add_model_arguments(parser)
     add_opts_argument(parser)

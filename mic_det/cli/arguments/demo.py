@@ -1,8 +1,9 @@
 """Show MIC at work on the miniature city: make it, train, adapt to fog without labels, draw pictures.
 
-A detector is trained on clear images. From there it is trained further in three ways, for as many steps each: on clear
-images; by MIC, with foggy images but not their labels; and as the oracle, with the labels of foggy images. Each part
-is a command of its own, which is printed before it runs. A second call continues where the first one stopped.
+A detector is trained on clear images (the strong start). From there MIC, by the recommended recipe, adapts it with
+foggy images but not their labels. --full also trains it for as many steps on clear images alone (the control), and
+with the labels of foggy images (the oracle). All have fewer steps than the configs have. Each part is a command of its
+own, which is printed before it runs. A second call continues where the first one stopped.
 
 Example:
     {program} --output output/demo
@@ -15,5 +16,7 @@ def add(parser):
     parser.add_argument(
         "--output", default="output/demo", metavar="DIR", help="folder for checkpoints, logs, pictures (%(default)s)"
     )
-    parser.add_argument("--quick", action="store_true", help="only the start and MIC: no longer training, no oracle")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--full", action="store_true", help="also the control and the oracle, for a fair comparison")
+    extent.add_argument("--quick", action="store_true", help="the default now; has no effect")
     add_opts_argument(parser)

@@ -1,6 +1,7 @@
 """Write the teacher (or student) alone: as ONNX, TorchScript or a web page, or for plain Detectron2.
 
-`mic-det predict --weights FILE.onnx` needs onnxruntime, numpy and OpenCV alone.
+`mic-det predict --weights FILE.onnx` needs only onnxruntime, numpy and OpenCV. Detectron2 loads a checkpoint and its
+config without mic_det.
 
 Examples:
     {program} --config-file minicity/mic.yaml --output mic.onnx --verify photos MODEL.WEIGHTS FILE
@@ -23,10 +24,10 @@ def add(parser):
         help=".onnx, .ts, or for Detectron2 .pth or .safetensors with a .yaml beside it",
     )  # fmt: skip
     parser.add_argument(
-        "--format", choices=SUFFIXES, metavar="F", help=f"{', '.join(SUFFIXES)}; by default as FILE ends"
+        "--format", choices=SUFFIXES, metavar="F", help=f"{', '.join(SUFFIXES)} (default: as FILE ends)"
     )
     parser.add_argument(
-        "--model", choices=("teacher", "student"), default="teacher", help="which of MIC's two (%(default)s)"
+        "--model", choices=("teacher", "student"), default="teacher", help="which of the two models (%(default)s)"
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"),

@@ -1,8 +1,8 @@
-"""Train or evaluate what a LazyConfig (a Python file) describes, by Detectron2's own trainer.
+"""Train or evaluate the model of a LazyConfig (a Python file) with Detectron2's own trainer.
 
-The file defines model, dataloader (train, and test with evaluator), optimizer, lr_multiplier and train, as those of
-Detectron2's model zoo do. It is Python, so it imports code of your own itself; run none that you do not trust. Clean
-stops, exact resume and the checks of train_net.py are MICTrainer's, and not here.
+The file defines model, dataloader (train, and test with evaluator), optimizer, lr_multiplier and train, like the files
+of Detectron2's model zoo. It is Python: it can import your own code, and you must not run a file that you do not trust.
+Clean stops, exact resume and the checks of train_net.py belong to MICTrainer. This command does not have them.
 
 Examples:
     {program} --config-file configs/lazy/minicity_mic.py train.max_iter=100

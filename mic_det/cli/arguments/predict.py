@@ -1,7 +1,7 @@
-"""Find objects in images, folders of images and videos, and label their pixels where the model can.
+"""Find objects in images, folders of images and videos. Models with a segmentation head also label the pixels.
 
-Written are pictures, COCO JSON and CSV of the boxes, and label maps: 8-bit PNG whose values are the classes listed in
-label_maps/classes.txt.
+The command writes pictures, the boxes as COCO JSON or CSV, and label maps. A label map is an 8-bit PNG file.
+label_maps/classes.txt names the classes of its values.
 
 Examples:
     {program} --config-file minicity/mic.yaml --input photo.jpg drive.mp4 --output found \\

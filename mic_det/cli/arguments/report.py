@@ -1,7 +1,7 @@
 """Make one HTML file about one or several runs: results side by side, curves, pictures, settings.
 
-It holds everything in itself and opens without a network. Runs that were killed, or are still running, are shown
-as far as they came.
+The file is complete in itself and opens without a network. Runs that were stopped, or are still running, are shown up
+to their last step.
 
 Example:
     {program} output/minicity/source_only output/minicity/mic --output report.html
@@ -18,6 +18,10 @@ def add(parser):
         help="folders of pictures to show beside those in RUN_DIR/visuals",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pictures", type=int, default=12, metavar="N", help="of each folder, evenly spread (%(default)s)"
+        "--max-pictures",
+        type=int,
+        default=12,
+        metavar="N",
+        help="at most N of each folder, evenly spread (%(default)s)",
     )
     add_overwrite_argument(parser)

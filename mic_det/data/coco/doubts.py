@@ -61,7 +61,7 @@ def _same_boxes(annotations):
     if not extra:
         return []
     return [
-        f"{extra} boxes are there more than once with the same class, such as {first}: each copy counts as an object."
+        f"{extra} boxes are listed more than once with the same class, such as {first}: each copy counts as an object."
     ]
 
 

@@ -172,9 +172,9 @@ class _Reader:
     def _read_crowd(self, entry, annotation):
         crowd = read_flag(annotation.get("iscrowd"))
         if crowd is not None and "iscrowd" not in annotation:
-            self._repaired("has no 'iscrowd'; it is none", entry)
+            self._repaired("has no 'iscrowd'; it is read as 0", entry)
         elif crowd is not None and not (is_integer(annotation["iscrowd"])):
-            self._repaired("has an 'iscrowd' that is no number 0 or 1; read as what it means", entry)
+            self._repaired("has an 'iscrowd' that is not the number 0 or 1; it is converted", entry)
         if crowd == 0 and read_flag(annotation.get("ignore")):
             self._repaired("is marked 'ignore'; read as a crowd, which neither teaches nor counts", entry)
             return 1
@@ -247,8 +247,8 @@ def _renumbered(annotations):
     twice = [i for i, n in seen.items() if n > 1]
     if not odd and not twice:
         return []
-    what = [f"{len(odd)} are no whole number from 1, such as {odd[0]!r}"] if odd else []
-    what += [f"{len(twice)} are there more than once, such as {twice[0]}"] if twice else []
+    what = [f"{len(odd)} are not whole numbers above 0, such as {odd[0]!r}"] if odd else []
+    what += [f"{len(twice)} are listed more than once, such as {twice[0]}"] if twice else []
     return [f"annotation ids are numbered again: of {len(ids)}, {' and '.join(what)}."]
 
 

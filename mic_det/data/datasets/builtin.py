@@ -103,7 +103,7 @@ def cityscapes_root():
             return root
     raise DataError(
         f"there is no Cityscapes in {base / 'cityscapes'}: it needs the folders gtFine, {CLEAR} and, for fog, {FOGGY} "
-        "(see datasets/README.md). Set DETECTRON2_DATASETS to the folder that has cityscapes in it."
+        "(see docs/datasets.md). Set DETECTRON2_DATASETS to the folder that has cityscapes in it."
     )
 
 
@@ -179,7 +179,8 @@ def split_annotations(root, split, source=None, workers=None, overwrite=False, p
             content = read_coco(coco_name(split), file)
             if [x["file_name"] for x in content["images"]] == names:
                 return content
-        logging.getLogger(__name__).warning("%s lists other images than %s has: made again.", stored[0], root)
+        text = "%s lists other images than %s has: the file is made again."
+        logging.getLogger(__name__).warning(text, stored[0], root)
     content = cityscapes_to_coco(root, split, image_dir, suffix, source, workers, progress)
     for x in content["images"]:
         x["file_name"] = _clear_name(x["file_name"])

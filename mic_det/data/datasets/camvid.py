@@ -1,10 +1,10 @@
-"""CamVid (Brostow, Fauqueur, Cipolla, 2009) under names of its own: by day, in rendered fog, at dusk.
+"""The registered sets of CamVid (Brostow, Fauqueur, Cipolla, 2009): by day, in rendered fog, and at dusk.
 
 ``datasets/prepare_camvid.py`` makes the files from the public folder in SegNet's layout; see :func:`prepare_camvid`.
 
-- ``camvid_day_{train,val}``: the labelled source, clear daylight.
+- ``camvid_day_{train,val}``: the labelled source, in clear daylight.
 - ``camvid_fog_{train,val}``: another street, with fog rendered on the real images.
-- ``camvid_dusk_{train,val}``: filmed at dusk, nothing rendered; train has no labels.
+- ``camvid_dusk_{train,val}``: filmed at dusk, without rendering; train has no labels.
 
 Classes of boxes: person, car, bicycle. Label maps: the 11 classes of the public folder.
 """
@@ -36,8 +36,8 @@ SEM_SEG_CLASSES = (
 VOID, IGNORED = len(SEM_SEG_CLASSES), 255
 SPLITS = ("train", "val", "test")
 FOLDER = "camvid"  # below $DETECTRON2_DATASETS
-ANNOTATIONS, LABEL_MAPS, FOGGY = "annotations", "label_maps", "foggy"  # what is made, below the folder
-MIN_AREA, MIN_WIDTH, MIN_HEIGHT = 60, 5, 6  # of a component that becomes a box, in pixels
+ANNOTATIONS, LABEL_MAPS, FOGGY = "annotations", "label_maps", "foggy"  # folders that are made, below FOLDER
+MIN_AREA, MIN_WIDTH, MIN_HEIGHT = 60, 5, 6  # pixels: smaller components do not become boxes
 BETA, AIRLIGHT = "0.05", (208.0, 212.0, 216.0)  # 1/m: visibility 60 m; RGB
 
 
@@ -46,11 +46,11 @@ class CamVidSet:
     """One registered set.
 
     Attributes:
-        split (str): the public split that it is made of.
-        sequences (tuple of str): prefixes of the file names that it takes.
-        images (int): how many of them the public folder has.
-        half (str): "first" or "last" half of the sequence, in the order of names; the middle one of an odd number is in
-            neither. "" = all.
+        split (str): the public split that has its images.
+        sequences (tuple of str): prefixes of its file names.
+        images (int): their number in the public folder.
+        half (str): "first" or "last" half of the sequence, in the order of names. The middle image of an odd number is
+            in neither half. "" = all.
         foggy (bool): fog is rendered.
         labelled (bool): boxes and label maps are written.
     """
@@ -63,13 +63,13 @@ class CamVidSet:
     labelled: bool = True
 
     def choose(self, files):
-        """Those of a split's images, sorted by name, that belong to the set."""
+        """The images of the set, from those of its split (sorted by name)."""
         files = [f for f in files if f.name.split("_")[0] in self.sequences]
         half = len(files) // 2
         return {"": files, "first": files[:half], "last": files[len(files) - half :]}[self.half]
 
     def describe(self):
-        """What the start of a run reports about it."""
+        """The description of the set that a run reports at its start."""
         half = f", {self.half} half" if self.half else ""
         fog = ", rendered fog" if self.foggy else ""
         return f"CamVid {self.split}, {' and '.join(self.sequences)}{half}{fog}"
@@ -86,7 +86,7 @@ SETS = {
 
 
 def register_camvid():
-    """Register all of ``SETS``; the disk is not touched until a set is loaded."""
+    """Register all of ``SETS``. No file is read before a set is loaded."""
     for name, entry in SETS.items():
         if name not in DatasetCatalog.list():
             DatasetCatalog.register(name, functools.partial(load_camvid, name))
@@ -98,13 +98,13 @@ def load_camvid(name):
     """Dataset dicts of one set, in Detectron2's format, with ``sem_seg_file_name`` where the set is labelled.
 
     Raises:
-        DataError: where :func:`prepare_camvid` has not made its files, or one is missing or broken; names it.
+        DataError: where its files have not been made by :func:`prepare_camvid`, or one is broken; names the file.
     """
     file, root = resolve_path(f"{FOLDER}/{ANNOTATIONS}/{name}.json"), resolve_path(FOLDER)
     if not is_ordinary(file):
         raise DataError(
             f"{name}: {file} {absence(file)}. Make it with `python datasets/prepare_camvid.py --root {root}` "
-            "(datasets/README.md), or set DETECTRON2_DATASETS to the folder that has camvid in it."
+            "(docs/datasets.md), or set DETECTRON2_DATASETS to the folder that has camvid in it."
         )
     set_metadata(name, json_file=str(file), image_root=str(root))
     return load_declared(name, file, root, root / LABEL_MAPS if SETS[name].labelled else "")
@@ -114,27 +114,27 @@ def load_camvid(name):
 
 
 def prepare_camvid(root, beta=BETA, workers=None, overwrite=False, progress=True):
-    """Make COCO files, label maps and foggy images from the public folder, in that folder.
+    """Make COCO files, label maps and foggy images from the public folder, in this folder.
 
-    Expected: ``{train,val,test}/SEQUENCE_*.png`` and ``{train,val,test}annot/SEQUENCE_*.png`` with labels 0 to 11.
-    Written: ``annotations/NAME.json``, ``label_maps/SPLIT/*.png`` (255 = no label), ``foggy/*_foggy_beta_BETA.png``. A
+    Input: ``{train,val,test}/SEQUENCE_*.png`` and ``{train,val,test}annot/SEQUENCE_*.png`` with labels 0 to 11.
+    Output: ``annotations/NAME.json``, ``label_maps/SPLIT/*.png`` (255 = no label), ``foggy/*_foggy_beta_BETA.png``. A
     second call gives the same bytes.
 
     A box is the tight box of a connected component (8 neighbours) of one class, of at least 60 pixels, 5 columns and 6
-    rows. So people who touch each other share one box, and a half-hidden car may have two. The distances of the fog:
-    :mod:`.camvid_distance`.
+    rows. So people who touch each other share one box, and a half-hidden car may have two.
+    :mod:`.camvid_distance` has the distances of the fog.
 
     Args:
         root (path): the folder.
-        beta (str): attenuation in 1/m, as it is to be written in the file names.
-        workers (int): processes; None = one a core.
-        overwrite (bool): replace files that this did not make.
+        beta (str): attenuation in 1/m, in the form of the file names.
+        workers (int): processes; None = one per core.
+        overwrite (bool): replace files that this function did not make.
 
     Returns:
         dict[str, dict]: the COCO content of each set.
 
     Raises:
-        DataError: names the folder or file that is missing, broken or in the way.
+        DataError: names the folder or file that is missing or broken, or that must not be overwritten.
     """
     root = Path(root)
     files = {split: _images(root, split) for split in SPLITS}
@@ -144,7 +144,7 @@ def prepare_camvid(root, beta=BETA, workers=None, overwrite=False, progress=True
             wanted = " or ".join(f"{x}_*" for x in entry.sequences)
             raise DataError(
                 f"{name}: no image {wanted} in {root / entry.split}. The folder must have CamVid in SegNet's layout, "
-                "with the names of the video sequences (datasets/README.md)."
+                "with the names of the video sequences (docs/datasets.md)."
             )
     jobs = [(file, SETS[name]) for name, own in chosen.items() for file in own]
     make = functools.partial(_make_image, root=root, beta=beta, overwrite=overwrite)
@@ -157,7 +157,7 @@ def prepare_camvid(root, beta=BETA, workers=None, overwrite=False, progress=True
 
 
 def boxes_of_labels(labels):
-    """Annotations of a label map (H, W): ``category_id``, ``bbox`` (x, y, width, height), ``area``; see above."""
+    """Annotations of a label map (H, W): ``category_id``, ``bbox`` (x, y, width, height), ``area``."""
     for category, name in enumerate(THING_CLASSES, start=1):
         mask = (labels == SEM_SEG_CLASSES.index(name)).astype(np.uint8)
         _, _, components, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -171,13 +171,13 @@ def _images(root, split):
         if not folder.is_dir():
             raise DataError(
                 f"there is no folder {folder}: CamVid in SegNet's layout has train, trainannot, val, valannot, test "
-                "and testannot (datasets/README.md). Check --root."
+                "and testannot (docs/datasets.md). Check --root."
             )
     return list_images(root / split)
 
 
 def _make_image(job, root, beta, overwrite):
-    """(image's entry, annotations) of one image, whose label map and foggy image are written."""
+    """(entry, annotations) of one image. Writes its label map and its foggy image."""
     file, entry = job
     cv2.setNumThreads(1)
     image = _read(file, cv2.IMREAD_COLOR)
@@ -208,7 +208,7 @@ def _check_labels(labels, file, image, size):
     if labels.max() > VOID:
         raise DataError(
             f"{file} has the label {labels.max()}: labels are 0 to {VOID} in SegNet's layout ({VOID} = no label). "
-            "Colour maps and the 32 classes of CamVid's own site are not read."
+            "Colour maps and the 32 classes of CamVid's own site cannot be read: use the folder of SegNet's tutorial."
         )
 
 
@@ -230,7 +230,7 @@ def _read(file, flags):
     except FileNotFoundError as e:
         raise DataError(f"{file} is missing: each image needs its label map. Unpack the folder again.") from e
     except (OSError, cv2.error) as e:
-        raise DataError(f"{file} cannot be read ({getattr(e, 'strerror', None) or 'it is no image'}).") from e
+        raise DataError(f"{file} cannot be read ({getattr(e, 'strerror', None) or 'it is not an image'}).") from e
     if image is None:
         raise DataError(f"{file} cannot be read as an image. Unpack it again.")
     return image
@@ -242,7 +242,7 @@ def _outputs(root, overwrite):
 
 
 def _write(outputs, name, content):
-    """Write a file, unless it is there with these bytes already."""
+    """Write a file, unless it already has these bytes."""
     path = outputs.folder / name
     if not (is_ordinary(path) and path.read_bytes() == content):
         with outputs.writing(name) as temporary:

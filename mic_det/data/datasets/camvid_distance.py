@@ -1,10 +1,10 @@
-"""Distances in CamVid's images, which have no depth maps: made from the label map and a flat road. For fog alone.
+"""Distances in CamVid's images, only for fog. CamVid has no depth maps: the label map and a flat road give them.
 
-The model of the street, in the order in which it is applied:
+The model of the street, in the order of its steps:
 
 - The camera stands ``CAMERA_HEIGHT`` above a flat road and looks along it. Its focal length is the image's width, and
   the horizon is at ``HORIZON`` of the image's height. These three are our assumptions, not CamVid's calibration.
-- Road and pavement: the distance at which the ray of the pixel meets the road. It grows towards the horizon.
+- Road and pavement: the distance where the ray of the pixel meets the road. It grows towards the horizon.
 - Cars, persons, bicycles, poles and signs: each connected component stands on the road at its lowest row. All of it is
   at that distance.
 - Buildings, trees and fences: each column of a connected component stands on the road at its own lowest row. Columns
@@ -12,9 +12,10 @@ The model of the street, in the order in which it is applied:
   nearest distance of those beside it. So a wall along the street gets farther column by column.
 - The sky is at infinity.
 - A component that ends above the horizon (a branch, a sign on a wall) takes the distance of the nearest pixel of its
-  class. What has no label takes that of pixels around it of a like colour (:func:`~mic_det.data.fog.fill_invalid`).
+  class. Pixels without a label take it from near pixels of a similar colour (:func:`~mic_det.data.fog.fill_invalid`).
 
-A thing whose foot is hidden is drawn too far away. Hills are not known. So the fog is plausible, not exact.
+An object whose lowest part is hidden gets too large a distance. The model has no hills. So the fog is plausible, not
+exact.
 """
 
 import cv2
@@ -25,7 +26,7 @@ from ..fog import depth_to_distance, fill_invalid
 CAMERA_HEIGHT = 1.5  # metres
 HORIZON = 0.46  # of the image's height, from the top; the road's farthest rows in the labels are just below it
 MAX_DEPTH = 500.0  # metres, of ground at the horizon
-REACH = 0.05  # of the image's width: columns on both sides that a wall's column may take its distance from
+REACH = 0.05  # of the image's width: a wall's column may take its distance from columns within this reach
 SKY, GROUND = ("sky",), ("road", "pavement")
 THINGS, WALLS = ("car", "person", "bicycle", "pole", "sign"), ("building", "tree", "fence")
 
@@ -34,16 +35,16 @@ def distance_from_labels(labels, classes, image):
     """Distance along each pixel's ray, by the model of the street above.
 
     Args:
-        labels (ndarray): (H, W) uint8, indices of ``classes``; other values have no label.
+        labels (ndarray): (H, W) uint8, indices of ``classes``; other values mean no label.
         classes (sequence of str): names of the labels.
-        image (ndarray): (H, W, 3) uint8, the guide where labels do not tell the distance.
+        image (ndarray): (H, W, 3) uint8; its colours guide the filling where labels give no distance.
 
     Returns:
         ndarray: (H, W) float64, metres; infinity in the sky.
     """
     height, width = labels.shape
     number = {name: i for i, name in enumerate(classes)}
-    near = np.full((height, width), np.nan)  # 1 / depth, which is what can be interpolated
+    near = np.full((height, width), np.nan)  # 1 / depth: this can be interpolated
     near[labels == number["sky"]] = 0
     ground = 1 / ground_depth(height, width)
     on_ground = np.isin(labels, [number[name] for name in GROUND])
@@ -66,7 +67,7 @@ def distance_from_labels(labels, classes, image):
             near[mask] = fill_invalid(near, known, image, reach=0)[mask]
     near = fill_invalid(near, ~np.isnan(near), image)
     with np.errstate(divide="ignore"):
-        depth = 1 / np.where(np.isnan(near), 0, near)  # without one label, all is sky
+        depth = 1 / np.where(np.isnan(near), 0, near)  # without any label, all is sky
     return depth_to_distance(depth, width, width, (width - 1) / 2, HORIZON * height)
 
 

@@ -145,7 +145,7 @@ def _folder(name, relative):
     root = resolve_path(relative)
     if not root.is_dir():
         raise DataError(
-            f"{name}: there is no folder {root} (datasets/README.md shows the expected one). Unpack the data there, "
+            f"{name}: there is no folder {root} (docs/datasets.md shows the expected one). Unpack the data there, "
             "or set DETECTRON2_DATASETS."
         )
     return root

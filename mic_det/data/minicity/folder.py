@@ -28,7 +28,7 @@ def make_recipe(num_train, num_val, size, betas, seed, workers):
     if width < MIN_SIZE[0] or height < MIN_SIZE[1]:
         raise MinicityError(f"a size of {width} x {height} was asked for: at least {MIN_SIZE[0]} x {MIN_SIZE[1]}.")
     if not all(beta >= 0 and math.isfinite(beta) for beta in betas) or len(set(betas)) < len(betas):
-        raise MinicityError(f"the fog densities are {betas}: each must be at least 0 per metre, and there once.")
+        raise MinicityError(f"the fog densities are {betas}: each must be at least 0 per metre, and listed once.")
     if seed < 0:
         raise MinicityError(f"the seed is {seed}: it must be at least 0.")
     if workers is not None and workers < 1:
@@ -56,7 +56,7 @@ def claim(root, recipe, overwrite):
         elif any(any((root / folder).glob("*")) for folder in FOLDERS):
             raise MinicityError(f"{root} holds images but no minicity.json: choose another folder.")
         elif other := next(_coco_files(root), None):
-            raise MinicityError(f"{other} is there, but no minicity.json beside: choose another folder.")
+            raise MinicityError(f"{other} exists, but there is no minicity.json beside it: choose another folder.")
         write_json(recipe, note)
     except OSError as e:
         raise MinicityError(f"cannot write to {root} ({e}): choose another folder.") from e

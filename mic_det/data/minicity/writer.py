@@ -60,7 +60,7 @@ def make_minicity(
     except WorkerError as e:
         raise MinicityError(str(e)) from e
     except (OSError, ValueError) as e:
-        raise MinicityError(f"{root} could not be completed ({e}): mend that and run the same again.") from e
+        raise MinicityError(f"{root} could not be completed ({e}): correct that, then run it again.") from e
 
 
 def scene_rng(seed, split, k):

@@ -1,4 +1,4 @@
-"""Tasks: what each kind of head adds to a training step."""
+"""Tasks: the part of a training step that depends on the kind of head."""
 
 from .base import Task
 from .rcnn import BoxTask, PseudoBoxes, RCNNTask
@@ -15,7 +15,7 @@ def find_tasks(model):
     """The task classes for a model's heads.
 
     Raises:
-        TypeError: where it has no head that a task is for.
+        TypeError: where no task is for its heads.
     """
     found = [SemSegTask] if SemSegTask.applies_to(model) else []
     for task in (RCNNTask, WholeModelTask):

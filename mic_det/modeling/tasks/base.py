@@ -1,19 +1,19 @@
-"""The interface of a task: what one kind of head adds to a training step."""
+"""The interface of a task: the part of a training step that depends on the kind of head."""
 
 
 class Task:
     """Labels, losses and pseudo-labels of one kind of head.
 
-    A model has one task for each kind of head that its student has. What a task calls pseudo-labels is its own: it is
-    handed back to :meth:`consistency`, and other code finds it by the task's name.
+    A model has one task for each kind of head of its student. Each task has its own type of pseudo-labels. MIC passes
+    them to :meth:`consistency`, and other code finds them by the task's name.
     """
 
     #: "boxes" or "pixels": the key of labels and settings.
     name = ""
-    #: Whether the task works on the features of the backbone, and not on images alone.
+    #: Whether the task needs the features of the backbone, not only images.
     needs_features = True
-    #: An ``nn.Module`` with what the task remembers (a part of MIC under the task's name), or None. It has ``step``,
-    #: which MIC calls after each optimizer step, and ``reset``, for a new training.
+    #: An ``nn.Module`` with the task's memory (a part of MIC under the task's name), or None. MIC calls its ``step``
+    #: after each optimizer step, and its ``reset`` before a new training.
     module = None
 
     @classmethod
@@ -22,10 +22,10 @@ class Task:
         raise NotImplementedError
 
     def check(self, model):
-        """Raise TypeError, which names the part, where the losses are not defined for a model's heads."""
+        """Raise TypeError where the losses are not defined for a model's heads. The message names the part."""
 
     def num_classes(self, model):
-        """Number of classes that a model tells apart."""
+        """Number of a model's classes."""
         raise NotImplementedError
 
     def classes_key(self, model):
@@ -33,33 +33,33 @@ class Task:
         raise NotImplementedError
 
     def truth(self, inputs, device):
-        """Labels of N labelled images, on the device: a list."""
+        """Labels of N labelled images on the device, as a list."""
         raise NotImplementedError
 
     def check_inputs(self, target):
-        """Raise ValueError where the dicts of target images lack what pseudo-labels need in training."""
+        """Raise ValueError where the dicts of target images lack an entry that pseudo-labels need in training."""
 
     def supervised(self, student, view, truth):
-        """L_S: the student's own losses on a labelled :class:`View`, dict[str, Tensor]."""
+        """L_S: the student's own losses on a labelled :class:`View`, as dict[str, Tensor]."""
         raise NotImplementedError
 
     def pseudo_labels(self, model, view):
-        """The labels that a model in eval mode gives to a :class:`TeacherView`."""
+        """The labels that a model in eval mode predicts for a :class:`TeacherView`."""
         raise NotImplementedError
 
     def no_pseudo_labels(self):
-        """The pseudo-labels of no image."""
+        """The pseudo-labels of an empty list of images."""
         raise NotImplementedError
 
     def log(self, pseudo, model, class_names):
         """Log numbers of a step's pseudo-labels."""
 
     def follow(self, pseudo, truth):
-        """Learn, for the next steps, from a step's pseudo-labels and the true labels of its source images."""
+        """Observe a step's pseudo-labels and the true labels of its source images, for the next steps."""
 
     def consistency(self, student, view, pseudo, truth):
-        """L_M before lambda_M, dict[str, Tensor], on a View of masked images.
+        """L_M without lambda_M on a View of masked images, as dict[str, Tensor].
 
-        The images are those that ``pseudo`` labels, then those of the labels ``truth`` (of masked source images).
+        First come the images that ``pseudo`` labels, then the masked source images that ``truth`` labels.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Boxes of an R-CNN (and instance masks and keypoints of the source): Faster, Mask and Keypoint R-CNN."""
+"""The task for boxes of Faster, Mask and Keypoint R-CNN. L_S also trains instance masks and keypoints."""
 
 from dataclasses import dataclass, field
 from typing import Callable, Optional
@@ -24,9 +24,9 @@ class PseudoBoxes:
     """Pseudo-boxes of N target images, in the frame of the student's views.
 
     ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
-    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that nothing is in a region. ``detections`` are
-    all N ``Instances`` that they were chosen from. ``soft_teacher`` has the outputs that soft targets are made of.
-    ``undecided`` are N tensors of :func:`undecided_boxes`, where they are looked for.
+    (R_i, 4) and returns N tensors (R_i,), the teacher's probability that a region is background. ``detections`` are the
+    N ``Instances`` from which they were selected. ``soft_teacher`` has the outputs for soft targets. ``undecided`` are
+    N tensors of :func:`undecided_boxes`, or None where the task does not look for them.
     """
 
     boxes: list = field(default_factory=list)
@@ -37,7 +37,7 @@ class PseudoBoxes:
 
 
 class BoxTask(Task):
-    """What all tasks have in common whose labels are boxes: how pseudo-boxes are chosen, counted and logged."""
+    """The common part of all tasks for boxes: selection, thresholds and logging of pseudo-boxes."""
 
     name = "boxes"
 
@@ -45,10 +45,10 @@ class BoxTask(Task):
         """
         Args:
             select (dict): arguments of :func:`select_pseudo_boxes`; None = score threshold 0.8.
-            empty_images (str): images without pseudo-boxes: "skip" them, or take them as all "background".
-            weights (ConsistencyWeights): of the terms of L_M.
-            thresholds (AdaptiveThresholds): in place of the score threshold; None = that one, unchanged.
-            ignore_score (float): detections with this score that are no pseudo-boxes are undecided; 0 = none is.
+            empty_images (str): images without pseudo-boxes: "skip" them, or train them as "background".
+            weights (ConsistencyWeights): weights of the terms of L_M.
+            thresholds (AdaptiveThresholds): replace the score threshold; None = the constant score threshold.
+            ignore_score (float): detections from this score on that are not pseudo-boxes are undecided; 0 = none.
         """
         self.select = {"score_threshold": 0.8, **(select or {})}
         self.empty_images = empty_images
@@ -86,7 +86,7 @@ class BoxTask(Task):
     def detections(self, model, view, **computed):
         """All detections of a model in a :class:`TeacherView`, in the frame of the student's views.
 
-        Others than these arguments are :meth:`predict`'s: what has been computed before.
+        ``computed`` are further arguments of :meth:`predict`: outputs that have been computed before.
         """
         found = self.predict(model, view.images, view.features, **computed)
         for instances, size, (sx, sy) in zip(found, view.sizes, view.scales):
@@ -96,7 +96,7 @@ class BoxTask(Task):
 
     @property
     def selection(self):
-        """Arguments of :func:`select_pseudo_boxes` as they are now."""
+        """Current arguments of :func:`select_pseudo_boxes`."""
         return {**self.select, "score_threshold": self.module.values} if self.module is not None else self.select
 
     def pseudo_labels(self, model, view, **computed):
@@ -114,15 +114,15 @@ class BoxTask(Task):
             self.module.observe(scores, classes, torch.cat([x.gt_classes for x in truth]))
 
     def predict(self, model, images, features=None):
-        """Detections of a model in eval mode in normalised images (``ImageList``), in their frame: list[Instances]."""
+        """Detections (list[Instances]) of a model in eval mode on normalised images (``ImageList``), in their frame."""
         raise NotImplementedError
 
     def used(self, boxes):
-        """Whether each image takes part in L_M, by its pseudo-boxes."""
+        """For each image, whether L_M uses it. This depends on its pseudo-boxes."""
         return [len(x) > 0 or self.empty_images == "background" for x in boxes]
 
     def logged_names(self, model, class_names):
-        """What classes are called in logs: by their index where there is no name."""
+        """Names of the classes in logs; the index where a class has no name."""
         return [class_names[i] if i < len(class_names) else str(i) for i in range(self.num_classes(model))]
 
     def log(self, pseudo, model, class_names):
@@ -138,8 +138,7 @@ class RCNNTask(BoxTask):
         """
         Args:
             share_regions (bool): whether the regions of L_S are kept for other terms (``View.regions``).
-
-        The others are those of :class:`BoxTask`.
+            others: arguments of :class:`BoxTask`.
         """
         super().__init__(**others)
         self.share_regions = share_regions
@@ -193,9 +192,9 @@ class RCNNTask(BoxTask):
 
 
 def log_pseudo_boxes(pseudo, class_names, thresholds=None, undecided=None):
-    """Numbers of a step's pseudo-boxes, a target image, in all and of each class; their mean score.
+    """Log the number of a step's pseudo-boxes per target image, in total and for each class, and their mean score.
 
-    Where there are ``thresholds`` (K,), each class's; where boxes are ``undecided``, their number an image.
+    It also logs the ``thresholds`` (K,) of the classes and the number of ``undecided`` boxes per image, if given.
     """
     storage = get_event_storage()
     counts = [len(x) for x in pseudo]
@@ -205,14 +204,10 @@ def log_pseudo_boxes(pseudo, class_names, thresholds=None, undecided=None):
     per_class = (classes == torch.arange(len(class_names), device=classes.device)[:, None]).sum(dim=1)
     mean_score = torch.cat([x.scores for x in pseudo]).mean()  # NaN where there is none
     thresholds = mean_score.new_empty(0) if thresholds is None else thresholds
-    num_undecided = (torch.cat(undecided or [torch.zeros(0, 4, device=classes.device)]) != 0).any(dim=1).sum()
-    # one transfer for all
-    mean_score, num_undecided, *numbers = torch.cat(
-        [mean_score[None], num_undecided[None], per_class, thresholds]
-    ).tolist()
+    mean_score, *numbers = torch.cat([mean_score[None], per_class, thresholds]).tolist()  # one transfer to the host
     per_class, thresholds = numbers[: len(class_names)], numbers[len(class_names) :]
     if undecided is not None:
-        storage.put_scalar("pseudo/num_undecided", num_undecided / len(counts))
+        storage.put_scalar("pseudo/num_undecided", sum(map(len, undecided)) / len(counts))
     if sum(counts):
         storage.put_scalar("pseudo/mean_score", mean_score)
     for name, count in zip(class_names, per_class):

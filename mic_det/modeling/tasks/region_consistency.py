@@ -1,8 +1,8 @@
 """Masked consistency losses of an R-CNN student (MIC, Sec. 3.2-3.3, Eq. 6).
 
-The student's RPN and box head are trained on masked views against labels that it did not make
-itself. Detectron2's own sampling, matching and predictors are used; what is added is one weight a
-region, leaving images out, and targets that are the teacher's whole outputs (:mod:`.soft_targets`).
+The student's RPN and box head are trained on masked views with labels of the teacher. Sampling, matching and predictors
+are Detectron2's own. This module adds one weight per region, leaves images out, and can use the teacher's whole outputs
+as targets (:mod:`.soft_targets`).
 """
 
 from dataclasses import dataclass, field
@@ -33,17 +33,17 @@ class ConsistencyWeights:
 
 
 def masked_consistency_losses(student, views, weights):
-    """L_M of one step, before lambda_M (MIC, Eq. 6).
+    """L_M of one step, without lambda_M (MIC, Eq. 6).
 
     Args:
         student (nn.Module): an R-CNN in training mode.
         views (MaskedViews): the student's masked images and their labels.
-        weights (ConsistencyWeights): which terms, and how regions are weighted.
+        weights (ConsistencyWeights): weights of the terms and of regions.
 
     Returns:
         dict[str, Tensor]: scalars ``loss_rpn_cls``, ``loss_cls`` and, where selected, ``loss_rpn_loc``,
-        ``loss_box_reg``. Images that are not used add 0 to each sum but count in the mean, so that a step's loss is
-        the mean of its images' losses on any number of devices.
+        ``loss_box_reg``. Unused images add 0 to each sum but count in the mean. So on any number of devices, a step's
+        loss is the mean of its images' losses.
     """
     proposals, losses = _rpn_losses(student.proposal_generator, views, weights)
     if weights.roi_cls or weights.roi_loc:
@@ -84,10 +84,10 @@ def _objectness_loss(sampled, objects, q):
 
 
 def _objectness_quality(sampled, views, quality):
-    """q (N, S) of sampled anchors; 0 where one is not sampled."""
+    """q (N, S) of sampled anchors; 0 where an anchor is not sampled."""
     if quality == "none" or views.soft_teacher is not None:
         q = torch.ones_like(sampled.logits)
-    elif quality == "published":  # of both labels, and with a gradient: what the published code does
+    elif quality == "published":  # for both labels, with a gradient: as the published code
         q = sampled.logits.sigmoid()
     elif quality == "student":
         p = sampled.logits.detach().sigmoid()
@@ -105,7 +105,7 @@ def _teacher_objectness_quality(sampled, views):
     for label, p, boxes, target in zip(sampled.labels, background, sampled.matched, views.targets):
         q = p.float()
         if len(target):
-            # Detectron2 tells an anchor's matched box but not its index: find the box again
+            # Detectron2 returns an anchor's matched box without its index: find the box again
             same = (boxes[:, None] == target.gt_boxes.tensor[None]).all(dim=2)
             q = torch.where(label == 1, (same * target.gt_scores).amax(dim=1).float(), q)
         rows.append(q)
@@ -115,7 +115,7 @@ def _teacher_objectness_quality(sampled, views):
 def _background_quality(views, boxes):
     """q of N images' regions (R_i, 4) as background.
 
-    The teacher is asked about images that are used and have pseudo-labels alone; the others have 0 (not used) or 1.
+    The teacher gives q only for used images with pseudo-labels. Other images have 0 (not used) or 1 (true labels).
     """
     pseudo = views.of_pseudo_labelled(range(len(boxes)))
     rows = [b.new_ones(len(b)) for b in boxes]
@@ -166,7 +166,7 @@ def _class_quality(logits, sampled, views, quality, background_class):
     elif quality in ("student", "published"):
         q = logits.softmax(dim=1).amax(dim=1)
     else:
-        # of all of them, as telling which are background would have the host wait for their number
+        # for all proposals: to select those of background, the host would wait for their number
         background = _background_quality(views, [x.proposal_boxes.tensor for x in sampled])
         rows = []
         for x, p in zip(sampled, background):
@@ -177,15 +177,15 @@ def _class_quality(logits, sampled, views, quality, background_class):
 
 
 def _matched_targets(settings, boxes, matched, foreground):
-    """What the box regression of regions (R, 4) is compared with where boxes (R, 4) are matched to them: (R, 1, 4)."""
-    matched = torch.where(foreground[:, None], matched, boxes)  # finite everywhere, and no row needs to be picked out
+    """Targets (R, 1, 4) of the box regression of regions (R, 4) that have matched boxes (R, 4)."""
+    matched = torch.where(foreground[:, None], matched, boxes)  # all rows are finite, so none must be selected
     if settings.box_reg_loss_type == "smooth_l1":
         return settings.box2box_transform.get_deltas(boxes, matched)[:, None]
     return matched[:, None]
 
 
 def _delta_targets(settings, boxes, deltas):
-    """The same where deltas (R, D, 4) are to be met."""
+    """The same for target deltas (R, D, 4)."""
     return deltas if settings.box_reg_loss_type == "smooth_l1" else _moved(settings, boxes, deltas)
 
 
@@ -197,11 +197,11 @@ def _box_loss(settings, boxes, deltas, targets, weight):
     """Sum of Detectron2's box regression losses, each times its weight.
 
     Args:
-        settings (RPN or FastRCNNOutputLayers): whose kind of loss and transform are used.
+        settings (RPN or FastRCNNOutputLayers): has the kind of loss and the transform.
         boxes (Tensor): (R, 4), regions.
         deltas (Tensor): (R, D, 4), predicted, where D = 1 or the number of classes.
         targets (Tensor): (R, 1 or D, 4), deltas for smooth L1, else boxes.
-        weight (Tensor): (R, D); 0 leaves out a region's box of a class.
+        weight (Tensor): (R, D); 0 leaves out the box of a region and class.
     """
     kind = settings.box_reg_loss_type
     if kind == "smooth_l1":

@@ -1,6 +1,6 @@
-"""The regions of masked views that L_M compares: what is known of the images, and how regions are drawn.
+"""Sampling of the regions of masked views that L_M compares.
 
-Hard and soft targets share them. Detectron2's own matching and sampling draw the regions, by the boxes of the labels.
+Hard and soft targets share the regions. Detectron2's own matching and sampling draw them, by the boxes of the labels.
 """
 
 import copy
@@ -17,16 +17,16 @@ from .region_teacher import RegionTeacher
 
 @dataclass
 class MaskedViews:
-    """Masked images of one step, and what the student is to see in them.
+    """Masked images of one step, and their labels.
 
-    ``images`` (ImageList) and ``features`` (dict of (N, C, H, W)) are the student's; ``targets`` are N
-    ``Instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_scores`` (the teacher's quality of a region that is
-    matched to a box). ``used[i]`` says whether image i takes part in the loss, and ``true_labels[i]`` whether its
-    labels are true ones, whose regions all have q = 1 (None: pseudo-labels everywhere). ``background_prob`` takes
-    box tensors (R_i, 4) of the images with pseudo-labels, in the images' frame, and returns as many tensors (R_i,):
-    the teacher's probability that a region is background. ``soft_teacher`` has seen these images too: where it is
-    there, its outputs are the targets of their regions, and pseudo-boxes only say which regions are drawn.
-    ``undecided`` are N box tensors (M_i, 4), whose places are not drawn as background; rows of 0 do not count.
+    ``images`` (ImageList) and ``features`` (dict of (N, C, H, W)) are the student's. ``targets`` are N ``Instances``
+    with ``gt_boxes``, ``gt_classes`` and ``gt_scores`` (the quality of regions that are matched to a box). ``used[i]``
+    is True where the loss uses image i. ``true_labels[i]`` is True where its labels are true: all its regions have
+    q = 1 (None: all images have pseudo-labels). ``background_prob`` takes box tensors (R_i, 4) of the images with
+    pseudo-labels, in the images' frame. It returns a tensor (R_i,) for each: the teacher's probability that a region is
+    background. ``soft_teacher`` has seen these images, too. If it is given, its outputs are the targets of their
+    regions, and pseudo-boxes only decide which regions are drawn. ``undecided`` are N box tensors (M_i, 4), whose
+    places are not drawn as background.
     """
 
     images: object
@@ -39,15 +39,15 @@ class MaskedViews:
     undecided: Optional[list[torch.Tensor]] = None
 
     def has_true_labels(self):
-        """For each image, whether its labels are true ones."""
+        """For each image, whether its labels are true labels."""
         return self.true_labels or [False] * len(self.used)
 
     def of_pseudo_labelled(self, values):
-        """Those of N values whose images have pseudo-labels: what the teacher can be asked about."""
+        """Those of N values whose images have pseudo-labels. The teacher has seen these images."""
         return [x for x, true in zip(values, self.has_true_labels()) if not true]
 
     def asked(self, boxes):
-        """Of N images' regions those that the teacher is asked about: none where an image is not used."""
+        """The regions of N images for which the teacher's outputs are needed: none where an image is not used."""
         return [b if used else b[:0] for b, used in zip(boxes, self.used)]
 
 
@@ -55,8 +55,8 @@ class MaskedViews:
 class SampledAnchors:
     """S anchors of each of N images: ``boxes`` and ``matched`` (N lists of (S, 4)), ``labels``, ``logits`` (N, S).
 
-    Labels: 1 = object, 0 = background, -1 = not sampled, of which all else is undefined. ``deltas`` are (N, S, 4).
-    ``rows`` (N, S) are their places among all anchors.
+    Labels: 1 = object, 0 = background, -1 = not sampled; then the other values are undefined. ``deltas`` are (N, S, 4).
+    ``rows`` (N, S) are their indices among all anchors.
     """
 
     boxes: list[torch.Tensor]
@@ -68,12 +68,12 @@ class SampledAnchors:
 
 
 def sample_anchors(rpn, anchors, logits, deltas, views):
-    """The :class:`SampledAnchors` of an RPN's predictions; none of images that are not used."""
+    """The :class:`SampledAnchors` of an RPN's predictions. Unused images have none."""
     sampler = rpn
     if views.undecided is not None:
         at = Boxes.cat(anchors)
         masks = iter([not_background(rpn.anchor_matcher, boxes, at) for boxes in views.undecided])
-        sampler = copy.copy(rpn)  # with the same parameters, and a step of its own between matching and sampling
+        sampler = copy.copy(rpn)  # it has the same parameters, and an additional step between matching and sampling
         sampler._subsample_labels = lambda labels: rpn._subsample_labels(_ignored(labels, next(masks)))
     labels, matched = sampler.label_and_sample_anchors(anchors, views.targets)
     labels = torch.stack([x if used else torch.full_like(x, -1) for x, used in zip(labels, views.used)])
@@ -83,8 +83,8 @@ def sample_anchors(rpn, anchors, logits, deltas, views):
 
 
 def sample_proposals(roi_heads, proposals, views):
-    """Detectron2's sampled proposals (N ``Instances``) with their labels, none of them at the place of an undecided
-    box as background."""
+    """Detectron2's sampled proposals (N ``Instances``) with their labels. Places of undecided boxes are not sampled as
+    background."""
     sampler = roi_heads
     if views.undecided is not None:
         masks = iter(
@@ -95,7 +95,7 @@ def sample_proposals(roi_heads, proposals, views):
         )
 
         def sample(matches, labels, classes):
-            if not len(classes):  # Detectron2 takes all of an image without boxes as background
+            if not len(classes):  # in Detectron2, an image without boxes is all background
                 classes = classes.new_full((1,), roi_heads.num_classes)
             return roi_heads._sample_proposals(matches, _ignored(labels, next(masks)), classes)
 
@@ -105,10 +105,11 @@ def sample_proposals(roi_heads, proposals, views):
 
 
 def not_background(matcher, boxes, regions):
-    """Which of R regions (``Boxes``) a matcher of Detectron2 would not take as background if boxes (M, 4) were labels.
+    """For R regions (``Boxes``), whether a matcher of Detectron2 would not label them background if boxes were labels.
 
-    It is the rule by which true boxes keep regions from being background: their least IoU, and where the matcher has it
-    so, the best region of each box. Unlike the matcher itself, it does not make the host wait. Boxes of 0 do not count.
+    The boxes are (M, 4). The rule is the matcher's: the least IoU with a box and, if the matcher allows low-quality
+    matches, the best region of each box if they overlap. Unlike the matcher, it does not make the host wait for the
+    device.
     """
     if not len(boxes):
         return torch.zeros(len(regions), dtype=torch.bool, device=boxes.device)
@@ -123,18 +124,18 @@ def not_background(matcher, boxes, regions):
 
 
 def _ignored(labels, mask):
-    """A matcher's labels, of which background becomes -1 where a mask is set.
+    """A matcher's labels. Where the mask is True, background becomes -1.
 
-    The mask may be shorter: behind proposals there are the boxes of the labels themselves.
+    The mask may be shorter, because Detectron2 appends the boxes of the labels to the proposals.
     """
     return labels.masked_fill(F.pad(mask, (0, len(labels) - len(mask))) & (labels == 0), -1)
 
 
 def chosen_anchors(anchors, matched, labels, logits, deltas, num_sampled):
-    """Those of all A anchors that are sampled, in their order.
+    """The sampled ones of all A anchors, in their order.
 
-    As many anchors an image are looked at as Detectron2 samples at most, with the label -1 where it sampled fewer,
-    so that the host need not know how many there are.
+    Each image has the number of anchors that Detectron2 samples at most. Where it sampled fewer, the others have the
+    label -1. So the host need not know their number.
     """
     chosen = (labels >= 0).float().topk(min(num_sampled, labels.shape[1]), dim=1).indices.sort(dim=1).values
     return SampledAnchors(
@@ -145,7 +146,7 @@ def chosen_anchors(anchors, matched, labels, logits, deltas, num_sampled):
 
 
 def pseudo_targets(pseudo):
-    """Pseudo-boxes with their scores under a name that Detectron2's sampling hands on (``gt_``)."""
+    """Pseudo-boxes with their scores as ``gt_scores``, because Detectron2's sampling keeps names with ``gt_``."""
     return [_labelled(x, x.scores) for x in pseudo]
 
 

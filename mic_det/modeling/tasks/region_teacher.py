@@ -1,4 +1,4 @@
-"""What a teacher predicts for given regions and anchors of the images that it has seen whole."""
+"""A teacher's predictions for given regions and anchors of the whole images that it has seen."""
 
 import torch
 import torch.nn.functional as F
@@ -9,31 +9,31 @@ from ..regions import region_scores
 
 
 class RegionTeacher:
-    """A teacher and the features of N images that it has seen: they are reused, and its backbone does not run again.
+    """A teacher with the features of N images that it has seen. It reuses them without another pass of its backbone.
 
-    Regions are in the frame of the student's views. Nothing that is returned has a gradient.
+    Regions are in the frame of the student's views. Results have no gradient.
     """
 
     def __init__(self, model, view, rpn_outputs=None):
         """
         Args:
             model (nn.Module): an R-CNN in eval mode.
-            view (TeacherView): of N images, with features.
-            rpn_outputs (tuple): what ``rpn_predictions`` returns for these features, where anchors are asked about.
+            view (TeacherView): the view of N images, with features.
+            rpn_outputs (tuple): result of ``rpn_predictions`` for these features; needed by :meth:`anchor_outputs`.
         """
         self._model, self._view, self._rpn_outputs = model, view, rpn_outputs
 
     @torch.no_grad()
     def background_prob(self, boxes):
-        """Probability that nothing is in a region: N tensors (R_i,) of N box tensors (R_i, 4)."""
+        """Probability that a region is background: N tensors (R_i,) for N box tensors (R_i, 4)."""
         probs, _ = self.class_outputs(boxes)
         return [p[:, -1] for p in probs]
 
     @torch.no_grad()
     def class_outputs(self, boxes):
-        """Of N box tensors (R_i, 4): N tensors (R_i, K + 1), class probabilities, background last, and N of deltas.
+        """Class probabilities, N tensors (R_i, K + 1) with background last, and N tensors of deltas.
 
-        The deltas are (R_i, 4), or (R_i, K * 4) where each class has its own.
+        The boxes are N tensors (R_i, 4). The deltas are (R_i, 4), or (R_i, K * 4) where each class has its own.
         """
         counts = [len(b) for b in boxes]
         boxes = [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, self._view.scales)]
@@ -45,14 +45,14 @@ class RegionTeacher:
         """Objectness logits (N, A) and deltas (N, A, B) of the anchors on feature maps of other sizes.
 
         A batch pads its images to their largest, so the student's maps may be larger or smaller than the teacher's.
-        An anchor is at the same place of the image in both. Anchors that the teacher has not, which lie beyond its
-        padded images, have the logit -inf.
+        An anchor is at the same place of the image in both. Anchors outside of the teacher's padded images do not exist
+        there: they have the logit -inf.
 
         Args:
-            shapes (list[(int, int)]): height and width of the map of each of the RPN's levels.
+            shapes (list[(int, int)]): height and width of the student's map for each level of the RPN.
 
         Raises:
-            ConfigError: where the teacher sees images of another size, whose anchors are others.
+            ConfigError: where the teacher sees images of another size, because they have other anchors.
         """
         if any(scale != (1.0, 1.0) for scale in self._view.scales):
             raise ConfigError(
@@ -69,8 +69,7 @@ class RegionTeacher:
 
 
 def _resized(values, shape, new_shape, fill):
-    """Values (N, H W A, ...) of the anchors of a map as those of a larger or smaller map with the same first row and
-    column."""
+    """Values (N, H W A, ...) of the anchors of a map, cut or padded at its end to a map of another size."""
     (height, width), (new_height, new_width) = shape, new_shape
     if (height, width) == tuple(new_shape):
         return values

@@ -1,9 +1,8 @@
-"""Label maps of a semantic segmentation head."""
+"""The task for label maps of a semantic segmentation head."""
 
 from dataclasses import dataclass, field
 
 import torch
-from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.utils.events import get_event_storage
 
 from ...utils.step_timer import record
@@ -15,6 +14,9 @@ from ..pixel_labels import (
 )
 from .base import Task
 
+# Attributes of a head that losses and pseudo-labels need: for logits, their stride, and the loss
+HEAD_NEEDS = ("layers", "predictor", "common_stride", "ignore_value", "loss_weight")
+
 
 @dataclass
 class PseudoLabelMaps:
@@ -25,14 +27,14 @@ class PseudoLabelMaps:
 
 
 class SemSegTask(Task):
-    """A segmentation head: pixel labels with one quality weight an image (MIC, Eq. 6-9)."""
+    """A segmentation head: pixel labels with one quality weight per image (MIC, Eq. 6-9)."""
 
     name = "pixels"
 
     def __init__(self, settings=None):
         """
         Args:
-            settings (SemSegSettings): how pseudo-labels are made.
+            settings (SemSegSettings): settings of pseudo-labels.
         """
         self.settings = settings or SemSegSettings()
 
@@ -46,8 +48,12 @@ class SemSegTask(Task):
         return getattr(model, "sem_seg_head", None) is not None
 
     def check(self, model):
-        if not isinstance(model.sem_seg_head, SemSegFPNHead):
-            raise TypeError(f"MODEL.SEM_SEG_HEAD.NAME is {type(model.sem_seg_head).__name__}: MIC knows SemSegFPNHead.")
+        missing = [x for x in HEAD_NEEDS if not hasattr(model.sem_seg_head, x)]
+        if missing:
+            raise TypeError(
+                f"MODEL.SEM_SEG_HEAD.NAME is {type(model.sem_seg_head).__name__}, which has no {missing[0]}: use a "
+                f"head with {', '.join(HEAD_NEEDS)}, such as SemSegFPNHead, DAFormerHead and HRDAHead."
+            )
 
     def num_classes(self, model):
         return model.sem_seg_head.predictor.out_channels
@@ -59,7 +65,7 @@ class SemSegTask(Task):
         return [PixelLabels.of_truth(x["sem_seg"].to(device)) for x in inputs]
 
     def supervised(self, student, view, truth):
-        # 0 for a batch without a labelled pixel (Detectron2's own: NaN, the mean over no pixel)
+        # 0 for a batch without a labelled pixel; Detectron2's own loss is NaN there
         return {"loss_sem_seg": pixel_loss(student.sem_seg_head, view.features, truth)}
 
     def check_inputs(self, target):

@@ -1,14 +1,14 @@
-"""Soft targets: the student is compared with the teacher's whole outputs on the same anchors and the same regions.
+"""Soft targets: the student is compared with the teacher's whole outputs on the same anchors and regions.
 
-Each soft loss is the mean of the hard loss over the labels that the teacher thinks possible, y ~ p_T:
+Each soft loss is the mean of the hard loss over the teacher's distribution of labels, y ~ p_T:
 
-- objectness: p log-loss of both labels, BCE(sigma(z_S), sigma(z_T));
-- classes: -sum_k p_T(k) log p_S(k), background included;
-- boxes: sum_k p_T(k) distance(deltas_S^k, deltas_T^k) over the classes without background. A region weighs what the
-  teacher believes to be an object in it, so no threshold decides which regions are foreground.
+- objectness: BCE(sigma(z_S), sigma(z_T));
+- classes: -sum_k p_T(k) log p_S(k), including background;
+- boxes: sum_k p_T(k) distance(deltas_S^k, deltas_T^k) over the classes without background. The teacher's probability of
+  an object weights a region, so no threshold decides which regions are foreground.
 
-With a one-hot teacher these are the hard losses with q = 1, and where student and teacher agree their gradient is 0. A
-quality weight has no place in them: a teacher that is unsure asks the student to be unsure.
+With a one-hot teacher these are the hard losses with q = 1. Where student and teacher agree, their gradient is 0. They
+need no quality weight: where the teacher is unsure, the target is an unsure prediction.
 """
 
 import torch
@@ -19,13 +19,13 @@ def teacher_anchors(sampled, views, shapes):
     """The teacher's outputs for sampled anchors.
 
     Args:
-        sampled (SampledAnchors): of N images.
-        views (MaskedViews): with a ``soft_teacher``.
+        sampled (SampledAnchors): anchors of N images.
+        views (MaskedViews): the images, with a ``soft_teacher``.
         shapes (list[(int, int)]): sizes of the student's feature maps.
 
     Returns:
-        (Tensor, Tensor, Tensor): whether the teacher is the target (N, 1), its logits (N, S), -inf where it has no such
-        anchor, and its deltas (N, S, B). Both are 0 for images with true labels.
+        (Tensor, Tensor, Tensor): whether the teacher is the target (N, 1), its logits (N, S), which are -inf where it
+        does not have the anchor, and its deltas (N, S, B). Both are 0 for images with true labels.
     """
     outputs = zip(*views.soft_teacher.anchor_outputs(shapes))
     soft, logits, deltas = [], [], []
@@ -40,10 +40,12 @@ def teacher_anchors(sampled, views, shapes):
 
 @torch.no_grad()
 def teacher_classes(boxes, views):
-    """The teacher's outputs for N images' regions (R_i, 4), which it is asked about where an image is used.
+    """The teacher's outputs for the regions (R_i, 4) of N images.
+
+    Only used images need a prediction of the teacher.
 
     Returns:
-        (Tensor, Tensor, Tensor): whether the teacher is the target (R,), class probabilities (R, K + 1), background
+        (Tensor, Tensor, Tensor): whether the teacher is the target (R,), class probabilities (R, K + 1) with background
         last, and deltas (R, 1 or K, 4). Both are 0 where the teacher is not the target.
     """
     asked = views.of_pseudo_labelled(views.asked(boxes))

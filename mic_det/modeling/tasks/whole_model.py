@@ -1,4 +1,4 @@
-"""Boxes of any detector whose ``forward`` takes ``instances``: RetinaNet, FCOS, Cascade R-CNN."""
+"""The task for boxes of any detector whose ``forward`` takes ``instances``: RetinaNet, FCOS, Cascade R-CNN."""
 
 from detectron2.utils.events import get_event_storage
 
@@ -9,10 +9,10 @@ from .rcnn import BoxTask
 
 
 class WholeModelTask(BoxTask):
-    """The detector's own ``forward`` gives all losses; L_M has one quality weight an image.
+    """The detector's own ``forward`` computes all losses. L_M has one quality weight per image.
 
-    Pseudo-boxes become ``instances``, and the student's own losses of a masked image count times q, the mean score of
-    its pseudo-boxes. Where the parts of a detector are known, :class:`RCNNTask` weights each region instead.
+    Pseudo-boxes become ``instances``. The student's own losses of a masked image are multiplied by q, the mean score of
+    its pseudo-boxes. For R-CNNs with known parts, :class:`RCNNTask` weights each region instead.
     """
 
     needs_features = False
@@ -21,8 +21,8 @@ class WholeModelTask(BoxTask):
         super().__init__(**others)
         if self.weights.quality not in ("teacher", "none"):
             raise ConfigError(
-                f"MODEL.MIC.CONSISTENCY.QUALITY is {self.weights.quality!r}, which weights the regions of an R-CNN one "
-                "by one. RetinaNet, FCOS and Cascade R-CNN have one weight an image: use 'teacher' or 'none'."
+                f"MODEL.MIC.CONSISTENCY.QUALITY is {self.weights.quality!r}, which weights each region of an R-CNN. "
+                "RetinaNet, FCOS and Cascade R-CNN have one weight per image: use 'teacher' or 'none'."
             )
         if self.weights.targets != "hard":
             raise ConfigError(
@@ -31,7 +31,7 @@ class WholeModelTask(BoxTask):
             )
         if self.ignore_score:
             raise ConfigError(
-                f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {self.ignore_score}, which leaves regions of an R-CNN out. "
+                f"MODEL.MIC.PSEUDO_BOXES.IGNORE_SCORE is {self.ignore_score}, which leaves out regions of an R-CNN. "
                 "RetinaNet, FCOS and Cascade R-CNN sample their own regions: use 0."
             )
         self._loss_names = ()
@@ -64,7 +64,7 @@ class WholeModelTask(BoxTask):
         inputs = _with_instances(student, view.images, labels)
         used = self.used(pseudo.boxes) + [True] * len(truth)
         quality = [self._quality(x) for x in pseudo.boxes] + [1.0] * len(truth)
-        # every process logs the same terms, also where it has no pseudo-box
+        # every process logs the same terms, even without a pseudo-box
         losses = {k: view.images.tensor.new_zeros(()) for k in self._loss_names if self._term_weight(k)}
         for x, q in [(x, q) for x, q, use in zip(inputs, quality, used) if use]:
             with of_masked_images(student):
@@ -90,7 +90,7 @@ class WholeModelTask(BoxTask):
         inputs = [{"image": x} for x in unnormalised(model, images)]
         if hasattr(model, "roi_heads"):
             return model.inference(inputs, do_postprocess=False)
-        # the size of its output is the image's own
+        # the outputs have the size of the image
         return [x["instances"] for x in model(inputs)]
 
 

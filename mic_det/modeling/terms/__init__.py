@@ -3,7 +3,8 @@
 from .alignment import Alignment
 from .base import Step, Term
 from .class_mix import ClassMix
+from .feature_distance import FeatureDistance
 from .masked_consistency import MaskedConsistency
 from .supervised import Supervised
 
-__all__ = ["Alignment", "ClassMix", "MaskedConsistency", "Step", "Supervised", "Term"]
+__all__ = ["Alignment", "ClassMix", "FeatureDistance", "MaskedConsistency", "Step", "Supervised", "Term"]

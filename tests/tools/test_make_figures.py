@@ -1,0 +1,88 @@
+"""tools/make_figures.py: the pictures of README and docs from run folders."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from helpers.data import (
+    HEIGHT,
+    WIDTH,
+    forget_registered_sets,
+    load,
+    refusal_here,
+    run_tool_here,
+    tiny_config,
+    write_config,
+    write_two_domains,
+)
+from mic_det.checkpoint.checkpointer import MICCheckpointer
+
+pytestmark = pytest.mark.slow
+CELL = round(HEIGHT * 800 / WIDTH) + 36
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two finished runs, of an untrained plain detector and an untrained MIC."""
+    root = tmp_path_factory.mktemp("figures")
+    write_two_domains(root)
+    mic = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
+    for name, keys in (("plain", {}), ("mic", mic)):
+        config = tiny_config(root, root / name, **keys)
+        (root / name).mkdir()
+        with forget_registered_sets():
+            torch.manual_seed(0)
+            MICCheckpointer(build_model(load(root, config)), str(root / name)).save("model_final")
+        write_config(root / name / "config.yaml", config)
+    return root
+
+
+def arguments(root, output, *more):
+    runs = [f"before={root / 'plain'}", f"after={root / 'mic'}"]
+    return ["--output", output, "--dataset", "target_val", "--runs", *runs, *more]
+
+
+def test_two_detectors_and_the_truth_of_each_image(root, tmp_path, monkeypatch):
+    more = ["--image", 1, 3, "--columns", 2, "--no-labels", "--panels", "after"]
+    run_tool_here("make_figures.py", *arguments(root, tmp_path, *more), monkeypatch=monkeypatch)
+    names = sorted(p.name for p in tmp_path.glob("*.jpg"))
+    assert names == [f"{kind}_{i}.jpg" for kind in ("before_after", "panels") for i in (1, 3)]
+    for i in (1, 3):
+        picture = cv2.imread(str(tmp_path / f"before_after_{i}.jpg")).astype(int)
+        height, width = picture.shape[0] // 2, picture.shape[1] // 2
+        assert abs(width / (height - 36) - WIDTH / HEIGHT) < 0.02 and picture.shape[0] <= 1000
+        image = cv2.imread(str(root / f"target/images/val_{i}.png"))
+        image = cv2.resize(image, (width, height - 36)).astype(int)
+        for row, column in ((0, 0), (0, 1), (1, 0)):
+            cell = picture[row * height + 36 : (row + 1) * height, column * width : (column + 1) * width]
+            assert np.abs(cell - image).mean() < 12, "every panel shows this image"
+        assert (picture[height + 8 :, width + 8 :] > 245).all(), "the fourth place is empty"
+        assert cv2.imread(str(tmp_path / f"panels_{i}.jpg")).shape[1] <= 1920
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--image", "4"], "target_val has images 0 to 3"),
+        (["--dataset", "fogg"], "'fogg', neither registered nor"),
+        (["--panels", "before"], "is not MIC"),
+        (["--panels", "other"], "not among the names of --runs: before, after"),
+        (["--runs", "mic"], "write NAME=RUN_DIR"),
+    ],
+)
+def test_mistakes_are_named(root, tmp_path, change, message, monkeypatch, capsys):
+    assert message in refusal_here("make_figures.py", *arguments(root, tmp_path, *change), monkeypatch=monkeypatch)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_run_is_named(root, tmp_path, monkeypatch):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(root / "plain/config.yaml", unfinished)
+    args = ["--output", tmp_path / "out", "--dataset", "target_val", "--runs", f"before={unfinished}"]
+    message = refusal_here("make_figures.py", *args, monkeypatch=monkeypatch)
+    assert "has no model_final.pth" in message and str(unfinished) in message
