@@ -11,6 +11,8 @@ from helpers.data import forget_registered_sets, load, run_tool_here, tiny_confi
 from mic_det.benchmark.latency import FLOAT, INT8, TORCH
 
 pytestmark = pytest.mark.slow
+for name in ("onnx", "onnxruntime"):
+    pytest.importorskip(name)
 
 
 def test_onnx_finds_what_pytorch_finds_and_ratios_are_of_rounds(tmp_path, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import json
 
-import onnx
 import pytest
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
@@ -18,6 +17,8 @@ from mic_det.deploy.trace import Traceable, noise, quiet, threshold_facts
 from mic_det.inference.detections import Detections
 
 pytestmark = pytest.mark.slow
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
 
 LEAST = 0.02  # score that random weights reach
 DENSE = {

@@ -30,6 +30,8 @@ from mic_det.errors import ConfigError
 from mic_det.inference.detections import Detections
 
 pytestmark = pytest.mark.slow
+for name in ("onnx", "onnxruntime"):
+    pytest.importorskip(name)
 
 ROOT = Path(__file__).parents[2]
 LEAST = 0.28  # an untrained detector of three classes is never sure
@@ -111,7 +113,7 @@ def run_bare(packages, *args, cwd):
         "import sys, runpy; sys.path[:0] = [sys.argv[2], sys.argv[1]]; tool = sys.argv[3]; sys.argv[:4] = [tool]\n"
         "runpy.run_path(tool, run_name='__main__')"
     )
-    command = [sys.executable, "-I", "-S", "-c", code, packages, ROOT, ROOT / "tools/predict.py", *args]
+    command = [sys.executable, "-B", "-I", "-S", "-c", code, packages, ROOT, ROOT / "tools/predict.py", *args]
     return subprocess.run([str(x) for x in command], cwd=cwd, capture_output=True, text=True, check=False)
 
 

@@ -63,7 +63,7 @@ function draw() {
   for (const view of image ? views : []) {
     const canvas = view.figure.querySelector("canvas");
     [canvas.width, canvas.height] = [image.width, image.height];
-    const context = canvas.getContext("2d");
+    const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(image.bitmap, 0, 0);
     if (view.found.labels) overlay(context, view.found.labels);
     const size = Math.max(10, image.width / 60);
