@@ -15,12 +15,12 @@ from ..deploy.files import OPSET, describe, write_onnx
 from ..deploy.onnx_predictor import OnnxPredictor
 from ..deploy.trace import Traceable, threshold_facts
 from ..inference.detections import Detections
-from ..inference.media import find_sources
+from ..inference.media import find_images
 from ..inference.predictor import Predictor
 from .timing import alternate
 
 TORCH, FLOAT, INT8 = "PyTorch", "ONNX Runtime, float32", "ONNX Runtime, int8 weights of linear layers"
-NEAR = {"box": 2.0, "score": 0.05}  # what int8 is allowed: pixels, score
+NEAR = {"box": 2.0, "score": 0.05}  # allowed differences of a near detection: pixels, score
 
 
 def measure_latency(cfg, folder, repeats, max_images=20):
@@ -29,7 +29,7 @@ def measure_latency(cfg, folder, repeats, max_images=20):
     Args:
         cfg (CfgNode): of a trained model, on the CPU.
         folder (path): images.
-        repeats (int): rounds of the first of them that count.
+        repeats (int): rounds on the first image.
 
     Returns:
         dict: ``median_ms`` and ``ratio_to_torch`` by name; ``agreement``: of PyTorch's detections on all images, the
@@ -38,7 +38,7 @@ def measure_latency(cfg, folder, repeats, max_images=20):
     least = threshold_facts(cfg)[0]
     predictor = Predictor(cfg, least)
     detector = single_detector(predictor.model, cfg.MODEL.MIC.EVALUATE)
-    images = [read_rgb(s.path) for s in find_sources([folder]) if not s.is_video][:max_images]
+    images = [read_rgb(s.path) for s in find_images(folder, "--latency")[:max_images]]
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as place:
         files = Path(place, "float.onnx"), Path(place, "int8.onnx")
@@ -69,11 +69,11 @@ def _arrays(found):
 
 
 def _quantize(source, target):
-    """Weights of linear layers as int8, scaled when the model runs: ONNX Runtime's convolutions in int8 are slow."""
+    """Store the weights of linear layers as int8. Convolutions stay: ONNX Runtime's int8 convolutions are slow."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # advice that would be given for each layer
+    logging.root.setLevel(logging.ERROR)  # the package advises the same for each layer
     try:
         quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
     finally:

@@ -11,7 +11,7 @@ from ..deploy.trace import Traceable, threshold_facts
 from ..deploy.web import write_page
 from ..engine.setup import config_of
 from ..errors import DataError
-from ..inference.media import find_sources
+from ..inference.media import find_images
 from ..inference.predictor import class_list, load_model, load_with_classes
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
@@ -29,7 +29,7 @@ def main(args):
         return export_page(args)
     outputs = Outputs(os.path.dirname(args.output) or ".", "export", [args.config_file], args.overwrite)
     outputs.check([os.path.basename(args.output)])
-    sources = images_of(args.verify) if args.verify else []
+    sources = find_images(args.verify, "--verify") if args.verify else []
     with outputs.writing(os.path.basename(args.output)) as file:
         cfg, metadata = export_file(args, args.format, file)
         if sources:
@@ -63,22 +63,11 @@ def export_page(args):
     print(f"{printable(args.web)}: a page; `python -m http.server --directory {printable(args.web)}` shows it")
 
 
-def images_of(folder):
-    """
-    Raises:
-        DataError: where there are none.
-    """
-    sources = [s for s in find_sources([folder]) if not s.is_video]
-    if not sources:
-        raise DataError(f"--verify {folder}: there are no images, only videos.")
-    return sources
-
-
 def check_equal(args, cfg, file, sources):
     """Compare the file with PyTorch on images.
 
     Raises:
-        DataError: where they differ; the lines before it say where.
+        DataError: where they differ. The printed lines say where.
     """
     from .predict_checkpoint import CheckpointModel
 
@@ -91,7 +80,7 @@ def check_equal(args, cfg, file, sources):
     if verdict.different:
         raise DataError(
             f"--verify: the exported model differs from PyTorch on {len(verdict.different)} of {len(sources)} images, "
-            "see the lines above; it is not written."
+            "so it is not written: the lines above show the differences."
         )
 
 

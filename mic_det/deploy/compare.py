@@ -1,15 +1,18 @@
-"""Are an exported file's answers those of PyTorch? Detections are compared as sets, label maps by their pixels."""
+"""Does an exported file predict what PyTorch predicts? Detections are compared as sets, label maps pixel by pixel."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from ..errors import DataError
+from ..utils.printable import printable
 
 BOX, SCORE, PIXELS = 0.1, 1e-3, 0.999  # pixels; score; least share of equal labels
 
 
 @dataclass
 class Comparison:
-    """Two answers to one image: what only one has, and the largest differences of what both have."""
+    """Two predictions on one image: what only one has, and the largest differences of what both have."""
 
     count: int = 0  # of the first's detections
     only_first: list = field(default_factory=list)
@@ -26,7 +29,7 @@ class Comparison:
         parts = []
         for boxes, where in ((self.only_first, "PyTorch"), (self.only_second, "the exported file")):
             if boxes:
-                parts.append(f"{len(boxes)} of {self.count} detections in {where} alone, such as {boxes[0]}")
+                parts.append(f"{len(boxes)} of {self.count} detections only in {where}, such as {boxes[0]}")
         if self.pixels < PIXELS:
             parts.append(f"only {100 * self.pixels:.2f} % of the labels are equal")
         return "; ".join(parts) or "equal"
@@ -35,8 +38,8 @@ class Comparison:
 def compare(first, second, box=BOX, score=SCORE):
     """
     Args:
-        first, second (dict): answers of a predictor: ``"instances"`` (Detections) and ``"label_map"`` (H, W).
-        box (float), score (float): what two of a pair may differ by, in pixels and in score.
+        first, second (dict): predictions: ``"instances"`` (Detections) and ``"label_map"`` (H, W).
+        box (float), score (float): largest differences of a pair, in pixels and in score.
 
     Returns:
         Comparison: detections are one pair where class, box and score are the same.
@@ -74,7 +77,7 @@ class Verdict:
     """Comparisons of many images by their names."""
 
     images: dict
-    decoded_otherwise: list  # names of images whose pixels OpenCV decodes otherwise than Pillow
+    decoded_otherwise: list  # names of images that OpenCV decodes to other pixels than Pillow
 
     @property
     def different(self):
@@ -93,7 +96,7 @@ class Verdict:
         if self.decoded_otherwise:
             lines.append(
                 f"{len(self.decoded_otherwise)} images are decoded by OpenCV to other pixels than by Pillow, such as "
-                f"{self.decoded_otherwise[0]}: compared are answers to Pillow's pixels"
+                f"{self.decoded_otherwise[0]}: both models got Pillow's pixels"
             )
         return lines
 
@@ -101,18 +104,23 @@ class Verdict:
 def verify(reference, candidate, sources, read):
     """
     Args:
-        reference, candidate (callable): from RGB pixels to answers; the second has ``read`` of its own.
+        reference, candidate (callable): from RGB pixels to predictions. The second has its own ``read``.
         sources (list[Source]): images.
         read (callable): the reference's reading of a file.
 
     Returns:
         Verdict
+
+    Raises:
+        DataError: where an image cannot be used, with its path.
     """
     images, otherwise = {}, []
     for source in sources:
-        rgb = read(source.path)
-        own = candidate.read(source.path)
+        try:
+            rgb, own = read(source.path), candidate.read(source.path)
+            images[source.name] = compare(reference(rgb), candidate(rgb))
+        except (DataError, ValueError) as e:  # ValueError: ImageError
+            raise DataError(f"--verify: {printable(source.path)} {e}.") from e
         if own.shape != rgb.shape or (own != rgb).any():
             otherwise.append(source.name)
-        images[source.name] = compare(reference(rgb), candidate(rgb))
     return Verdict(images, otherwise)

@@ -1,4 +1,4 @@
-"""Boxes drawn by OpenCV alone, where neither Matplotlib nor Detectron2 is at hand."""
+"""Boxes drawn by OpenCV, for environments without Matplotlib and Detectron2."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""A detector as a file of ONNX or TorchScript, which tells its classes, sizes and thresholds."""
+"""A detector as a file of ONNX or TorchScript. Its metadata has the classes, sizes and thresholds."""
 
 import json
 
@@ -8,7 +8,9 @@ from ..config import student_architecture
 from ..config.label_kinds import label_kinds
 from ..data.pixels import Resize
 from ..errors import ConfigError
+from ..inference.detections import Detections
 from ..inference.predictor import class_list, label_map_classes
+from .compare import compare
 from .onnx_predictor import FORMAT, METADATA, FilePredictor
 from .trace import INPUTS, naming_layers, noise, threshold_facts
 
@@ -17,12 +19,12 @@ TRIED = ((160, 224), (224, 128))  # sizes of the images that a new file is compa
 
 
 def describe(cfg, named_classes, size, opset=None):
-    """What a file tells of its model, as the metadata ``mic_det``.
+    """What a file says about its model: the metadata ``mic_det``.
 
     Args:
         cfg (CfgNode): the model's.
-        named_classes (list[str]): where its checkpoint tells them.
-        size ((int, int)): the fixed height and width; None where any will do.
+        named_classes (list[str]): names of the checkpoint, or None.
+        size ((int, int)): the fixed height and width; None where any size is allowed.
         opset (int): of ONNX.
     """
     from .. import __version__
@@ -50,7 +52,7 @@ def write_onnx(traceable, metadata, file, size=None):
     """
     Raises:
         ConfigError: where a layer cannot be exported, by its name; where onnx or onnxruntime is missing; where the
-            file answers otherwise than PyTorch.
+            file differs from PyTorch.
     """
     onnx = _need("onnx")
     _need("onnxruntime")
@@ -118,7 +120,7 @@ def _check_same(traceable, run, size, name):
     """Compare on images of noise in several sizes: a size that the trace holds as a constant shows here.
 
     Raises:
-        ConfigError: names the first output that differs.
+        ConfigError: says what differs.
     """
     for i, (height, width) in enumerate([size] if size else TRIED):
         inputs = noise(height, width, seed=i + 1), torch.tensor([height * 2, width + 9])
@@ -128,19 +130,17 @@ def _check_same(traceable, run, size, name):
         except Exception as e:
             text = " ".join(str(e).split())[:300]
             raise ConfigError(f"{name} cannot run the exported model on {width} x {height} pixels: {text}") from e
-        for output, a, b in zip(traceable.outputs, expected, found):
-            if not _close(output, a, b):
-                raise ConfigError(
-                    f"{name} answers otherwise than PyTorch for an image of {width} x {height} pixels: {output} "
-                    "differ, so the model is not written."
-                )
+        result = compare(_predictions(traceable, expected), _predictions(traceable, found))
+        if not result.equal:
+            raise ConfigError(
+                f"{name} differs from PyTorch on an image of {width} x {height} pixels, so the model is not written: "
+                f"{result}."
+            )
 
 
-def _close(output, a, b):
-    if a.shape != b.shape:
-        return False
-    if output == "label_map":
-        return (a == b).float().mean() >= 0.999
-    if output == "classes":
-        return bool((a == b).all())
-    return torch.allclose(a, b, rtol=0, atol=0.1 if output == "boxes" else 1e-3)
+def _predictions(traceable, tensors):
+    arrays = {name: x.detach().numpy() for name, x in zip(traceable.outputs, tensors)}
+    found = {"label_map": arrays["label_map"]} if "label_map" in arrays else {}
+    if "boxes" in arrays:
+        found["instances"] = Detections(arrays["boxes"], arrays["scores"], arrays["classes"])
+    return found

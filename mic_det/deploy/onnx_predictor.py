@@ -15,13 +15,13 @@ FORMAT = 1  # of the metadata and of the graph's inputs and outputs
 
 
 class FilePredictor:
-    """A file of ``mic-det export`` as a function of one image; answers as :class:`mic_det.Predictor` does.
+    """A file of ``mic-det export`` as a function of one image. It predicts what :class:`mic_det.Predictor` does.
 
     Attributes:
         has_boxes, has_label_maps (bool): what the model predicts.
         classes (list[(int, str)]): category id and name of each class of boxes.
         label_names (list[str]): of the labels 0, 1, ... of label maps.
-        metadata (dict): all that the file says of the model.
+        metadata (dict): all that the file says about the model.
     """
 
     def __init__(self, metadata, file, score_threshold):
@@ -83,7 +83,7 @@ class FilePredictor:
         if fixed and tuple(fixed) != size:
             raise DataError(
                 f"is {width} x {height} pixels, which are resized to {size[1]} x {size[0]}, but the model was exported "
-                f"for {fixed[1]} x {fixed[0]} alone: export it without --size"
+                f"only for {fixed[1]} x {fixed[0]}: export it without --size"
             )
         return resize_bilinear(rgb, *size), np.array([height, width], np.int64)
 
@@ -97,7 +97,7 @@ class FilePredictor:
         data = np.fromfile(path, np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR) if len(data) else None
         if image is None:
-            raise DataError("cannot be read: it is no image that OpenCV knows")
+            raise DataError("cannot be read: OpenCV does not know its format")
         if image.dtype != np.uint8:
             raise DataError(f"has pixels that are not of 8 bits but {image.dtype}: scale them, and save it as 8 bits")
         return np.ascontiguousarray(image[:, :, ::-1])
@@ -132,7 +132,7 @@ def _session(file, threads):
     if not os.path.isfile(file):
         raise CheckpointError(f"{file} is missing: name a file that `mic-det export` wrote.")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # no remarks on the graph, errors alone
+    options.log_severity_level = 3  # only errors, no remarks about the graph
     if threads:
         options.intra_op_num_threads = threads
     try:
@@ -144,7 +144,7 @@ def _session(file, threads):
 def _metadata(file, session):
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
-        raise CheckpointError(f"{file} was not written by `mic-det export`: it does not tell its classes and sizes.")
+        raise CheckpointError(f"{file} was not written by `mic-det export`: it has no classes and sizes.")
     metadata = json.loads(text)
     if metadata["format"] != FORMAT:
         raise CheckpointError(

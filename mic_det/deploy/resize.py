@@ -28,7 +28,7 @@ def resize_bilinear(image, height, width):
 
     Returns:
         ndarray: (height, width, 3) uint8, what ``PIL.Image.resize((width, height), BILINEAR)`` gives where both sides
-            change by about the same factor. (Newer Pillows may begin with the columns otherwise: pixels differ by 1.)
+            change by about the same factor. (Newer Pillows may begin with the columns: pixels then differ by 1.)
     """
     for axis, length in ((1, width), (0, height)):  # both passes round
         if image.shape[axis] != length:

@@ -55,7 +55,7 @@ class Traceable:
         def infer(model, image, size):
             image = image.permute(2, 0, 1)
             x = {"image": image.flip(0) if reverse else image, "height": size[0], "width": size[1]}
-            found = _answer(model, [x])
+            found = _predict(model, [x])
             tensors = ()
             if "boxes" in kinds:
                 boxes = found["instances"]
@@ -69,7 +69,7 @@ class Traceable:
         return cls(adapter, example, tuple(x for kind in kinds for x in OUTPUTS[kind]))
 
 
-def _answer(model, inputs):
+def _predict(model, inputs):
     if isinstance(model, PanopticFPN):
         return side_by_side(inputs, *model.inference(inputs, do_postprocess=False))[0]
     return model(inputs)[0]
@@ -139,7 +139,7 @@ def _layer_of_operator(traceable, message):
 
 @contextlib.contextmanager
 def quiet():
-    """Without the exporter's remarks on Detectron2's code, which no user can change."""
+    """Hide the exporter's remarks about Detectron2's code: users cannot change that code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -26,7 +26,7 @@ def write_page(folder, models, inputs=(), overwrite=False):
         inputs (sequence of path), overwrite (bool): see :class:`~mic_det.utils.outputs.Outputs`.
 
     Raises:
-        ConfigError: where the runtime is neither in ``node_modules`` nor to be had from npm.
+        ConfigError: where the runtime is not in ``node_modules``, and npm cannot fetch it.
     """
     outputs = Outputs(folder, "export", inputs, overwrite)
     pages = sorted(p.name for p in PAGE.iterdir())

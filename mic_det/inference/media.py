@@ -43,7 +43,7 @@ class Frame:
         return self.source.name if self.index is None else f"{self.source.name}#{self.index}"
 
 
-def find_sources(inputs):
+def find_sources(inputs, option="--input"):
     """Files, folders (searched recursively) and videos as a list of :class:`Source`, folders sorted by name.
 
     Raises:
@@ -55,16 +55,28 @@ def find_sources(inputs):
         if path.is_dir():
             files = list_files(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
             if not files:
-                raise DataError(f"--input {path}: the folder has no images and no videos.")
+                raise DataError(f"{option} {path}: the folder has no images and no videos.")
             sources += [_source(p, p.relative_to(path).as_posix()) for p in files]
         elif not path.exists():
-            raise DataError(f"--input {path}: there is no such file or folder.")
+            raise DataError(f"{option} {path}: there is no such file or folder.")
         elif not _is_media(path):
             known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-            raise DataError(f"--input {path} is neither an image nor a video by its name. Known: {known}.")
+            raise DataError(f"{option} {path} is neither an image nor a video by its name. Known: {known}.")
         else:
             sources.append(_source(path, path.name))
     return _unique(sources)
+
+
+def find_images(folder, option):
+    """The images of a folder as a list of :class:`Source`. ``option`` (str) named the folder, such as ``--verify``.
+
+    Raises:
+        DataError: where there are none.
+    """
+    sources = [s for s in find_sources([folder], option) if not s.is_video]
+    if not sources:
+        raise DataError(f"{option} {folder}: there are no images, only videos.")
+    return sources
 
 
 def _is_media(path):

@@ -37,7 +37,7 @@ def test_sets_are_equal_in_any_order():
 def test_what_differs_is_seen_from_both_sides(boxes, scores, classes):
     other = answer(boxes, scores, classes)
     assert not compare(FIRST, other).equal and not compare(other, FIRST).equal
-    assert "alone" in str(compare(FIRST, other))
+    assert "only in" in str(compare(FIRST, other))
 
 
 def test_small_differences_count_as_equal_and_are_told():

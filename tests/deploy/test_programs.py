@@ -168,7 +168,7 @@ def test_verify_compares_with_pytorch(folder, tmp_path, monkeypatch, capsys):
     message = refusal_here("export.py", "--output", tmp_path / "b.onnx", *arguments, monkeypatch=monkeypatch)
     told = capsys.readouterr().out
     assert "differs from PyTorch on" in message and not (tmp_path / "b.onnx").exists()
-    assert "val_0.png: 1 of" in told and "in the exported file alone" in told
+    assert "val_0.png: 1 of" in told and "only in the exported file" in told
 
 
 def test_videos_and_folders_without_images_do_not_verify(folder, tmp_path, monkeypatch):
@@ -176,7 +176,17 @@ def test_videos_and_folders_without_images_do_not_verify(folder, tmp_path, monke
     message = refusal_here("export.py", *config_of(folder), "--output", tmp_path / "a.onnx",
                            "--verify", tmp_path / "empty", "MODEL.WEIGHTS", folder / "mic.pth",
                            monkeypatch=monkeypatch)  # fmt: skip
-    assert "no images" in message and not (tmp_path / "a.onnx").exists()
+    assert message.startswith("error: --verify ") and "no images" in message and not (tmp_path / "a.onnx").exists()
+
+
+def test_a_damaged_image_does_not_verify(folder, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/broken.png").write_bytes(b"no image")
+    message = refusal_here("export.py", *config_of(folder), "--output", tmp_path / "a.onnx",
+                           "--verify", tmp_path / "images", "MODEL.WEIGHTS", folder / "mic.pth",
+                           monkeypatch=monkeypatch)  # fmt: skip
+    assert "--verify: " in message and "images/broken.png cannot be read" in message
+    assert not (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.parametrize(

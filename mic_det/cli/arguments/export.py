@@ -21,7 +21,7 @@ def add(parser):
     add_config_argument(parser)
     parser.add_argument(
         "--output", metavar="FILE",
-        help=".onnx, .ts, or for Detectron2 .pth or .safetensors with a .yaml beside it",
+        help="file to write: .onnx, .ts, or for Detectron2 .pth or .safetensors (FILE.yaml is written beside it)",
     )  # fmt: skip
     parser.add_argument(
         "--format", choices=SUFFIXES, metavar="F", help=f"{', '.join(SUFFIXES)} (default: as FILE ends)"
@@ -31,9 +31,11 @@ def add(parser):
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"),
-        help="one size of resized images (default: any)",
+        help="take only images that are resized to H x W pixels (default: any size)",
     )  # fmt: skip
-    parser.add_argument("--opset", type=int, default=17, choices=OPSETS, metavar="N", help="of ONNX (%(default)s)")
+    parser.add_argument(
+        "--opset", type=int, default=17, choices=OPSETS, metavar="N", help="opset of ONNX (%(default)s)"
+    )
     parser.add_argument("--verify", metavar="FOLDER", help="compare with PyTorch on the images of a folder")
     parser.add_argument("--web", metavar="DIR", help="write a static page that runs the model in a browser")
     parser.add_argument("--source-only", metavar="FILE", help="weights that the page shows beside the adapted ones")
@@ -54,7 +56,7 @@ def check(parser, args):
     ending = next((f for f, ends in SUFFIXES.items() if args.output and args.output.endswith(ends)), None)
     known = ", ".join(x for ends in SUFFIXES.values() for x in ends)
     if args.output and ending is None:
-        parser.error(f"--output {args.output}: use a name that ends with .pth or .safetensors, or one of {known}")
+        parser.error(f"--output {args.output}: use a name that ends with one of {known}")
     args.format = args.format or ending
     if args.output and ending != args.format:
         parser.error(f"--output {args.output}: --format {args.format} is for {' or '.join(SUFFIXES[args.format])}")

@@ -1,4 +1,4 @@
-// Runs the exported models on a dropped image. All files lie beside this one; nothing is sent anywhere.
+// Runs the exported models on a dropped image. All files are beside this one. Nothing is sent anywhere.
 import * as ort from "./ort.wasm.min.mjs";
 import { resizedShape, resizeBilinear } from "./resize.js";
 
@@ -40,7 +40,7 @@ async function find(view, { rgb, width, height }) {
   const rule = view.metadata.resize;
   const [h, w] = resizedShape(height, width, rule.shorter, rule.longer);
   const fixed = view.metadata.fixed_size;
-  if (fixed && (fixed[0] !== h || fixed[1] !== w)) throw new Error(`the model takes ${fixed[1]} x ${fixed[0]} alone`);
+  if (fixed && (fixed[0] !== h || fixed[1] !== w)) throw new Error(`the model takes only ${fixed[1]} x ${fixed[0]} pixels`);
   const resized = resizeBilinear(rgb, height, width, h, w);
   const inputs = {
     image: new ort.Tensor("uint8", resized, [h, w, 3]),
@@ -95,7 +95,7 @@ function overlay(context, labels) {
 }
 
 async function show(file) {
-  say("Looking ...");
+  say("The models predict ...");
   image = null;
   const next = await pixelsOf(file);
   const start = performance.now();
@@ -116,7 +116,7 @@ const failed = (e) => {
   throw e;
 };
 const ready = load().catch(failed);
-// the last answer, for programs that drive the page
+// the last predictions, for programs that drive the page
 const take = (file) => file && (window.found = ready.then(() => show(file)).catch(failed));
 
 get("file").addEventListener("change", (e) => take(e.target.files[0]));
