@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "mic_det"
 # from the ground up; rooms of one line do not import each other, except within the first
 FLOORS = (
     {"errors", "utils"}, {"config"}, {"data"}, {"modeling"}, {"checkpoint"}, {"evaluation"}, {"inference"},
-    {"visualization"}, {"engine"}, {"experiments", "benchmark"}, {"cli"},
+    {"visualization"}, {"deploy"}, {"engine"}, {"experiments", "benchmark"}, {"cli"},
 )  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -3,6 +3,7 @@
 import json
 import logging
 
+from ..benchmark.latency import as_table, measure_latency
 from ..benchmark.run import (
     as_text,
     benchmark_data,
@@ -43,6 +44,14 @@ def measure(args):
     if args.output:
         outputs = Outputs(args.output, "benchmark", [args.config_file, cfg.MODEL.WEIGHTS], args.overwrite)
         outputs.check(["benchmark.json"] + ["benchmark.png"] * args.sweep)
+    if args.latency:
+        cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+        result = {"config": args.config_file, "opts": args.opts, "machine": machine()}
+        result["latency"] = measure_latency(cfg, args.latency, args.repeats)
+        print(as_table(result["latency"]))
+        if outputs:
+            outputs.write_text("benchmark.json", json.dumps(result, indent=1))
+        return
     names = variant_names(cfg, args.only)
     result = {"config": args.config_file, "opts": args.opts, "machine": machine()}
     result["steps"] = benchmark_steps(cfg, args.repeats, names, args.size and tuple(args.size), args.synthetic)

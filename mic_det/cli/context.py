@@ -32,7 +32,7 @@ from ..inference.predictor import load_model
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
 from ..visualization.curves import bar_chart, line_chart
-from ..visualization.label_maps import color_labels
+from ..visualization.label_colors import color_labels
 from ..visualization.panels import (
     contact_sheet,
     draw_boxes,

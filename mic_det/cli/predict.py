@@ -3,27 +3,14 @@
 import contextlib
 import sys
 
-from tqdm import tqdm
-
-from ..config import student_architecture
-from ..config.label_kinds import label_kinds
-from ..data.pixels import ImageError
-from ..engine.setup import config_of
 from ..errors import ConfigError, DataError
-from ..inference.media import (
-    VideoOut,
-    find_sources,
-    read_frames,
-    write_label_map,
-    write_picture,
-)
-from ..inference.predictor import Predictor, class_list, label_map_classes
+from ..inference.media import VideoOut, find_sources, read_frames, write_label_map, write_picture
 from ..inference.results import FILES, PredictionFiles, Predictions
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
+from ..utils.progress import progress_bar
 from ..utils.signals import ends_in_order
-from ..visualization.label_maps import overlay_labels
-from ..visualization.panels import draw_boxes
+from ..visualization.label_colors import overlay_labels
 
 LABEL_MAPS = "label_maps"  # folder below the output
 
@@ -33,32 +20,43 @@ def main(args):
         predict(args)
 
 
+def chosen_model(args):
+    """What the arguments name: a .onnx file, which is run without PyTorch, or a config and a checkpoint."""
+    if args.weights and args.weights.endswith(".onnx"):
+        from .predict_onnx import OnnxModel
+
+        return OnnxModel(args)
+    from .predict_checkpoint import CheckpointModel
+
+    return CheckpointModel(args)
+
+
 def predict(args):
-    cfg = config_of(args)
+    model = chosen_model(args)
     sources = find_sources(args.input)
-    check_formats(cfg, args.format)
-    inputs = [*args.input, *(s.path for s in sources), args.config_file, cfg.MODEL.WEIGHTS]
+    check_formats(model, args.format)
+    inputs = [*args.input, *(s.path for s in sources), *model.files]
     outputs = Outputs(args.output, "predict", inputs, args.overwrite)
     names = [name for f in args.format for name in FILES.get(f, ())]
     names += [picture_name(s) for s in sources] * ("pictures" in args.format)
     labels = LABEL_MAPS if "label_maps" in args.format else None
     names += [f"{labels}/classes.txt", *(label_map_name(s) for s in sources if not s.is_video)] if labels else []
     outputs.check(names)
-    predictor = Predictor(cfg, args.confidence_threshold, args.trust_checkpoint)
-    classes = class_list(cfg, predictor.named_classes) if predictor.has_boxes else []
+    model.load()
+    classes = model.classes
     if labels:
-        text = "".join(f"{i} {name}\n" for i, name in enumerate(label_map_classes(cfg)))
+        text = "".join(f"{i} {name}\n" for i, name in enumerate(model.label_names))
         outputs.write_text(f"{labels}/classes.txt", text)
     predictions, skipped = Predictions(classes), Skipped()
     files = PredictionFiles(predictions, outputs, args.format)
     total = sum(s.frames if s.is_video else 1 for s in sources)
-    with tqdm(total=total, unit="image") as progress, contextlib.ExitStack() as at_end:
+    with progress_bar(total, "image") as progress, contextlib.ExitStack() as at_end:
         at_end.callback(lambda: predictions.images and files.write())  # also after an error, or a signal
         for source in sources:
             with contextlib.ExitStack() as of_source:
                 out = PictureOut(source, outputs, of_source) if "pictures" in args.format else None
-                for frame in read_frames(source):
-                    found, picture = look(predictor, frame, [name for _, name in classes], out is not None)
+                for frame in read_frames(source, model.read):
+                    found, picture = look(model, frame, [name for _, name in classes], out is not None)
                     if found is None:
                         skipped.add(frame, progress)
                     else:
@@ -73,35 +71,34 @@ def predict(args):
     if not predictions.images:
         raise DataError(f"none of the {skipped.count} images could be used: the lines above give the reasons.")
     boxes = f", {len(predictions.annotations)} boxes with a score of at least {args.confidence_threshold}"
-    boxes = boxes if predictor.has_boxes else ""
+    boxes = boxes if "boxes" in model.kinds else ""
     print(f"{len(predictions.images)} images{boxes}, {skipped.count} skipped: {printable(args.output)}")
 
 
-def check_formats(cfg, formats):
+def check_formats(model, formats):
     """
     Raises:
         ConfigError: where the model does not predict the content of a requested file.
     """
-    model, kinds = student_architecture(cfg), label_kinds(cfg)
-    if "label_maps" in formats and "pixels" not in kinds:
-        raise ConfigError(f"--format label_maps: {model} predicts boxes alone: use pictures, coco or csv.")
+    if "label_maps" in formats and "pixels" not in model.kinds:
+        raise ConfigError(f"--format label_maps: {model.name} predicts boxes alone: use pictures, coco or csv.")
     for name in ("coco", "csv"):
-        if name in formats and "boxes" not in kinds:
-            raise ConfigError(f"--format {name}: {model} predicts pixels alone: use pictures or label_maps.")
-    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if "label_maps" in formats and count > 255:
+        if name in formats and "boxes" not in model.kinds:
+            raise ConfigError(f"--format {name}: {model.name} predicts pixels alone: use pictures or label_maps.")
+    if "label_maps" in formats and model.label_count > 255:
         raise ConfigError(
-            f"--format label_maps: MODEL.SEM_SEG_HEAD.NUM_CLASSES is {count}, but an 8-bit PNG holds at most 255."
+            f"--format label_maps: MODEL.SEM_SEG_HEAD.NUM_CLASSES is {model.label_count}, but an 8-bit PNG holds at "
+            "most 255."
         )
 
 
-def look(predictor, frame, class_names, picture):
+def look(model, frame, class_names, picture):
     """Predictions on a frame, and their picture where requested. On an error: None for both, and ``frame.error``."""
     if frame.rgb is None:
         return None, None
     try:
-        found = predictor(frame.rgb)
-        return found, draw(frame.rgb, found, class_names) if picture else None
+        found = model(frame.rgb)
+        return found, draw(model, frame.rgb, found, class_names) if picture else None
     except Exception as e:  # one image must not stop the others: it is reported with the reason
         frame.error = reason(e)
         return None, None
@@ -129,18 +126,18 @@ class Skipped:
 def reason(error):
     """One line about an error. It begins with the error's type, except for an ImageError."""
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"
+    judged = isinstance(error, DataError) or type(error).__name__ == "ImageError"  # the second comes with Detectron2
+    return text if judged else f"{type(error).__name__}: {text}"
 
 
-def draw(rgb, found, class_names):
+def draw(model, rgb, found, class_names):
     """The image with its boxes and, where the model has them, the colours of its labels."""
     if "label_map" in found:
-        rgb = overlay_labels(rgb, found["label_map"].numpy())
+        rgb = overlay_labels(rgb, found["label_map"])
     if "instances" not in found:
-        return draw_boxes(rgb, [], [])
-    boxes = found["instances"]
-    labels = boxes.pred_classes.tolist()
-    return draw_boxes(rgb, boxes.pred_boxes.tensor.numpy(), labels, boxes.scores.tolist(), class_names)
+        return model.draw_boxes(rgb, [], [])
+    boxes, scores, labels = found["instances"]
+    return model.draw_boxes(rgb, boxes, labels.tolist(), scores.tolist(), class_names)
 
 
 def label_map_name(source, frame=None):

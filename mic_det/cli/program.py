@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mic_det
 
+from ..errors import MICError
 from ..utils.programs import start_program
 
 
@@ -25,7 +26,7 @@ COMMANDS = {
     "predict": Command("predict", "find objects in images, folders and videos"),
     "visualize": Command("visualize", "draw pseudo-boxes, masked views and predictions"),
     "report": Command("report", "write one HTML page about one or several runs"),
-    "export": Command("export", "write a plain Detectron2 checkpoint and config"),
+    "export": Command("export", "write the model for ONNX, TorchScript, a web page, or plain Detectron2"),
     "demo": Command("demo", "train and adapt on the miniature city, without any download"),
     "install-detectron2": Command("install_detectron2", "install Detectron2 as pure Python, where there is none"),
     "ablation": Command("ablation"),
@@ -80,9 +81,10 @@ def run(name, argv, shown):
     module = COMMANDS[name].module
     if module == "install_detectron2":  # needs neither Detectron2 nor the rest of mic_det
         return _body(module).main(argv, prog=shown)
-    args = _arguments(module, argv, shown)
+    args, needs_detectron2 = _arguments(module, argv, shown)
     try:
-        mic_det.register_with_detectron2()
+        if needs_detectron2:
+            mic_det.register_with_detectron2()
         return _body(module).main(args)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
@@ -105,7 +107,7 @@ def _arguments(module, argv, shown):
     args = parser.parse_intermixed_args(argv) if intermixed else parser.parse_args(argv)
     if hasattr(arguments, "check"):
         arguments.check(parser, args)
-    return args
+    return args, getattr(arguments, "needs_detectron2", lambda args: True)(args)
 
 
 def _body(module):
@@ -118,5 +120,5 @@ def _advice(error):
     try:
         from ..engine.launch import advice
     except ImportError:  # a package is missing: the program's own error names it
-        return ""
+        return str(error) if isinstance(error, MICError) else ""
     return advice(error)

@@ -4,6 +4,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+import numpy as np
+from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image, UnidentifiedImageError
 
@@ -97,6 +99,17 @@ def check_image(file, annotated=None, resize=None, decode=False):
         if annotated is not None:
             _check_size(facts.size, image.size, tuple(annotated))
         return facts
+
+
+def read_rgb(file):
+    """An image as RGB (H, W, 3) uint8, turned upright by its EXIF tag, as Detectron2 reads it in training.
+
+    Raises:
+        ImageError: as :func:`check_image`.
+        Exception: of the decoder, which may be of any kind.
+    """
+    check_image(file)
+    return np.ascontiguousarray(read_image(str(file), "RGB"))
 
 
 def _check_size(upright, in_file, annotated):

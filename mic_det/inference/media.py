@@ -7,10 +7,8 @@ from typing import Optional
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 from ..data.files import IMAGE_SUFFIXES, list_files
-from ..data.pixels import check_image
 from ..errors import DataError
 from ..utils.atomic_files import write_whole
 from ..utils.ordinary_files import is_ordinary
@@ -45,7 +43,7 @@ class Frame:
         return self.source.name if self.index is None else f"{self.source.name}#{self.index}"
 
 
-def find_sources(inputs):
+def find_sources(inputs, option="--input"):
     """Files, folders (searched recursively) and videos as a list of :class:`Source`, folders sorted by name.
 
     Raises:
@@ -57,16 +55,28 @@ def find_sources(inputs):
         if path.is_dir():
             files = list_files(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
             if not files:
-                raise DataError(f"--input {path}: the folder has no images and no videos.")
+                raise DataError(f"{option} {path}: the folder has no images and no videos.")
             sources += [_source(p, p.relative_to(path).as_posix()) for p in files]
         elif not path.exists():
-            raise DataError(f"--input {path}: there is no such file or folder.")
+            raise DataError(f"{option} {path}: there is no such file or folder.")
         elif not _is_media(path):
             known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-            raise DataError(f"--input {path} is neither an image nor a video by its name. Known: {known}.")
+            raise DataError(f"{option} {path} is neither an image nor a video by its name. Known: {known}.")
         else:
             sources.append(_source(path, path.name))
     return _unique(sources)
+
+
+def find_images(folder, option):
+    """The images of a folder as a list of :class:`Source`. ``option`` (str) named the folder, such as ``--verify``.
+
+    Raises:
+        DataError: where there are none.
+    """
+    sources = [s for s in find_sources([folder], option) if not s.is_video]
+    if not sources:
+        raise DataError(f"{option} {folder}: there are no images, only videos.")
+    return sources
 
 
 def _is_media(path):
@@ -95,19 +105,28 @@ def _unique(sources):
     return sources
 
 
-def read_frames(source):
+def read_frames(source, read=None):
     """The frames of one source in their order; a frame that cannot be read comes with an error, not an exception.
 
     Images are turned upright by their EXIF tag, as Detectron2 does in training.
+
+    Args:
+        source (Source): the file.
+        read (callable): of an image's path, returns its RGB pixels; by default as in training.
     """
     if source.is_video:
         yield from _read_video(source)
         return
     try:
-        check_image(source.path)
-        yield Frame(source, np.ascontiguousarray(read_image(str(source.path), "RGB")))
+        yield Frame(source, (read or _read_as_in_training)(source.path))
     except Exception as e:  # PIL's decoders raise errors of all kinds for broken files
         yield Frame(source, None, error=" ".join(str(e).split()) or type(e).__name__)
+
+
+def _read_as_in_training(path):
+    from ..data.pixels import read_rgb  # with Detectron2, which a .onnx file does without
+
+    return read_rgb(path)
 
 
 def _read_video(source):

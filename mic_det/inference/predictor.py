@@ -26,11 +26,11 @@ def load_model(cfg, weights=None, trust_checkpoint=False):
         ConfigError: where no weights are named.
         CheckpointError: where the file cannot be used, or fills only a part of the model.
     """
-    return _load(cfg, weights, trust_checkpoint)[0]
+    return load_with_classes(cfg, weights, trust_checkpoint)[0]
 
 
-def _load(cfg, weights, trust_checkpoint):
-    """The model, and the names of its classes where the checkpoint tells them."""
+def load_with_classes(cfg, weights=None, trust_checkpoint=False):
+    """As :func:`load_model`; and the names of the model's classes where the checkpoint tells them, else None."""
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
@@ -71,7 +71,7 @@ class Predictor:
         self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))  # the size of evaluation
         kinds = label_kinds(cfg)
         self.has_boxes, self.has_label_maps = "boxes" in kinds, "pixels" in kinds
-        self.model, self.named_classes = _load(cfg, None, trust_checkpoint)
+        self.model, self.named_classes = load_with_classes(cfg, None, trust_checkpoint)
 
     @torch.no_grad()
     def __call__(self, rgb: np.ndarray) -> dict[str, Union[Instances, torch.Tensor]]:

@@ -26,24 +26,20 @@ class Predictions:
         self.classes = classes
         self.images, self.annotations = [], []
 
-    def add(self, frame, instances):
+    def add(self, frame, detections):
         """
         Args:
             frame (Frame): what was looked at.
-            instances (Instances): ``pred_boxes`` in its pixels, ``pred_classes`` and ``scores``; None where the model
-                has no boxes.
+            detections (Detections): boxes in its pixels; None where the model has no boxes.
         """
         height, width = frame.rgb.shape[:2]
         image = {"id": len(self.images) + 1, "file_name": frame.name, "width": width, "height": height}
         if frame.index is not None:
             image.update(video=frame.source.name, frame_index=frame.index)
         self.images.append(image)
-        if instances is None:
+        if detections is None:
             return
-        boxes = instances.pred_boxes.tensor.double().tolist()
-        for (x0, y0, x1, y1), label, score in zip(
-            boxes, instances.pred_classes.tolist(), instances.scores.double().tolist()
-        ):
+        for (x0, y0, x1, y1), label, score in zip(*(x.tolist() for x in _columns(detections))):
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1,
@@ -115,6 +111,10 @@ class PredictionFiles:
                 self.outputs.write_text(name, text)
         self.last = time.monotonic()
         self.cost = self.last - start
+
+
+def _columns(detections):
+    return detections.boxes.astype(float), detections.classes, detections.scores.astype(float)
 
 
 def _json(content):

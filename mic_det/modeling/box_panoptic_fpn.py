@@ -18,14 +18,26 @@ class BoxPanopticFPN(PanopticFPN):
         detections, pixels = super().inference(batched_inputs, do_postprocess=False)
         if not do_postprocess:
             return detections, pixels
-        answers = []
-        for x, found, logits in zip(batched_inputs, detections, pixels):
-            size = found.image_size
-            height, width = x.get("height", size[0]), x.get("width", size[1])
-            answers.append(
-                {
-                    "instances": detector_postprocess(found, height, width),
-                    "sem_seg": sem_seg_postprocess(logits, size, height, width),
-                }
-            )
-        return answers
+        return side_by_side(batched_inputs, detections, pixels)
+
+
+def side_by_side(batched_inputs, detections, pixels):
+    """Answers of a PanopticFPN without merging, in the sizes that the inputs ask for.
+
+    Args:
+        detections (list[Instances]), pixels (Tensor): as its ``inference`` with ``do_postprocess=False`` returns them.
+
+    Returns:
+        list[dict]: ``"instances"`` and ``"sem_seg"`` of each image.
+    """
+    answers = []
+    for x, found, logits in zip(batched_inputs, detections, pixels):
+        size = found.image_size
+        height, width = x.get("height", size[0]), x.get("width", size[1])
+        answers.append(
+            {
+                "instances": detector_postprocess(found, height, width),
+                "sem_seg": sem_seg_postprocess(logits, size, height, width),
+            }
+        )
+    return answers

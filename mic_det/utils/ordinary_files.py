@@ -5,8 +5,6 @@ import os
 import stat
 from pathlib import Path
 
-from PIL import Image
-
 KINDS = (
     (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
@@ -71,6 +69,8 @@ def read_bytes(path):
 
 def open_picture(path):
     """PIL's ``Image.open`` of an ordinary file, or of what has one's content."""
+    from PIL import Image  # not where a .onnx file is run: there is no Pillow
+
     if not hasattr(path, "read"):
         check_ordinary(path)
     return Image.open(path)

@@ -7,8 +7,6 @@ import signal
 import threading
 import time
 
-from detectron2.utils import comm
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TICK = 0.5  # seconds between two looks whether a stretch may be left
 PATIENCE = 2.5  # seconds that a batch may still take after a signal: it usually comes, and the step ends in order
@@ -109,6 +107,8 @@ class StopRequest:
 
     def agreed(self):
         """The number of the signal that any process got, 0 where none did. All processes must call this."""
+        from detectron2.utils import comm  # not where a .onnx file is run
+
         if comm.get_world_size() == 1:
             return self.signum
         return max(comm.all_gather(self.signum))

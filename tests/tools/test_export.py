@@ -198,7 +198,7 @@ def test_a_backbone_that_plain_detectron2_lacks_is_refused_and_nothing_written(f
 
 def test_other_suffixes_are_refused(folder, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
-        run_tool_here("export.py", *call(folder, "boxes", tmp_path / "x.onnx"), monkeypatch=monkeypatch)
+        run_tool_here("export.py", *call(folder, "boxes", tmp_path / "x.npz"), monkeypatch=monkeypatch)
     assert caught.value.code == 2 and ".safetensors" in capsys.readouterr().err
 
 

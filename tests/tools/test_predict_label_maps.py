@@ -22,7 +22,7 @@ from helpers.data import (
     write_two_domains,
 )
 from mic_det.checkpoint.checkpointer import MICCheckpointer
-from mic_det.visualization.label_maps import CITYSCAPES_COLORS
+from mic_det.visualization.label_colors import CITYSCAPES_COLORS
 
 SIZE = {"MIN_SIZE_TEST": 48, "MAX_SIZE_TEST": 72, "FORMAT": "RGB"}  # smaller than the images
 HEAD = {"NUM_CLASSES": 3, "CONVS_DIM": 8, "NORM": ""}

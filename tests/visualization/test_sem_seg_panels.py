@@ -10,7 +10,7 @@ from mic_det.engine.hooks import PseudoBoxPictures
 from mic_det.engine.trainer import MICTrainer
 from mic_det.modeling.pseudo_labels import sem_seg_pseudo_labels
 from mic_det.modeling.terms import ClassMix
-from mic_det.visualization.label_maps import color_labels
+from mic_det.visualization.label_colors import color_labels
 from mic_det.visualization.panels import mic_panels
 
 ROAD, SIDEWALK, BUILDING, CAR = (128, 64, 128), (244, 35, 232), (70, 70, 70), (0, 0, 142)  # Cityscapes' own

@@ -26,6 +26,9 @@ def add(parser):
     parser.add_argument("--no-data", action="store_true", help="do not measure the loader and the evaluation")
     parser.add_argument("--eval-images", type=int, default=40, help="images of the evaluation (default: %(default)s)")
     parser.add_argument("--sweep", action="store_true", help="also measure several batch and image sizes")
+    parser.add_argument(
+        "--latency", metavar="FOLDER", help="measure only predictions on a folder's images: PyTorch, ONNX Runtime (CPU)"
+    )
     add_overwrite_argument(parser)
     add_import_argument(parser)
     add_opts_argument(parser)

@@ -8,6 +8,7 @@ Examples:
         MODEL.WEIGHTS output/minicity/mic/model_final.pth
     {program} --config-file minicity/mic.yaml --input folder --output found \\
         --format coco,csv --confidence-threshold 0.3 MODEL.WEIGHTS FILE MODEL.DEVICE cpu
+    {program} --weights model.onnx --input folder --output found     # onnxruntime, without PyTorch
 """
 
 from ...utils.arguments import (
@@ -22,7 +23,11 @@ FORMATS = ("pictures", "label_maps", "coco", "csv")
 
 
 def add(parser):
-    add_config_argument(parser)
+    add_config_argument(parser, required=False)
+    parser.add_argument(
+        "--weights", metavar="FILE",
+        help="MODEL.WEIGHTS, or a .onnx file of `mic-det export`: it needs no config, PyTorch or Detectron2",
+    )  # fmt: skip
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="images, folders (searched recursively), videos"
     )
@@ -41,9 +46,19 @@ def add(parser):
 
 def check(parser, args):
     args.input, args.opts = split_opts(args.input, args.opts)
+    if not needs_detectron2(args):
+        if args.config_file or args.opts or args.modules or args.trust_checkpoint:
+            parser.error(f"--weights {args.weights}: the file holds its config: leave --config-file and keys out")
+    elif not args.config_file:
+        parser.error("the following arguments are required: --config-file (or --weights FILE.onnx)")
     args.format = args.format.split(",")
     unknown = [f for f in args.format if f not in FORMATS]
     if unknown:
         parser.error(f"--format {unknown[0]!r}: use one or more of {', '.join(FORMATS)}, joined by commas")
     if not 0 <= args.confidence_threshold <= 1:
         parser.error(f"--confidence-threshold is {args.confidence_threshold}: use a number in [0, 1]")
+
+
+def needs_detectron2(args):
+    """False for a .onnx file."""
+    return not (args.weights or "").endswith(".onnx")

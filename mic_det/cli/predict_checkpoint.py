@@ -1,0 +1,45 @@
+"""A config and a checkpoint as the model of ``mic-det predict``."""
+
+from ..config import student_architecture
+from ..config.label_kinds import label_kinds
+from ..data.pixels import read_rgb
+from ..engine.setup import config_of
+from ..inference.detections import Detections
+from ..inference.predictor import Predictor, class_list, label_map_classes
+from ..visualization.panels import draw_boxes
+
+
+class CheckpointModel:
+    """The model that a config describes.
+
+    Attributes:
+        files (list[path]): what it reads.
+        kinds (sequence of str), name (str), label_count (int): what it predicts, known before it is loaded.
+        classes (list[(int, str)]), label_names (list[str]): known after.
+    """
+
+    draw_boxes = staticmethod(draw_boxes)
+    read = staticmethod(read_rgb)
+
+    def __init__(self, args):
+        if args.weights:
+            args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
+        self.args, self.cfg = args, config_of(args)
+        self.files = [args.config_file, self.cfg.MODEL.WEIGHTS]
+        self.kinds, self.name = label_kinds(self.cfg), student_architecture(self.cfg)
+        self.label_count = self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.predictor, self.classes, self.label_names = None, [], []
+
+    def load(self):
+        """Read the weights; see :class:`Predictor` for the errors."""
+        self.predictor = Predictor(self.cfg, self.args.confidence_threshold, self.args.trust_checkpoint)
+        if "boxes" in self.kinds:
+            self.classes = class_list(self.cfg, self.predictor.named_classes)
+        if "pixels" in self.kinds:
+            self.label_names = label_map_classes(self.cfg)
+
+    def __call__(self, rgb):
+        """``"instances"``: :class:`Detections`; ``"label_map"``: (H, W) int64."""
+        found = self.predictor(rgb)
+        as_arrays = {"instances": Detections.of_instances, "label_map": lambda x: x.numpy()}
+        return {kind: as_arrays[kind](x) for kind, x in found.items()}
