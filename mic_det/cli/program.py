@@ -81,9 +81,9 @@ def run(name, argv, shown):
     module = COMMANDS[name].module
     if module == "install_detectron2":  # needs neither Detectron2 nor the rest of mic_det
         return _body(module).main(argv, prog=shown)
-    args, needs_detectron2 = _arguments(module, argv, shown)
+    args = _arguments(module, argv, shown)
     try:
-        if needs_detectron2:
+        if _needs_detectron2(module, args):
             mic_det.register_with_detectron2()
         return _body(module).main(args)
     except KeyboardInterrupt:
@@ -107,7 +107,12 @@ def _arguments(module, argv, shown):
     args = parser.parse_intermixed_args(argv) if intermixed else parser.parse_args(argv)
     if hasattr(arguments, "check"):
         arguments.check(parser, args)
-    return args, getattr(arguments, "needs_detectron2", lambda args: True)(args)
+    return args
+
+
+def _needs_detectron2(module, args):
+    arguments = importlib.import_module(f".arguments.{module}", __package__)
+    return getattr(arguments, "needs_detectron2", lambda args: True)(args)
 
 
 def _body(module):

@@ -41,7 +41,7 @@ def make_results(out, before, after, target, test):
     cfg = config(*after)
     predict.main(
         argparse.Namespace(
-            config_file=after[0], modules=[], opts=["MODEL.WEIGHTS", after[1]], input=[target.images],
+            config_file=after[0], weights=None, modules=[], opts=["MODEL.WEIGHTS", after[1]], input=[target.images],
             output=str(out / "predictions"), format=["coco"], confidence_threshold=KEPT, overwrite=True,
             trust_checkpoint=False,
         )
