@@ -81,7 +81,7 @@ def run(name, argv, shown):
     module = COMMANDS[name].module
     if module == "install_detectron2":  # needs neither Detectron2 nor the rest of mic_det
         return _body(module).main(argv, prog=shown)
-    args = _arguments(module, argv, shown)
+    args = read_arguments(module, argv, shown)
     try:
         if _needs_detectron2(module, args):
             mic_det.register_with_detectron2()
@@ -95,7 +95,8 @@ def run(name, argv, shown):
         raise
 
 
-def _arguments(module, argv, shown):
+def read_arguments(module, argv, shown):
+    """The arguments of a command as its body takes them; ``shown`` is the call as the help shows it."""
     arguments = importlib.import_module(f".arguments.{module}", __package__)
     parser = argparse.ArgumentParser(
         shown.split("/")[-1],

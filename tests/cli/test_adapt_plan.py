@@ -27,7 +27,7 @@ from mic_det.cli.adapt.plan import (
     recognise_backbone,
 )
 from mic_det.cli.adapt.state import State, check_folder
-from mic_det.cli.program import _arguments
+from mic_det.cli.program import read_arguments
 from mic_det.config.bundled import find_config
 from mic_det.data.custom_sets import load_declared
 from mic_det.engine.setup import get_mic_cfg
@@ -39,7 +39,7 @@ IMAGENET, NONE = Weights("resnet18", "torchvision://resnet18", ""), Weights("", 
 
 
 def arguments(*argv):
-    return _arguments("adapt", list(map(str, argv)), "mic-det adapt")
+    return read_arguments("adapt", list(map(str, argv)), "mic-det adapt")
 
 
 # ------------------------------------------------------------------------------------- arguments

@@ -1,6 +1,5 @@
 """The results of an adaptation: predictions, a plain model, a picture of before and after, a report."""
 
-import argparse
 import shlex
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ...utils.outputs import Outputs
 from ...utils.printable import printable
 from ...visualization.before_after import before_after_sheet
 from .. import predict
+from ..program import read_arguments
 
 PICTURED = 4  # images of before_after.jpg
 SHOWN = 0.5  # least score of a box in pictures
@@ -39,13 +39,9 @@ def make_results(out, before, after, target, test):
     out = Path(out)
     outputs = Outputs(out, "adapt", overwrite=True)
     cfg = config(*after)
-    predict.main(
-        argparse.Namespace(
-            config_file=after[0], weights=None, modules=[], opts=["MODEL.WEIGHTS", after[1]], input=[target.images],
-            output=str(out / "predictions"), format=["coco"], confidence_threshold=KEPT, overwrite=True,
-            trust_checkpoint=False,
-        )
-    )  # fmt: skip
+    call = ["--config-file", after[0], "--input", target.images, "--output", out / "predictions", "--format", "coco"]
+    call += ["--confidence-threshold", KEPT, "--overwrite", "MODEL.WEIGHTS", after[1]]
+    predict.main(read_arguments("predict", list(map(str, call)), "mic-det predict"))
     plain = write_model(cfg, out)
     truth = load_truth(cfg) if test else None
     with outputs.writing("before_after.jpg") as file:
