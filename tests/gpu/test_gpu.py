@@ -33,13 +33,24 @@ NO_CHOICES = {
 }  # fmt: skip
 
 
+# The depth of the real backbone, with few channels.
+NARROW = {
+    "MODEL__RESNETS__DEPTH": 50, "MODEL__RESNETS__STEM_OUT_CHANNELS": 4, "MODEL__RESNETS__WIDTH_PER_GROUP": 4,
+    "MODEL__RESNETS__RES2_OUT_CHANNELS": 8,
+}  # fmt: skip
+SCALE = 2.0**8  # of float16's losses: no gradient of these models overflows
+
+
 def make_trainer(device, dtype, **keys):
     """A MIC on one source and one target image, in float32 (None) or in mixed precision."""
-    cfg = tiny_cfg(MODEL__DEVICE=device, **keys)
+    cfg = tiny_cfg(MODEL__DEVICE=device, **NARROW, **keys)
     torch.manual_seed(0)
     model = build_model(cfg).train()
     batches = itertools.repeat([source_input(), target_input()])
-    return AccumulatingTrainer(model, batches, build_fused_optimizer(cfg, model), amp_dtype=dtype)
+    trainer = AccumulatingTrainer(model, batches, build_fused_optimizer(cfg, model), amp_dtype=dtype)
+    if dtype is torch.float16:
+        trainer.grad_scaler = torch.amp.GradScaler(device, init_scale=SCALE)
+    return trainer
 
 
 def run(trainer, steps=1):
@@ -60,16 +71,18 @@ def gradient(trainer):
 def test_a_step_in_mixed_precision_is_that_of_float32_but_for_rounding(device, dtype):
     """A layer rounds its input, its weights and its output by at most u; the gradient passes each layer twice.
 
-    With n independent roundings, the relative error of the gradient is about u sqrt(n).
+    With n independent roundings, the relative error of the gradient is about u sqrt(n). Twice that is allowed: small
+    gradients have fewer bits in float16.
     """
     exact, half = make_trainer(device, None, **NO_CHOICES), make_trainer(device, dtype, **NO_CHOICES)
     expected, losses = run(exact), run(half)
     assert losses.keys() == expected.keys() and all(map(math.isfinite, losses.values()))
     u = torch.finfo(dtype).eps / 2
     path = [m for m in half.model.student.backbone.bottom_up.modules() if isinstance(m, nn.Conv2d)]
-    tolerance = u * math.sqrt(3 * 2 * (len(path) + 5))  # five more: two of the FPN, three of a head
+    tolerance = 2 * u * math.sqrt(3 * 2 * (len(path) + 5))  # five more: two of the FPN, three of a head
     g, e = gradient(half), gradient(exact)
     error = float((g - e).norm() / e.norm())
+    print(f"relative error of the gradient in {dtype}: {error:.5f}, allowed {tolerance:.5f}")
     assert u / 10 < error < tolerance, "the lower bound: this was mixed precision"
     assert losses["total_loss"] == pytest.approx(expected["total_loss"], rel=tolerance)
 
@@ -80,8 +93,9 @@ def test_steps_with_pseudo_boxes_stay_finite_in_mixed_precision(device, dtype):
     dtypes = set()
     for model in (trainer.model.student, trainer.model.teacher):
         model.backbone.fpn_output2.register_forward_hook(lambda module, args, out: dtypes.add(out.dtype))
-    losses = run(trainer, steps=4)
-    assert losses["masked/loss_cls"] > 0 and all(map(math.isfinite, losses.values()))
+    assert run(trainer)["masked/loss_cls"] > 0, "there are pseudo-boxes"
+    losses = run(trainer, steps=3)
+    assert all(map(math.isfinite, losses.values()))
     assert dtypes == {dtype}, "the teacher's pass too"
     model = trainer.model
     model.update_teacher()
@@ -92,9 +106,9 @@ def test_steps_with_pseudo_boxes_stay_finite_in_mixed_precision(device, dtype):
 
 
 def test_two_overflows_are_skipped_without_a_step_of_the_teacher(device):
-    """Loss scales of 2^40 and 2^28 overflow in float16; 2^16, to which they fall, does not."""
+    """Loss scales of 2^40 and 2^24 overflow in float16; 2^8, to which they fall, does not."""
     trainer = make_trainer(device, torch.float16, **ALL_BOXES)
-    trainer.grad_scaler = torch.amp.GradScaler(device, init_scale=2.0**40, backoff_factor=2.0**-12)
+    trainer.grad_scaler = torch.amp.GradScaler(device, init_scale=2.0**40, backoff_factor=2.0**-16)
     model = trainer.model
     seen, before = [], [p.detach().clone() for p in model.student.parameters()]
     for _ in range(4):
@@ -103,7 +117,7 @@ def test_two_overflows_are_skipped_without_a_step_of_the_teacher(device):
         same = all(torch.equal(p, x) for p, x in zip(model.student.parameters(), before))
         copied = all(torch.equal(p, x) for p, x in zip(model.teacher.parameters(), before))
         seen.append((model.steps, same, copied, trainer.grad_scaler.get_scale()))
-    assert seen[0] == (0, True, True, 2.0**28) and seen[1] == (0, True, True, 2.0**16)
+    assert seen[0] == (0, True, True, 2.0**24) and seen[1] == (0, True, True, SCALE)
     assert [x[:3] for x in seen[2:]] == [(1, False, False), (2, False, False)]
 
 
@@ -116,9 +130,9 @@ def test_a_resumed_run_has_the_losses_of_the_run_that_was_killed(data, tmp_path,
     keys = {**MIC, "MODEL__DEVICE": device, "SOLVER__CHECKPOINT_PERIOD": 4}
     with pytest.raises(Killed) as killed:
         train(data, tmp_path / "run", at=6, **keys)
-    losses = train(data, tmp_path / "run", resume=True, **{**keys, "SEED": 77, "SOLVER__MAX_ITER": 6})
+    losses = train(data, tmp_path / "run", resume=True, **{**keys, "SEED": 77})
     expected = killed.value.losses
-    assert list(losses) == [4, 5]
+    assert list(losses) == [4, 5, 6, 7]
     assert losses[4] == pytest.approx(expected[4], rel=1e-5)
     assert losses[5] == pytest.approx(expected[5], rel=1e-3)
     assert expected[3] != pytest.approx(expected[4], rel=1e-2), "steps differ by more than the tolerance"
@@ -142,7 +156,7 @@ def test_an_export_from_the_gpu_is_that_from_the_cpu(tmp_path, device, form):
     run(trainer)
     trainer.model.update_teacher()
     detector = single_detector(trainer.model, "teacher").eval()
-    cfg = tiny_cfg(MODEL__DEVICE=device, **ALL_BOXES, **keys)
+    cfg = tiny_cfg(MODEL__DEVICE=device, **NARROW, **ALL_BOXES, **keys)
     write, predictor = {"onnx": (write_onnx, OnnxPredictor), "torchscript": (write_torchscript, TorchScriptPredictor)}[
         form
     ]

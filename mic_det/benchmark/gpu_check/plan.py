@@ -1,6 +1,6 @@
 """The parts of a check, their sizes and their time limits. Nothing here imports PyTorch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...errors import ConfigError
 
@@ -22,11 +22,13 @@ PARTS = (
     Part("tests", 1, 90, "machine", "run_tests"),
     Part("memory", 1, 90, "steps", "measure_memory"),
     Part("files", 1, 90, "loading", "write_files"),
-    Part("steps", 2, 80, "steps", "measure_steps"),
+    Part("steps", 2, 90, "steps", "measure_steps"),
     Part("loader", 3, 40, "loading", "measure_loader"),
     Part("training", 4, 80, "training", "train"),
     Part("compile", 5, 60, "steps", "measure_compile"),
 )
+
+PATIENCE = 4  # a rehearsal's limits are so many times longer
 
 # A model with the layers of the real one, for rehearsals.
 NARROW = (
@@ -45,7 +47,7 @@ class Settings:
     size: list = field(default_factory=lambda: [800, 1600])  # of the network's images: height and width in pixels
     opts: list = field(default_factory=list)  # KEY VALUE pairs of the measured config
     images: list = field(default_factory=lambda: [1, 4])  # source images of a step, and as many target images
-    rounds: list = field(default_factory=lambda: [8, 4])  # that count, for each of ``images``
+    rounds: list = field(default_factory=lambda: [6, 3])  # that count, for each of ``images``
     compiler: str = "inductor"
     file_size: list = field(default_factory=lambda: [1024, 2048])  # of the loader's images, as Cityscapes'
     files: int = 48  # for each format
@@ -94,4 +96,6 @@ class Plan:
         names = {p.name for p in chosen}
         if "files" not in names and names & {"loader", "training"}:
             raise ConfigError("--only: loader and training need the part files, which writes their images.")
-        return cls(60 * minutes, REHEARSAL if rehearse else Settings(), chosen)
+        if rehearse:  # nothing is measured, and machines may be slow
+            return cls(60 * minutes, REHEARSAL, [replace(p, limit=PATIENCE * p.limit) for p in chosen])
+        return cls(60 * minutes, Settings(), chosen)

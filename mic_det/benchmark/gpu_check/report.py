@@ -134,10 +134,8 @@ def _waits(found):
     if not waits:
         return []
     places = ", ".join(f"`{place}` {n}" for place, n in sorted(own.items(), key=lambda x: -x[1])) or "none"
-    return [
-        f"- The host waits {sum(waits.values())} times for the GPU in a MIC step, {sum(own.values())} of them in mic_det "
-        f"itself: {places}."
-    ]
+    every, here = sum(waits.values()), sum(own.values())
+    return [f"- The host waits {every} times for the GPU in a MIC step, {here} of them in mic_det itself: {places}."]
 
 
 def _memory(found):

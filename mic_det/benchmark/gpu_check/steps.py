@@ -72,7 +72,7 @@ def measure_steps(settings, save):
     found = {}
     for images, rounds in zip(settings.images, settings.rounds):
         feed.batches = larger.batches = batches[images]
-        seconds = alternate(runs, rounds, warmup=1 if rounds < 3 else 2)
+        seconds = alternate(runs, rounds, warmup=1 if rounds < 5 else 2)
         result = found[f"{images}+{images}"] = {
             "images": images,
             "median_ms": {name: 1000 * statistics.median(s) for name, s in seconds.items()},
