@@ -100,7 +100,7 @@ def bare(tmp_path_factory):
 
 def clean_environment():
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "MIC_DET"))}
-    return {**kept, "PIP_CONFIG_FILE": os.devnull, "OMP_NUM_THREADS": "1"}
+    return {**kept, "PIP_CONFIG_FILE": os.devnull, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def test_the_rehearsal_in_a_bare_environment(bare, wheels, tmp_path):
