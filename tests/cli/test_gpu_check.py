@@ -106,9 +106,19 @@ def clean_environment():
 def test_the_rehearsal_in_a_bare_environment(bare, wheels, tmp_path):
     probe = "import importlib.util, sys; sys.exit(sum(importlib.util.find_spec(x) is not None for x in sys.argv[1:]))"
     assert subprocess.run([bare, "-c", probe, *PACKAGES]).returncode == 0, "or the wheels are not needed"
-    command = [bare, ROOT / "tools/gpu_check.py", "--rehearse", "--wheels", wheels, "--output", "out", "--minutes", "6"]
+    command = [
+        bare,
+        ROOT / "tools/gpu_check.py",
+        "--rehearse",
+        "--wheels",
+        wheels,
+        "--output",
+        "out",
+        "--minutes",
+        "15",
+    ]
     done = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=400
+        list(map(str, command)), cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=1000
     )
     log = tmp_path / "out/gpu_check.log"
     assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-5000:] if log.exists() else "")
