@@ -255,6 +255,17 @@ def test_the_table_says_what_meets_its_target():
     assert all(line.count("|") == 5 for line in table.splitlines() if line.startswith("|"))
 
 
+@pytest.mark.parametrize("name", list(example()["parts"]))
+def test_the_table_is_written_without_what_a_part_did_not_find(name):
+    whole, result = report.as_markdown(example()), example()
+    result["parts"][name]["found"] = {}
+    rows = [x for x in report.as_markdown(result).splitlines() if x.startswith("| ")]
+    others = [x for x in rows if "loader" not in x and "AP50" not in x]  # which are compared with another part
+    assert len(rows) > 3 and set(others) <= set(whole.splitlines())
+    del result["parts"][name]
+    assert report.as_markdown(result)
+
+
 def test_the_table_goes_between_the_markers_of_a_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")

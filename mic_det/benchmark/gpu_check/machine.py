@@ -17,6 +17,7 @@ TESTS_ON = "MIC_DET_GPU_TESTS_ON"  # see tests/gpu/conftest.py
 def describe(settings, save):
     """The card, its memory and driver, and the versions."""
     found = {**machine(), "hardware": describe_hardware(), "cuda": torch.version.cuda}
+    save(found)
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)

@@ -81,7 +81,7 @@ def _machine(result, found):
     kind = "A rehearsal on the CPU, with small sizes: the numbers mean nothing. " if result["rehearsal"] else ""
     parts = [found.get("hardware", "an unknown machine")]
     if "gpu_memory_gib" in found:
-        parts.append(f"{found['gpu_memory_gib']} GiB, driver {found['driver']}, CUDA {found['cuda']}")
+        parts.append(f"{found['gpu_memory_gib']} GiB, driver {found.get('driver')}, CUDA {found.get('cuda')}")
     parts.append(f"PyTorch {found.get('torch', '?')}, Python {found.get('python', '?')}")
     size = " x ".join(map(str, result["size"]))
     return (

@@ -30,7 +30,7 @@ class Running:
             packages (Path): comes on PYTHONPATH.
             limit (float): seconds, after which it is killed.
         """
-        self.part, self.limit = part, limit
+        self.part, self.limit, self.killed = part, limit, False
         self.file, self.log = folder / f"{part.name}.json", folder / f"{part.name}.log"
         paths = [str(ROOT), str(packages), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -50,8 +50,6 @@ class Running:
             self.process.wait()
             self.killed = True
         return self.process.poll() is not None
-
-    killed = False
 
     def kill(self):
         with contextlib.suppress(ProcessLookupError):
