@@ -118,7 +118,7 @@ def test_the_rehearsal_in_a_bare_environment(bare, wheels, tmp_path):
         "15",
     ]
     done = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=1000
+        list(map(str, command)), cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=3600
     )
     log = tmp_path / "out/gpu_check.log"
     assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-5000:] if log.exists() else "")
@@ -133,7 +133,7 @@ def test_the_rehearsal_in_a_bare_environment(bare, wheels, tmp_path):
         assert {"EMA", "mask and colour", "teacher"} <= step["parts_ms"].keys()
         floor = step["median_ms"]["plain"] + step["median_ms"]["teacher"]
         assert step["ratios"]["mic"] == pytest.approx(step["median_ms"]["mic"] / floor), "of one round"
-    assert set(found["memory"]["1+1"]["peak_mib"]) == {"plain", "mic", "mic_sequential", "mic_sada"}
+    assert set(found["memory"]["1+1"]["peak_mib"]) == {"plain", "mic"}
     assert found["memory"]["2+2"]["mic_to_allowed"] > 0 and found["compile"]["ratio"] > 0
     assert set(found["loader"]["png"]) == {"0", "1"} and all(x > 0 for x in found["loader"]["png"].values())
     assert found["training"]["mic"]["ap50"].keys() == {"minicity_foggy_val"}

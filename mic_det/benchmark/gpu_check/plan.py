@@ -28,7 +28,7 @@ PARTS = (
     Part("compile", 5, 60, "steps", "measure_compile"),
 )
 
-PATIENCE = 4  # a rehearsal's limits are so many times longer
+PATIENCE = 10  # a rehearsal's limits are so many times longer
 
 # A model with the layers of the real one, for rehearsals.
 NARROW = (
@@ -48,6 +48,7 @@ class Settings:
     opts: list = field(default_factory=list)  # KEY VALUE pairs of the measured config
     images: list = field(default_factory=lambda: [1, 4])  # source images of a step, and as many target images
     rounds: list = field(default_factory=lambda: [6, 3])  # that count, for each of ``images``
+    more_memory: list = field(default_factory=lambda: ["mic_sequential", "mic_sada"])  # of the first of ``images``
     compiler: str = "inductor"
     file_size: list = field(default_factory=lambda: [1024, 2048])  # of the loader's images, as Cityscapes'
     files: int = 48  # for each format
@@ -63,7 +64,7 @@ class Settings:
 
 
 REHEARSAL = Settings(
-    device="cpu", size=[64, 128], opts=list(NARROW), images=[1, 2], rounds=[1, 1], compiler="eager",
+    device="cpu", size=[64, 128], opts=list(NARROW), images=[1, 2], rounds=[1, 1], more_memory=[], compiler="eager",
     file_size=[72, 144], files=4, workers=[0, 1], loaded_batches=2, city=[4, 2], city_size=[256, 128],
     training_seconds=0, training_workers=0,
     training_opts=["INPUT.MIN_SIZE_TRAIN", [64], "INPUT.MAX_SIZE_TRAIN", 128, "INPUT.MIN_SIZE_TEST", 64,

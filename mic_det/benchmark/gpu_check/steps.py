@@ -115,16 +115,17 @@ def _side_by_side(first, second, device):
 
 
 def measure_memory(settings, save):
-    """Peak memory of the plain step and of the MIC step, each in a process of its own."""
+    """Peak memory of the plain step and of the MIC step, each in a process of its own, and of more variants."""
     found = {}
     for images in settings.images:
         cfg = measured_config(settings, images)
         found[f"{images}+{images}"] = benchmark_memory(cfg, ("plain", "mic"), tuple(settings.size))
         save(found)
-    images = settings.images[0]
-    others = benchmark_memory(measured_config(settings, images), ("mic_sequential", "mic_sada"), tuple(settings.size))
-    found[f"{images}+{images}"]["peak_mib"].update(others["peak_mib"])
-    save(found)
+    if settings.more_memory:
+        images = settings.images[0]
+        others = benchmark_memory(measured_config(settings, images), settings.more_memory, tuple(settings.size))
+        found[f"{images}+{images}"]["peak_mib"].update(others["peak_mib"])
+        save(found)
 
 
 def measure_compile(settings, save):
