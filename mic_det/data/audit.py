@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,10 @@ TINY = 2  # pixels; a side below it can hardly be learned
 
 @dataclass
 class SetReport:
-    """What was found in one set: ``problems`` stop a training or spoil its numbers, ``notes`` do not."""
+    """What was found in one set: ``problems`` stop a training or spoil its numbers, ``notes`` do not.
+
+    ``unusable``: image file -> its line in ``problems``. ``hashes``: SHA-1 -> the image files that have it.
+    """
 
     role: str
     name: str
@@ -41,6 +44,7 @@ class SetReport:
     per_class: dict = field(default_factory=dict)
     problems: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    unusable: dict = field(default_factory=dict)
     hashes: dict = field(default_factory=dict)
 
 
@@ -152,10 +156,11 @@ def _open_all(report, dicts, resize, workers, progress):
     for file, (facts, digest, error) in zip(files, found):
         if error:
             meant = "" if Path(file).exists() else hint(file)
-            report.problems.append(f"{report.name}: {file} {error}.{meant}")
+            report.unusable[file] = f"{report.name}: {file} {error}.{meant}"
+            report.problems.append(report.unusable[file])
             continue
         report.sizes[facts.size] += 1
-        report.hashes.setdefault(digest, file)
+        report.hashes.setdefault(digest, []).append(file)
         odd.update(_oddities(facts, file, report.role))
     for (what, remedy), count in odd.items():
         report.notes.append(f"{count} images {what}, {remedy}.")
@@ -190,19 +195,39 @@ def _oddities(facts, file, role):
         yield "are flipped or turned by half by their EXIF tag", f"see that boxes are drawn that way (such as {file})"
 
 
-def _duplicates(reports):
-    """Problems where a test image is trained on: the very file, or a copy of it."""
-    by_role = defaultdict(dict)
+def copies_of_test_images(reports, role):
+    """Images of a role that are test images: the same file, or one of the same content.
+
+    Args:
+        reports (list[SetReport])
+        role (str): "TRAIN" or "TARGET".
+
+    Returns:
+        dict[str, tuple]: image file -> (name of its set, the test image, name of the test set).
+    """
+    tests = {}
     for report in reports:
-        for digest, file in report.hashes.items():
-            by_role[report.role].setdefault(digest, (report.name, file))
+        for digest, files in report.hashes.items() if report.role == "TEST" else ():
+            tests.setdefault(digest, (files[0], report.name))
+    found = {}
+    for report in reports:
+        for digest, files in report.hashes.items() if report.role == role else ():
+            found.update({file: (report.name, *tests[digest]) for file in files if digest in tests})
+    return found
+
+
+def _duplicates(reports):
+    """Problems where a test image is trained on."""
     problems = []
     for role in ("TRAIN", "TARGET"):
-        common = by_role[role].keys() & by_role["TEST"].keys()
-        if common:
-            (name, file), (test, copy) = min((by_role[role][d], by_role["TEST"][d]) for d in common)
+        found = copies_of_test_images(reports, role)
+        if found:
+            file = min(found)
+            name, copy, test = found[file]
+            count = len({(image, of) for _, image, of in found.values()})
             problems.append(
-                f"{len(common)} test images are in DATASETS.{role} too, such as {file} of {name} and {copy} of {test}."
+                f"{count} test images are in DATASETS.{role} too, such as {file} of {name} and {copy} of {test}. "
+                "Remove them from one of the two."
             )
     return problems
 
