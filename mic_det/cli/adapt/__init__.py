@@ -215,7 +215,7 @@ class Job:
     def train(self, stage):
         """Run one training to its end. It resumes where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
-        folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
+        folder, steps = self.work / stage, get_mic_cfg(self.files[stage]).SOLVER.MAX_ITER
         print("\n" + printable(f"{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
         with Progress(folder / "metrics.json", steps) as progress:
             call = ["--config-file", self.files[stage], "--resume", *gpus]
