@@ -26,6 +26,7 @@ from .pixels import (
 )
 from .run_sets import check_roles, labels_notes, missing_image_hint
 
+FEW = 1000  # images of all sets that one process checks by default, as each process takes seconds to start
 TINY = 2  # pixels; a side below it can hardly be learned
 
 
@@ -53,7 +54,7 @@ def check_config_datasets(cfg, workers=None, progress=True):
 
     Args:
         cfg (CfgNode): a config with mic_det's keys, whose declared sets are registered.
-        workers (int): processes; None = one a core.
+        workers (int): processes. None = one for each core, or this process alone where there are few images.
         progress (bool): show a progress bar a set.
 
     Returns:
@@ -64,14 +65,18 @@ def check_config_datasets(cfg, workers=None, progress=True):
         check_roles(cfg)
     except ConfigError as e:
         problems.append(str(e))
+    loaded = []
     for role in ("TRAIN", "TARGET", "TEST"):
         for name in cfg.DATASETS[role]:
             report = SetReport(role, name)
             reports.append(report)
             learned = kinds if role != "TARGET" else []
-            dicts = _load(report, learned)
-            if not dicts:
-                continue
+            loaded.append((report, learned, _load(report, learned)))
+    if workers is None and sum(len(dicts) for _, _, dicts in loaded) < FEW:
+        workers = 1
+    for report, learned, dicts in loaded:
+        role, name = report.role, report.name
+        if dicts:
             if role != "TARGET":
                 report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
             for kind in learned:

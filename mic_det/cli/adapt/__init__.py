@@ -24,7 +24,6 @@ from .plan import Machine, Weights, find_weights, make_plan
 from .progress import Progress
 from .state import State, check_folder
 
-FEW = 1000  # images that one process checks
 SHOWN = 8  # problems of data sets in the message
 
 
@@ -165,9 +164,7 @@ class Job:
             )
 
     def _audit(self):
-        count = len(self.target.files) + sum(len(s.files) for s in (self.source, self.test) if hasattr(s, "files"))
-        workers = 1 if count < FEW else None  # processes take seconds to start
-        return check_config_datasets(get_mic_cfg(self.files[ADAPT]), workers)
+        return check_config_datasets(get_mic_cfg(self.files[ADAPT]))
 
     def minutes(self):
         """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""
