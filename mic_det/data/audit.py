@@ -27,6 +27,7 @@ from .pixels import (
 from .run_sets import check_roles, labels_notes, missing_image_hint
 
 FEW = 1000  # images of all sets that one process checks by default, as each process takes seconds to start
+UNLISTED = "images beside the listed ones are not in the JSON"  # a note
 TINY = 2  # pixels; a side below it can hardly be learned
 
 
@@ -124,7 +125,7 @@ def _note_unlisted(report, dicts, folder):
     there = list_files(folder, {p.suffix.lower() for p in listed})
     unlisted = [p for p in there if p.resolve() not in listed and p.resolve().parent in parents]
     if unlisted:
-        report.notes.append(f"{len(unlisted)} images beside the listed ones are not in the JSON: {unlisted[0]}, ...")
+        report.notes.append(f"{len(unlisted)} {UNLISTED}: {unlisted[0]}, ...")
 
 
 def _count(report, dicts, classes):

@@ -436,6 +436,7 @@ def test_unusable_and_test_images_are_left_out_of_the_target_and_named(domains, 
     assert f"{images / 'train_5.png'} cannot be read" in text
     assert f"{images / 'copy of val_2.png'} (equals {images / 'val_2.png'})" in text
     assert "6 images" in text and "7 left out" in text and "problem:" not in text
+    assert not [x for x in text.splitlines() if "not in the JSON" in x and str(images) in x], "the user gave no JSON"
     kept = [f"train_{i}.png" for i in (0, 2, 3, 4, 6, 7)]
     assert target_files(out / "adapt.yaml") == kept
     assert [Path(f).name for f in jobs[0].target.files] == kept, "pictures are of these"
@@ -484,14 +485,14 @@ def test_a_target_of_test_images_alone_is_refused(domains, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "opts, line",
     [
-        ([], "images    short side 160 pixels; a step has 2 source images and 2 target images"),
+        ([], "images    short side 160 pixels; images per step: 2 of the source, 2 of the target"),
         (
             ["SOLVER.IMS_PER_BATCH", 4, "INPUT.MIN_SIZE_TRAIN", "(96, 192, 128)"],
-            "images    short side 96 to 192 pixels; a step has 4 source images and 2 target images",
+            "images    short side 96 to 192 pixels; images per step: 4 of the source, 2 of the target",
         ),
         (
             ["SOLVER.IMS_PER_BATCH_TARGET", 3, "INPUT.MIN_SIZE_TRAIN", "(96,)"],
-            "images    short side 96 pixels; a step has 2 source images and 3 target images",
+            "images    short side 96 pixels; images per step: 2 of the source, 3 of the target",
         ),
         (["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"], "device    two cores, bfloat16"),
         (["SOLVER.AMP.ENABLED", False], "device    two cores"),

@@ -11,7 +11,7 @@ from ...benchmark.synthetic import make_batches
 from ...benchmark.timing import alternate
 from ...benchmark.variants import make_variant
 from ...config import student_architecture
-from ...data.audit import check_config_datasets, format_reports
+from ...data.audit import UNLISTED, check_config_datasets, format_reports
 from ...data.classes import categories
 from ...engine.setup import get_mic_cfg
 from ...errors import DataError
@@ -150,6 +150,9 @@ class Job:
             self.target = self.target.without(left_out, self.listed)
             self.write_configs(keep=False)
             reports, problems = self._audit()
+            for report in reports:
+                if report.role == "TARGET":  # the lines say more
+                    report.notes = [note for note in report.notes if UNLISTED not in note]
         print(format_reports(reports))
         for line in lines:
             print(printable(line))
@@ -198,8 +201,8 @@ class Job:
             else "none: no AP is computed",
             "classes": ", ".join(self.classes),
             "weights": plan.weights.told,
-            "images": f"short side {short_side(cfg)} pixels; a step has {cfg.SOLVER.IMS_PER_BATCH} source images and "
-            f"{cfg.SOLVER.IMS_PER_BATCH_TARGET} target images",
+            "images": f"short side {short_side(cfg)} pixels; images per step: "
+            f"{cfg.SOLVER.IMS_PER_BATCH} of the source, {cfg.SOLVER.IMS_PER_BATCH_TARGET} of the target",
             "steps": f"{steps}{plan.steps[1]} of adaptation",
             "device": (plan.machine.name if cfg.MODEL.DEVICE == plan.machine.device else cfg.MODEL.DEVICE)
             + (f", {cfg.SOLVER.AMP.DTYPE}" if cfg.SOLVER.AMP.ENABLED else ""),
