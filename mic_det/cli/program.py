@@ -34,6 +34,7 @@ COMMANDS = {
     "context": Command("context"),
     "lazy": Command("lazy"),
     "make-minicity": Command("make_minicity"),
+    "noisy-labels": Command("noisy_labels"),
 }
 HEAD = """Masked Image Consistency: adapt a Detectron2 detector to images without labels.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..config.label_kinds import label_kinds
 from ..errors import ConfigError, DataError
 from ..utils.parallel import run_parallel
 from ..utils.printable import printable
@@ -25,6 +26,7 @@ from .pixels import (
     check_ordinary,
 )
 from .run_sets import check_roles, labels_notes, missing_image_hint
+from .target_labels import has_all_labels
 
 TINY = 2  # pixels; a side below it can hardly be learned
 
@@ -60,7 +62,7 @@ def check_config_datasets(cfg, workers=None, progress=True):
         check_roles(cfg)
     except ConfigError as e:
         problems.append(str(e))
-    for role in ("TRAIN", "TARGET", "TEST"):
+    for role in ("TRAIN", "TARGET_LABELLED", "TARGET", "TEST"):
         for name in cfg.DATASETS[role]:
             report = SetReport(role, name)
             reports.append(report)
@@ -70,6 +72,9 @@ def check_config_datasets(cfg, workers=None, progress=True):
                 continue
             if role != "TARGET":
                 report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
+            if role == "TARGET_LABELLED":  # its other images are unlabelled ones
+                dicts = [x for x in dicts if has_all_labels(x, label_kinds(cfg))]
+                report.problems += [f"{name}: no image has labels."] * (not dicts)
             for kind in learned:
                 try:
                     kind.check(role, name, dicts)
@@ -197,7 +202,7 @@ def _duplicates(reports):
         for digest, file in report.hashes.items():
             by_role[report.role].setdefault(digest, (report.name, file))
     problems = []
-    for role in ("TRAIN", "TARGET"):
+    for role in ("TRAIN", "TARGET_LABELLED", "TARGET"):
         common = by_role[role].keys() & by_role["TEST"].keys()
         if common:
             (name, file), (test, copy) = min((by_role[role][d], by_role["TEST"][d]) for d in common)

@@ -42,12 +42,13 @@ def register_declared_datasets(cfg):
 
     Declaring a name again with the same content is fine; with other content it replaces the set. A set that is a
     target alone is loaded without its annotations, whatever they are. The classes of all labelled sets are those of the
-    first one of ``DATASETS.TRAIN``, in its order.
+    first one of ``DATASETS.TRAIN``, in its order; without one, ``DATASETS.CLASS_NAMES`` or those of the first set of
+    ``DATASETS.TARGET_LABELLED``.
 
     Raises:
         ConfigError: where a declared name is one that was registered elsewhere.
     """
-    targets = targets_alone(cfg)
+    targets, keep_ids = targets_alone(cfg), bool(cfg.MODEL.MIC.LABELLER.JSON)
     for name, entry in cfg.DATASETS.CUSTOM.items():
         declared = (str(entry.get("JSON", "")), str(entry.IMAGES), str(entry.get("SEM_SEG", "")))
         if name in DatasetCatalog.list():
@@ -56,7 +57,8 @@ def register_declared_datasets(cfg):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         with_labels = name not in targets
-        DatasetCatalog.register(name, lambda n=name, d=declared, w=with_labels: load_declared(n, *d, labelled=w))
+        keys = {"labelled": with_labels, "keep_ids": with_labels or keep_ids}
+        DatasetCatalog.register(name, functools.partial(load_declared, name, *declared, **keys))
         MetadataCatalog.get(name).set(declared=declared, evaluator_type="coco", **_coco_metadata(*declared[:2]))
         if declared[0] and with_labels:
             read = functools.partial(read_categories, name, resolve_path(declared[0]))
@@ -65,13 +67,16 @@ def register_declared_datasets(cfg):
             classes = entry.SEM_SEG_CLASSES
             classes = list(SEM_SEG_CLASSES) if classes == "cityscapes" else [str(c) for c in classes]
             MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-    source = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN and "boxes" in label_kinds(cfg) else None
-    expect_classes(source, except_for=targets)
+    if "boxes" in label_kinds(cfg) and not cfg.DATASETS.TRAIN and cfg.DATASETS.CLASS_NAMES:
+        expect_classes(classes=list(cfg.DATASETS.CLASS_NAMES), except_for=targets)
+        return
+    labelled = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET_LABELLED)
+    expect_classes(labelled[0] if labelled and "boxes" in label_kinds(cfg) else None, except_for=targets)
 
 
 def targets_alone(cfg):
     """The sets of ``DATASETS.TARGET`` whose annotations nothing uses: neither training, evaluation nor analysis."""
-    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.TEST.PSEUDO_LABELS.DATASET}
+    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET_LABELLED, *cfg.DATASETS.TEST, cfg.TEST.PSEUDO_LABELS.DATASET}
     return set(cfg.DATASETS.TARGET) - used
 
 
@@ -81,7 +86,7 @@ def _coco_metadata(json_file, image_folder):
     return {"json_file": str(resolve_path(json_file)), "image_root": str(resolve_path(image_folder))}
 
 
-def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=True):
+def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=True, keep_ids=None):
     """Dataset dicts of one declared set, in Detectron2's format.
 
     Args:
@@ -90,6 +95,7 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
         image_folder (str): where the images are.
         sem_seg_folder (str): where their label maps are, "" for none; see ``DATASETS.CUSTOM``.
         labelled (bool): False for a target set: its annotations are not looked at.
+        keep_ids (bool): whether images have the ids of the JSON, which then must be right; None = where it is labelled.
 
     Raises:
         DataError: for a missing or empty folder, a missing or unreadable JSON, boxes without area or
@@ -101,13 +107,14 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
     if not json_file:
         return _with_label_maps(_list_images(name, folder), folder, sem_seg_folder)
     path = resolve_path(json_file)
-    content = read_coco(name, path, labelled)
+    keep_ids = labelled if keep_ids is None else keep_ids
+    content = read_coco(name, path, keep_ids)
     _report_outside(name, path, folder, content["images"])
     told = {str(folder / x["file_name"]): x.get("sem_seg_file_name") for x in content["images"]}
     if labelled and is_labelled(content):
         dicts = load_annotated(name, path, folder, content)
     else:
-        dicts = _unlabelled(content["images"], folder, keep_ids=labelled)
+        dicts = _unlabelled(content["images"], folder, keep_ids)
     return _with_label_maps(dicts, folder, sem_seg_folder, told)
 
 

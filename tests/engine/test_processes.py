@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def solver(target=("t",), **keys):
-    cfg = tiny_cfg(DATASETS__TARGET=target, **{f"SOLVER__{k}": v for k, v in keys.items()})
+    cfg = tiny_cfg(DATASETS__TRAIN=("s",), DATASETS__TARGET=target, **{f"SOLVER__{k}": v for k, v in keys.items()})
     cfg.freeze()
     return cfg
 
