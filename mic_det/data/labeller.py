@@ -4,6 +4,7 @@ import math
 import os
 from collections import Counter, defaultdict
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from torchvision.ops import batched_nms
@@ -68,7 +69,7 @@ def add_labeller(cfg, dicts, all_dicts):
 
 def labeller_instances(annotations, image_size):
     """Annotations whose boxes are in the frame of an image (height, width), as ``Instances`` like detections."""
-    boxes = torch.tensor([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
+    boxes = torch.as_tensor(np.array([a["bbox"] for a in annotations]))  # the transforms have made them XYXY
     found = Instances(image_size)
     found.pred_boxes = Boxes(boxes.reshape(-1, 4).float())
     found.scores = torch.tensor([float(a["score"]) for a in annotations])

@@ -9,9 +9,10 @@ import numpy as np
 class Noise:
     """Errors of a labeller.
 
-    ``misses``: probability that a true box is missing. ``false_boxes``: false boxes per true box, as a mean. ``jitter``:
-    standard deviation of the position of a box's centre and of its sides, as a share of its sides. ``true_score`` and
-    ``false_score``: mean and standard deviation of the scores of true and of false boxes, which are cut to [0.05, 1].
+    ``misses``: probability that a true box is missing. ``false_boxes``: false boxes per true box, as a mean.
+    ``jitter``: standard deviation of the position of a box's centre and of its sides, as a share of its sides.
+    ``true_score`` and ``false_score``: mean and standard deviation of the scores of true and of false boxes, which are
+    cut to [0.05, 1].
     """
 
     misses: float = 0.0

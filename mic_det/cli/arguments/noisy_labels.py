@@ -4,7 +4,8 @@ This is a program for experiments: it measures how good a labeller (MODEL.MIC.LA
 annotation file, and writes results files for the same image ids: level_1.json, level_2.json and level_3.json, from few
 errors to many. With --misses, --false-boxes or --jitter it writes one file, custom.json. The table that it prints has
 the AP50 of each file. Example:
-    {program} --annotations datasets/minicity/annotations/instances_foggy_0.02_train.json --output datasets/minicity/noisy
+    {program} --output datasets/minicity/noisy \\
+        --annotations datasets/minicity/annotations/instances_foggy_0.02_train.json
 """
 
 from ...utils.outputs import add_overwrite_argument
