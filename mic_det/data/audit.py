@@ -26,7 +26,7 @@ from .pixels import (
     check_ordinary,
 )
 from .run_sets import check_roles, labels_notes, missing_image_hint
-from .target_labels import has_all_labels
+from .target_labels import has_all_labels, labelled_target_images, target_images
 
 TINY = 2  # pixels; a side below it can hardly be learned
 
@@ -83,6 +83,11 @@ def check_config_datasets(cfg, workers=None, progress=True):
                 report.problems += kind.file_problems(name, dicts, workers, progress)
             _count(report, dicts, list(MetadataCatalog.get(name).get("thing_classes", [])))
             _open_all(report, dicts, Resize.from_config(cfg, is_train=role != "TEST"), workers, progress)
+    if cfg.DATASETS.TARGET and not any(r.problems for r in reports):
+        try:
+            target_images(cfg, [x for dicts in labelled_target_images(cfg).values() for x in dicts])
+        except (ConfigError, DataError) as e:
+            problems.append(str(e))
     return reports, problems + _duplicates(reports)
 
 
