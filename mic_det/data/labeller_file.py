@@ -160,7 +160,8 @@ def paths_of_images(file, dicts):
         found = find(x["image_id"])
         if not found:
             name = f" ({file.images[x['image_id']]['file_name']})" if file.images is not None else ""
-            raise DataError(f"{file.entry(i)}{name} belongs to no target image: {examples}.")
+            hint = "" if file.images else " A whole COCO file, whose images have file names, needs no ids."
+            raise DataError(f"{file.entry(i)}{name} belongs to no target image: {examples}.{hint}")
         if len(found) > 1:
             raise DataError(
                 f"{file.entry(i)} may belong to {found[0]} or to {found[1]}: write a whole COCO file, whose images "

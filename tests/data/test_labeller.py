@@ -119,11 +119,12 @@ def test_ids_are_those_of_the_targets_json_and_classes_go_by_name(root, tmp_path
     (root / "target" / "other.json").write_text(json.dumps(content))
     entry = {"other": {"JSON": str(root / "target/other.json"), "IMAGES": str(root / "target/images")}}
     found = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.8} for a in content["annotations"]]
-    # the target's own labels must not be needed: the set is a target alone
+    del content["annotations"]  # the target's own labels are not needed: the set is a target alone
+    (root / "target" / "other.json").write_text(json.dumps(content))
     cfg = config(root, tmp_path, found, target="other", custom=entry)
     names = {x["id"]: x["file_name"] for x in content["images"]}
     expected = {}
-    for a in content["annotations"]:
+    for a in found:
         label = {30: 0, 20: 1, 10: 2}[a["category_id"]]  # the model's order is the source's: red, green, blue
         expected.setdefault(names[a["image_id"]], set()).add((label, *map(float, a["bbox"])))
     dicts = target_dicts(cfg)
@@ -205,7 +206,11 @@ def resized(root):
         (lambda r: changed(r, bbox=[60, 10, 90, 20]), {}, ["entry 3", "reaches out", "96 x 64"]),
         (lambda r: [{**x, "bbox": [0.1, 0.2, 0.3, 0.4]} for x in results(r)], {}, ["between 0 and 1", "multiply"]),
         (resized, {}, ["640 x 640", "96 x 64", "train_"]),
-        (lambda r: whole_file(r, categories=[{"id": 1, "name": "red"}]), {}, ["category 2", "MODEL.MIC.LABELLER"]),
+        (
+            lambda r: whole_file(r, categories=[{"id": 1, "name": "red"}]),
+            {},
+            ["has the category", "no class of the model", "1 (red)"],
+        ),
         (lambda r: whole_file(r, images=[]), {}, ["does not list"]),
         (lambda r: {"images": []}, {}, ["'annotations'"]),
         (lambda r: [], {}, ["lists no boxes"]),
@@ -239,6 +244,21 @@ def test_two_folders_with_files_of_one_name_need_the_folder(root, tmp_path):
     content["images"][0]["file_name"] = "1.png"
     with pytest.raises(DataError, match="may belong to .*a/1.png or to .*b/1.png"):
         check_datasets(config(root, tmp_path, content, target="folders", custom=entry))
+
+
+def test_ids_of_a_list_are_never_counted_by_us(root, tmp_path):
+    """A folder and a list of names have no ids: results for 1, 2, ... could be those of the image before."""
+    names = {"images": [{"file_name": f"train_{i}.png"} for i in range(8)]}
+    (root / "names.json").write_text(json.dumps(names))
+    images = str(root / "target/images")
+    custom = {"folder": {"IMAGES": images}, "names": {"JSON": str(root / "names.json"), "IMAGES": images}}
+    for name in custom:
+        with pytest.raises(DataError, match="belongs to no target image.*train_0.png.*whole COCO file"):
+            check_datasets(config(root, tmp_path, results(root), target=name, custom=custom))
+        named = [{**x, "image_id": f"train_{x['image_id'] - 1}.png"} for x in results(root)]
+        found = target_dicts(config(root, tmp_path, named, target=name, custom=custom))
+        counts = {x["file_name"].rsplit("/", 1)[-1]: len(x[LABELLER]) for x in found if x[LABELLER]}
+        assert counts == {f"train_{i}.png": sum(a["image_id"] == i + 1 for a in results(root)) for i in range(8)}
 
 
 def test_instances_of_no_box():
