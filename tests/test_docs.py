@@ -1,5 +1,6 @@
 """The code blocks of the documentation run as they are printed; links, badges and the built pages hold."""
 
+import fnmatch
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from helpers.data import forget_registered_sets, keep_loggers
+from mic_det.cli import ablation
 from mic_det.data.minicity import make_minicity
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +135,18 @@ def test_every_page_is_in_the_navigation_and_every_picture_on_a_page():
     pictures = {p.name for p in (ROOT / "docs/images").iterdir() if not p.name.startswith(".")}
     assert pictures <= linked
     assert all(p.stat().st_size < 300_000 for p in (ROOT / "docs/images").iterdir())
+
+
+def test_the_command_of_every_picture_is_named():
+    rows = re.findall(r"^\| (`\S+`.*?) \| (.+) \|$", (ROOT / "docs/visualising.md").read_text("utf-8"), re.MULTILINE)
+    made = {name: how for names, how in rows for name in re.findall(r"`([\w*]+\.(?:jpg|png|svg))`", names)}
+    for picture in (ROOT / "docs/images").iterdir():
+        (how,) = [how for name, how in made.items() if fnmatch.fnmatch(picture.name, name)]
+        assert (
+            how == "drawn by hand" if picture.suffix == ".svg" else (ROOT / re.search(r"`([^\s`]+)", how)[1]).is_file()
+        )
+    assert all(list((ROOT / "docs/images").glob(name)) for name in made)
+    assert "`DIR/curves.png`" in made["ablation_curves.png"] and "curves.png" in ablation.RESULTS
 
 
 def test_the_readme_is_short():

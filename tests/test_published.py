@@ -12,7 +12,7 @@ from helpers.models import ALIGNMENT, tiny_cfg
 from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 from mic_det.experiments.ablation import read_plan
-from mic_det.modeling.domain_classifiers import domain_weights
+from mic_det.modeling.domain_alignment import domain_weights
 from mic_det.modeling.regions import Regions
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -16,7 +16,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "mic_det/cli/install_detectron2.py", "tools/make_env.py")
+INPUTS = (
+    "setup.py", "pyproject.toml", "constraints.txt", "tools/make_env.py",
+    "mic_det/cli/install_detectron2/__init__.py", "mic_det/cli/install_detectron2/repack.py",
+)  # fmt: skip
 # File in the venv. "made": this script made it and may remove it. "busy": pip is writing. "key": it is complete.
 STAMP = "mic_det_env.json"
 VERSION = "{}.{}".format(*sys.version_info[:2])

@@ -1,4 +1,4 @@
-"""Draw predictions of several detectors and the truth side by side, like the pictures of README and docs.
+"""Draw predictions of several detectors and the truth side by side, as in some pictures of README and docs.
 
 Each detector is NAME=RUN_DIR: the folder of a training, with its config.yaml and model_final.pth. Example, after
 `make demo`:
@@ -16,6 +16,7 @@ import mic_det
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mic_det.cli.adapt.results import true_annotations
 from mic_det.config import is_mic
 from mic_det.data.mapper import DomainMapper
 from mic_det.errors import ConfigError, MICError
@@ -23,7 +24,7 @@ from mic_det.inference.media import write_picture
 from mic_det.inference.predictor import Predictor
 from mic_det.utils.outputs import Outputs, add_overwrite_argument
 from mic_det.utils.programs import start_program
-from mic_det.visualization.before_after import before_after
+from mic_det.visualization.before_after import before_after, typical_images
 from mic_det.visualization.grid import panel_grid
 from mic_det.visualization.panels import mic_panels
 
@@ -32,7 +33,10 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", required=True, metavar="NAME=RUN_DIR", help="in the order of the panels")
     parser.add_argument("--dataset", required=True, help="a registered set, or one that a run's config declares")
-    parser.add_argument("--image", type=int, nargs="+", default=[0], help="numbers of images in the set, from 0")
+    parser.add_argument(
+        "--image", type=int, nargs="+", help="numbers of images in the set, from 0 (default: one with a medium number "
+        "of true boxes)"
+    )  # fmt: skip
     parser.add_argument("--output", required=True, help="folder for before_after_IMAGE.jpg")
     parser.add_argument("--columns", type=int, help="panels per row (default: the number with the largest panels)")
     parser.add_argument("--no-labels", action="store_true", help="draw no classes and scores, for small pictures")
@@ -57,14 +61,15 @@ def main(args):
             f"--dataset is {args.dataset!r}, neither registered nor in DATASETS.CUSTOM of {args.runs[0]}."
         )
     dicts = DatasetCatalog.get(args.dataset)
-    outside = [i for i in args.image if not 0 <= i < len(dicts)]
+    images = args.image or typical_images([len(true_annotations(d)) for d in dicts], 1)
+    outside = [i for i in images if not 0 <= i < len(dicts)]
     if outside:
         raise ConfigError(f"--image {outside[0]}: {args.dataset} has images 0 to {len(dicts) - 1}.")
-    inputs = [dicts[i]["file_name"] for i in args.image]
+    inputs = [dicts[i]["file_name"] for i in images]
     outputs = Outputs(args.output, "make_figures", [*inputs, *map(str, runs.values())], args.overwrite)
-    outputs.check([f"{kind}_{i}.jpg" for i in args.image for kind in ("before_after", "panels")])
+    outputs.check([f"{kind}_{i}.jpg" for i in images for kind in ("before_after", "panels")])
     names = MetadataCatalog.get(args.dataset).get("thing_classes", ())
-    for i in args.image:
+    for i in images:
         rgb, truth = original_image(cfg, dicts[i])
         entries = {name: predictor(rgb)["instances"] for name, predictor in predictors.items()}
         entries.update({"truth": truth} if truth is not None else {})

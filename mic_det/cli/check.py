@@ -20,6 +20,7 @@ def main(args):
         problems += report.problems[:MOST]
         if len(report.problems) > MOST:
             problems.append(f"{report.name}: and {len(report.problems) - MOST} more.")
+    problems = list(dict.fromkeys(problems))  # what is wrong with several sets is printed once
     for problem in problems:
         print(printable(f"problem: {problem}"))
     print(f"{len(problems)} problems" if problems else "no problems")

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
-from tqdm import tqdm
 
 from ..config.label_kinds import label_kinds, mask_keys
 from ..data.label_checks import labels_of
@@ -31,6 +30,7 @@ from ..inference.media import write_picture
 from ..inference.predictor import load_model
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
+from ..utils.progress import progress_bar
 from ..visualization.curves import bar_chart, line_chart
 from ..visualization.label_colors import color_labels
 from ..visualization.panels import (
@@ -70,7 +70,7 @@ def main(args):
         shown[label] = parts if args.objects else {}
     loader = lambda: MICTrainer.build_test_loader(cfg, name)  # noqa: E731
     passes = sum(len(args.ratios) + bool(v) + len(v) for v in shown.values())
-    with tqdm(total=passes * len(dicts), unit="image") as progress, contextlib.redirect_stdout(io.StringIO()):
+    with progress_bar(passes * len(dicts), "image") as progress, contextlib.redirect_stdout(io.StringIO()):
         for label, model in models.items():  # pycocotools prints its tables
             judge = DatasetEvaluators(make_evaluators(cfg, name, str(output / "inference")))
             curves[label] = evaluate_hidden(hidden[label].values(), loader, judge, progress.update)

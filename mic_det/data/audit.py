@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +28,17 @@ from .pixels import (
 from .run_sets import check_roles, labels_notes, missing_image_hint
 from .target_labels import has_all_labels, labelled_target_images, target_images
 
+FEW = 1000  # images of all sets that one process checks by default, as each process takes seconds to start
+UNLISTED = "images beside the listed ones are not in the JSON"  # a note
 TINY = 2  # pixels; a side below it can hardly be learned
 
 
 @dataclass
 class SetReport:
-    """What was found in one set: ``problems`` stop a training or spoil its numbers, ``notes`` do not."""
+    """What was found in one set: ``problems`` stop a training or spoil its numbers, ``notes`` do not.
+
+    ``unusable``: image file -> its line in ``problems``. ``hashes``: SHA-1 -> the image files that have it.
+    """
 
     role: str
     name: str
@@ -43,6 +48,7 @@ class SetReport:
     per_class: dict = field(default_factory=dict)
     problems: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    unusable: dict = field(default_factory=dict)
     hashes: dict = field(default_factory=dict)
 
 
@@ -51,7 +57,7 @@ def check_config_datasets(cfg, workers=None, progress=True):
 
     Args:
         cfg (CfgNode): a config with mic_det's keys, whose declared sets are registered.
-        workers (int): processes; None = one a core.
+        workers (int): processes. None = one for each core, or this process alone where there are few images.
         progress (bool): show a progress bar a set.
 
     Returns:
@@ -62,19 +68,23 @@ def check_config_datasets(cfg, workers=None, progress=True):
         check_roles(cfg)
     except ConfigError as e:
         problems.append(str(e))
+    loaded = []
     for role in ("TRAIN", "TARGET_LABELLED", "TARGET", "TEST"):
         for name in cfg.DATASETS[role]:
             report = SetReport(role, name)
             reports.append(report)
             learned = kinds if role != "TARGET" else []
-            dicts = _load(report, learned)
-            if not dicts:
-                continue
+            loaded.append((report, learned, _load(report, learned)))
+    if workers is None and sum(len(dicts) for _, _, dicts in loaded) < FEW:
+        workers = 1
+    for report, learned, dicts in loaded:
+        role, name = report.role, report.name
+        if dicts and role == "TARGET_LABELLED":  # its other images are unlabelled ones
+            dicts = [x for x in dicts if has_all_labels(x, label_kinds(cfg))]
+            report.problems += [f"{name}: no image has labels."] * (not dicts)
+        if dicts:
             if role != "TARGET":
                 report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
-            if role == "TARGET_LABELLED":  # its other images are unlabelled ones
-                dicts = [x for x in dicts if has_all_labels(x, label_kinds(cfg))]
-                report.problems += [f"{name}: no image has labels."] * (not dicts)
             for kind in learned:
                 try:
                     kind.check(role, name, dicts)
@@ -125,7 +135,7 @@ def _note_unlisted(report, dicts, folder):
     there = list_files(folder, {p.suffix.lower() for p in listed})
     unlisted = [p for p in there if p.resolve() not in listed and p.resolve().parent in parents]
     if unlisted:
-        report.notes.append(f"{len(unlisted)} images beside the listed ones are not in the JSON: {unlisted[0]}, ...")
+        report.notes.append(f"{len(unlisted)} {UNLISTED}: {unlisted[0]}, ...")
 
 
 def _count(report, dicts, classes):
@@ -162,10 +172,11 @@ def _open_all(report, dicts, resize, workers, progress):
     for file, (facts, digest, error) in zip(files, found):
         if error:
             meant = "" if Path(file).exists() else hint(file)
-            report.problems.append(f"{report.name}: {file} {error}.{meant}")
+            report.unusable[file] = f"{report.name}: {file} {error}.{meant}"
+            report.problems.append(report.unusable[file])
             continue
         report.sizes[facts.size] += 1
-        report.hashes.setdefault(digest, file)
+        report.hashes.setdefault(digest, []).append(file)
         odd.update(_oddities(facts, file, report.role))
     for (what, remedy), count in odd.items():
         report.notes.append(f"{count} images {what}, {remedy}.")
@@ -200,19 +211,39 @@ def _oddities(facts, file, role):
         yield "are flipped or turned by half by their EXIF tag", f"see that boxes are drawn that way (such as {file})"
 
 
-def _duplicates(reports):
-    """Problems where a test image is trained on: the very file, or a copy of it."""
-    by_role = defaultdict(dict)
+def copies_of_test_images(reports, role):
+    """Images of a role that are test images: the same file, or one of the same content.
+
+    Args:
+        reports (list[SetReport])
+        role (str): "TRAIN" or "TARGET".
+
+    Returns:
+        dict[str, tuple]: image file -> (name of its set, the test image, name of the test set).
+    """
+    tests = {}
     for report in reports:
-        for digest, file in report.hashes.items():
-            by_role[report.role].setdefault(digest, (report.name, file))
+        for digest, files in report.hashes.items() if report.role == "TEST" else ():
+            tests.setdefault(digest, (files[0], report.name))
+    found = {}
+    for report in reports:
+        for digest, files in report.hashes.items() if report.role == role else ():
+            found.update({file: (report.name, *tests[digest]) for file in files if digest in tests})
+    return found
+
+
+def _duplicates(reports):
+    """Problems where a test image is trained on."""
     problems = []
     for role in ("TRAIN", "TARGET_LABELLED", "TARGET"):
-        common = by_role[role].keys() & by_role["TEST"].keys()
-        if common:
-            (name, file), (test, copy) = min((by_role[role][d], by_role["TEST"][d]) for d in common)
+        found = copies_of_test_images(reports, role)
+        if found:
+            file = min(found)
+            name, copy, test = found[file]
+            count = len({(image, of) for _, image, of in found.values()})
             problems.append(
-                f"{len(common)} test images are in DATASETS.{role} too, such as {file} of {name} and {copy} of {test}."
+                f"{count} test images are in DATASETS.{role} too, such as {file} of {name} and {copy} of {test}. "
+                "Remove them from one of the two."
             )
     return problems
 

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
 
 from ..errors import DataError
 from ..utils.atomic_files import write_whole
 from ..utils.ordinary_files import open_picture
+from ..utils.progress import progress_bar
 from .fingerprint import file_fingerprints
 from .label_maps import cache_folder
 
@@ -52,9 +52,11 @@ def count_classes(dicts, progress=True):
         distinct = sorted(set(files))  # several images may share a label map
         # Threads, as OpenCV decodes without Python's lock. Processes would import the user's program again.
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            counted = pool.map(_count, distinct)
-            bar = tqdm(counted, "pixels of each class", len(distinct), unit="image", disable=not progress)
-            found = dict(zip(distinct, bar))
+            found = {}
+            with progress_bar(len(distinct), "image", "pixels of each class", progress) as bar:
+                for file, counted in zip(distinct, pool.map(_count, distinct)):
+                    found[file] = counted
+                    bar.update()
         counts = np.stack([found[f] for f in files])
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)

@@ -7,24 +7,25 @@ from torchvision.ops import batched_nms
 
 @torch.no_grad()
 def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_boxes=None, min_size=0.0):
-    """Keep the teacher's confident detections as pseudo-boxes of one image.
+    """Select the teacher's confident detections as the pseudo-boxes of one image.
 
     Args:
         instances (Instances): detections with ``pred_boxes`` (M boxes, XYXY pixels), ``scores`` (M)
             and ``pred_classes`` (M).
-        score_threshold (float or sequence): least score delta, one for all or one a class.
-        nms_threshold (float): IoU of a class-wise non-maximum suppression; None leaves it out.
-        max_boxes (int): keep at most this number, the best; None keeps all.
-        min_size (float): least width and height in pixels. A box without width or height (detections that are clipped
-            at the image's border may have none) is never kept: it overlaps no anchor, which makes all of them match.
+        score_threshold (float or sequence): minimum score delta: one value, or one for each class.
+        nms_threshold (float): IoU of a class-wise non-maximum suppression. None = no suppression.
+        max_boxes (int): at most this number of boxes is kept, those with the highest scores. None = all.
+        min_size (float): minimum width and height in pixels. A box without width or height is never kept: its IoU with
+            every anchor is 0, so that all anchors would match it. Detections that are clipped at the image's border
+            may be such boxes.
 
     Returns:
-        Instances: ``gt_boxes``, ``gt_classes`` and ``scores``, sorted by descending score, in the
-        frame of ``instances``.
+        Instances: ``gt_boxes``, ``gt_classes`` and ``scores``, sorted by descending score, in the coordinates of
+        ``instances``.
     """
     boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
     keep = _confident(instances, score_threshold) & _large(boxes, min_size)
-    keep = keep.nonzero()[:, 0]  # the one number of a step that the host must know: how many there are
+    keep = keep.nonzero()[:, 0]  # the host waits for the device only here: it needs the number of boxes
     boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     if nms_threshold is None:
         order = scores.argsort(descending=True, stable=True)
@@ -38,22 +39,22 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
 
 @torch.no_grad()
 def undecided_boxes(instances, pseudo, ignore_score):
-    """Detections that are no pseudo-boxes but may well be objects: their places are not to be taught as background.
+    """Detections that are not pseudo-boxes, but may be objects. The student must not learn them as background.
 
     Args:
         instances (Instances): M detections of an image, as in :func:`select_pseudo_boxes`.
         pseudo (Instances): the pseudo-boxes that were selected from them.
-        ignore_score (float): least score.
+        ignore_score (float): minimum score.
 
     Returns:
-        Tensor: (U, 4). Undecided are not only boxes whose score is too low: also those that were too small, too many,
-        or overlapped by a better one.
+        Tensor: (U, 4) boxes. A box may be undecided because its score is below delta, because it is too small, because
+        there are too many boxes, or because it overlaps a box with a higher score.
     """
     boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
     same = (boxes[:, None] == pseudo.gt_boxes.tensor).all(dim=2) & (classes[:, None] == pseudo.gt_classes)
     undecided = (instances.scores >= ignore_score) & _large(boxes, 0.0) & ~same.any(dim=1)
-    # the host waits for their number just after it has waited for that of the pseudo-boxes, so there is nothing to wait
-    # for; all M boxes against all anchors would cost more
+    # The host has just waited for the number of pseudo-boxes, so it hardly waits here. Without this selection, all M
+    # boxes would be compared with all anchors, which costs more.
     return boxes[undecided.nonzero()[:, 0]]
 
 
@@ -73,12 +74,16 @@ def _large(boxes, min_size):
 def rejection_reasons(
     instances, score_threshold, nms_threshold=None, *, max_boxes=None, min_size=0.0, ignore_score=0.0
 ):
-    """Why :func:`select_pseudo_boxes` leaves detections out; its arguments, and ``ignore_score``, 0 = none.
+    """The reason why :func:`select_pseudo_boxes` rejects each detection.
+
+    Args:
+        instances, score_threshold, nms_threshold, max_boxes, min_size: as there.
+        ignore_score (float): as in :func:`undecided_boxes`. 0 = no detection is undecided.
 
     Returns:
-        list[str]: for each detection "" where it is a pseudo-box, else the first that applies of "score" (or
-        "undecided", where the score is too low but at least ``ignore_score``), "size", "NMS" (overlaps a better one of
-        its class) and "count" (more than ``max_boxes``).
+        list[str]: "" for a pseudo-box. For other detections, the first reason that applies: "score", or "undecided"
+        where the score is too low but at least ``ignore_score``; "size"; "NMS" where it overlaps a detection of its
+        class with a higher score; "count" where there are more than ``max_boxes``.
     """
     boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
     sure, large = _confident(instances, score_threshold), _large(boxes, min_size)
@@ -100,15 +105,15 @@ def rejection_reasons(
 
 @torch.no_grad()
 def sem_seg_pseudo_labels(logits, threshold):
-    """Per-pixel pseudo-labels and the quality of each image (MIC, Eq. 8-9).
+    """The pseudo-labels of all pixels, and the quality of each image (MIC, Eq. 8-9).
 
     Args:
-        logits (Tensor): (N, C, H, W), the teacher's.
-        threshold (float): tau; a pixel is sure when its top probability exceeds it.
+        logits (Tensor): (N, C, H, W) logits of the teacher.
+        threshold (float): tau. A pixel is confident where its highest probability is above it.
 
     Returns:
-        (Tensor, Tensor): labels (N, H, W) int64, the most probable class; quality (N,), the share of
-        sure pixels of each image.
+        (Tensor, Tensor): labels (N, H, W) int64, the most probable class of each pixel; quality (N,), the share of
+        confident pixels in each image.
     """
     top, labels = logits.float().softmax(dim=1).max(dim=1)
     return labels, (top > threshold).float().mean(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""A student and its EMA teacher as one module that any trainer can train."""
+"""A student and its EMA teacher as one module. Any trainer can train it."""
 
 import weakref
 
@@ -16,9 +16,9 @@ _hook = None
 
 
 def _watch_optimizers(model):
-    """Notify a model of each step of an optimizer that holds its student's parameters, as long as it lives."""
-    # One hook for all models that is never removed: garbage is also collected in the middle of a step, when the
-    # hooks are being gone through. Not by version counters of the parameters: fused optimizers leave them as they are.
+    """Notify a model of each step of the optimizers that have its student's parameters, as long as the model exists."""
+    # There is one hook for all models, and it is never removed: garbage may be collected during a step, while PyTorch
+    # iterates over the hooks. Version counters of the parameters cannot be used: fused optimizers do not change them.
     global _hook
     if _hook is None:
         _hook = register_optimizer_step_post_hook(_after_optimizer_step)
@@ -27,8 +27,8 @@ def _watch_optimizers(model):
 
 def _after_optimizer_step(optimizer, *_):
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    # A GradScaler leaves it to a fused optimizer's kernel to skip the step where this tensor, which it lends to the
-    # optimizer for the call, is not 0. It is read when the teacher is needed: here the host would wait for the device.
+    # During the call, a GradScaler gives this tensor to a fused optimizer. The optimizer's kernel skips the step where
+    # the tensor is not 0. We read it when the teacher is needed: here, the host would wait for the device.
     overflow = getattr(optimizer, "found_inf", None)
     for model in list(_watched):
         if any(id(p) in stepped for p in model.student.parameters()):
@@ -37,27 +37,27 @@ def _after_optimizer_step(optimizer, *_):
 
 
 class StudentTeacher(nn.Module):
-    """Two models of one architecture: the student is trained, the teacher is its average (MIC, Eq. 7).
+    """Two models of one architecture. The student is trained. The teacher is its moving average (MIC, Eq. 7).
 
-    The teacher needs no hook and no trainer of its own: it is brought up to date, once for each
-    optimizer step, by the first thing that needs it afterwards (the next training step, evaluation or
-    ``state_dict``). PyTorch itself tells of each step of an optimizer that holds the student's
-    parameters, so accumulation of gradients and AMP steps that were skipped (by GradScaler, or by a fused optimizer's
-    kernel on its behalf) are counted right. All processes of a distributed training take the same steps and so hold the
-    same teacher. Statistics of trained BatchNorm layers, which each process gathers from its own images, are averaged
-    over all processes after each step.
+    The teacher needs no hook and no trainer of its own. It is updated once for each optimizer step, when it is needed
+    next: by the next training step, by an evaluation, or by ``state_dict``. PyTorch reports each step of an optimizer
+    that has the student's parameters. So steps are counted correctly with gradient accumulation, and where AMP skips a
+    step (in GradScaler, or in a fused optimizer's kernel). All processes of a distributed training take the same steps,
+    so their teachers are equal. Each process computes the statistics of trained BatchNorm layers from its own images.
+    They are averaged over all processes after each step.
     """
 
     def __init__(self, student, teacher, *, alpha, burn_in_steps=0, ema_in_burn_in=False, evaluate="teacher"):
         """
         Args:
-            student, teacher (nn.Module): of the same architecture.
-            alpha (float): the average's limit, in [0, 1).
-            burn_in_steps (int): optimizer steps during which the teacher is a copy of the student;
-                t counts from 0 after them.
-            ema_in_burn_in (bool): whether it is the average in these steps too; t counts from the first step.
-            evaluate (str): "teacher" or "student", whose ``inference`` is used; "both" = the teacher's,
-                and trainers evaluate the student too.
+            student, teacher (nn.Module): two models of the same architecture.
+            alpha (float): upper limit of the average's decay, in [0, 1).
+            burn_in_steps (int): during these optimizer steps, the teacher is a copy of the student. Then t counts from
+                0.
+            ema_in_burn_in (bool): True = the teacher is the average in these steps, too, and t counts from the first
+                step.
+            evaluate (str): the model whose ``inference`` is used, "teacher" or "student". "both" = the teacher, and
+                trainers evaluate the student, too.
         """
         super().__init__()
         self.student = student
@@ -66,11 +66,11 @@ class StudentTeacher(nn.Module):
         self.burn_in_steps = burn_in_steps
         self.steps_before_ema = 0 if ema_in_burn_in else burn_in_steps
         self.evaluate = evaluate
-        # optimizer steps taken so far; on the CPU's side so that no step waits for the device
+        # number of optimizer steps; it is on the CPU, so that no step waits for the device
         self.steps = 0
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self._teacher_ready = False
-        # optimizer steps that the average does not know yet: for each None, or a tensor that is 0 if it was taken
+        # optimizer steps that are not in the average yet: None for each, or a tensor that is not 0 if it was skipped
         self._pending_steps = []
         self.register_state_dict_pre_hook(_before_state_dict)
         self._register_load_state_dict_pre_hook(self._before_load)
@@ -81,13 +81,13 @@ class StudentTeacher(nn.Module):
         return self.student.device
 
     def train(self, mode=True):
-        """Training mode is the student's alone: the teacher stays in inference mode."""
+        """Set the mode of the student. The teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def begin_step(self):
-        """Call at the start of each training pass: the teacher is then as it should be for it."""
+        """Update the teacher. Call this at the start of each training pass."""
         _watch_optimizers(self)
         if not self._teacher_ready:  # t = 0: the teacher is a copy of the student
             ema_update(self.teacher, self.student, 0.0)
@@ -95,11 +95,11 @@ class StudentTeacher(nn.Module):
         self.update_teacher()
 
     def after_optimizer_step(self):
-        """What all processes do together, while a teacher is brought up to date by one alone too."""
+        """Average the statistics of all processes. Unlike :meth:`update_teacher`, all processes do this together."""
         average_statistics(self.student)
 
     def update_teacher(self):
-        """Take the student's optimizer step since the last call, if any, into the average; idempotent."""
+        """Update the average if the student took an optimizer step since the last call. A second call does nothing."""
         pending, self._pending_steps = self._pending_steps, []
         if any(overflow is None or not overflow.item() for overflow in pending):
             self.steps += 1
@@ -108,7 +108,7 @@ class StudentTeacher(nn.Module):
                 ema_update(self.teacher, self.student, alpha)
 
     def restart(self, weights_from="teacher"):
-        """Make a loaded model the start of a new training: both are one of the two, t = 0."""
+        """Start a new training from a loaded model: one of the two is copied to the other, and t = 0."""
         chosen, other = self.teacher, self.student
         if weights_from == "student":
             chosen, other = other, chosen
@@ -116,7 +116,7 @@ class StudentTeacher(nn.Module):
         self.steps, self._pending_steps = 0, []
 
     def _before_load(self, state_dict, prefix, *args):
-        """Let a plain detector's weights warm-start both student and teacher."""
+        """Copy the weights of a plain detector to the student and to the teacher."""
         ours = (prefix + "student.", prefix + "teacher.")
         keys = [k for k in state_dict if k.startswith(prefix)]
         if keys and not any(k.startswith(ours) for k in keys):
@@ -128,12 +128,13 @@ class StudentTeacher(nn.Module):
         self._teacher_ready |= any(k.startswith(ours[1]) for k in state_dict)
 
     def inference(self, batched_inputs, do_postprocess=True):
-        """Detections of the model that ``MODEL.MIC.EVALUATE`` names; both must be in eval mode."""
+        """Predictions of the model that ``MODEL.MIC.EVALUATE`` names. Both models must be in evaluation mode."""
         self.update_teacher()
         model = self.student if self.evaluate == "student" else self.teacher
         if isinstance(model, (GeneralizedRCNN, PanopticFPN)):
             return model.inference(batched_inputs, do_postprocess=do_postprocess)
-        # other models predict by their forward alone, in the size of the images' files; here the inputs' own
+        # Other models predict only by their forward, at the size of the image files. Without this size in the inputs,
+        # they predict at the size of the input.
         if not do_postprocess:
             batched_inputs = [{"image": x["image"]} for x in batched_inputs]
         outputs = model(batched_inputs)
@@ -141,11 +142,11 @@ class StudentTeacher(nn.Module):
 
 
 def _before_state_dict(module, prefix, keep_vars):
-    """A checkpoint's teacher includes the last optimizer step, and its number of steps."""
+    """Update the teacher and the number of steps, so that a checkpoint includes the last optimizer step."""
     module.update_teacher()
     module.num_steps.fill_(module.steps)
 
 
 def _after_load(module, incompatible_keys):
     module.steps = int(module.num_steps)
-    module._pending_steps = []  # what was loaded is the starting point, not an optimizer step
+    module._pending_steps = []  # loading is not an optimizer step

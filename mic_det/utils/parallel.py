@@ -8,10 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import cv2
-from tqdm import tqdm
 
 from ..errors import WorkerError
 from .atomic_files import write_whole
+from .progress import progress_bar
 
 
 def run_parallel(function, jobs, workers=None, description=None, progress=True, unit="image"):
@@ -31,7 +31,7 @@ def run_parallel(function, jobs, workers=None, description=None, progress=True, 
     if workers is None:
         workers = min(os.cpu_count() or 1, len(jobs) // 8)
     workers = max(min(workers, len(jobs)), 1)
-    with tqdm(total=len(jobs), desc=description, unit=unit, disable=not progress) as bar:
+    with progress_bar(len(jobs), unit, description, progress) as bar:
         if workers == 1:
             return [_counted(bar, function(job)) for job in jobs]
         context = multiprocessing.get_context("spawn")

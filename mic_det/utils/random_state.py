@@ -1,4 +1,4 @@
-"""The random generators of a process: what they are at, and going back to it."""
+"""Get and set the state of all random generators of a process."""
 
 import contextlib
 import random
@@ -8,10 +8,10 @@ import torch
 
 
 def get_random_state():
-    """State of Python's, NumPy's and torch's generators, those of all GPUs included.
+    """Get the state of the generators of Python, NumPy and torch, including all GPUs.
 
     Returns:
-        dict: of tensors and plain values alone, so that a checkpoint that holds it loads with ``weights_only``.
+        dict: it has only tensors and plain values, so that a checkpoint with it can be loaded with ``weights_only``.
     """
     name, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -24,7 +24,7 @@ def get_random_state():
 
 
 def set_random_state(state):
-    """Put back what :func:`get_random_state` returned; GPUs that this process lacks are left out."""
+    """Set the state that :func:`get_random_state` returned. States of GPUs that this process lacks are ignored."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, keys, *rest = state["numpy"]
@@ -37,8 +37,9 @@ def set_random_state(state):
 
 @contextlib.contextmanager
 def seeded(*key):
-    """Random numbers on the CPU that depend on ``key`` (whole numbers) alone; the states are put back afterwards."""
-    numbers = np.random.SeedSequence((len(key), *key)).generate_state(4)  # it takes (1,) and (1, 0) for the same
+    """A context whose random numbers on the CPU depend only on ``key`` (integers). Its end restores the states."""
+    # the length is part of the seed, as SeedSequence gives equal numbers for (1,) and (1, 0)
+    numbers = np.random.SeedSequence((len(key), *key)).generate_state(4)
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

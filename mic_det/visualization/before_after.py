@@ -1,5 +1,6 @@
 """Images with the predictions of several detectors, and with the truth."""
 
+import numpy as np
 from detectron2.structures import Instances
 
 from ..evaluation.pseudo_label_quality import number_of_pairs
@@ -43,6 +44,24 @@ def before_after_sheet(rows, class_names=(), *, score_threshold=0.5, labels=True
     """
     drawn = [_panels(image, entries, class_names, score_threshold, labels) for image, entries in rows]
     return panel_grid(sum(drawn, []), columns=len(rows[0][1]), labels=labels)
+
+
+def typical_images(boxes, count):
+    """Choose images to show: one from each part of a set, whose number of boxes is closest to the median.
+
+    Streets with very many objects are the hardest ones, and empty ones show nothing.
+
+    Args:
+        boxes (sequence of int): number of true boxes in each image. Images without boxes do not count in the median.
+        count (int): maximum number of images.
+
+    Returns:
+        list[int]: indices in ascending order. The set is divided into ``count`` parts of almost equal length.
+    """
+    boxes = np.asarray(boxes)
+    median = np.median(boxes[boxes > 0]) if (boxes > 0).any() else 0
+    parts = np.array_split(np.arange(len(boxes)), min(count, len(boxes)))
+    return [int(part[np.argmin(np.abs(boxes[part] - median))]) for part in parts]
 
 
 def _panels(image, entries, class_names, score_threshold, labels):

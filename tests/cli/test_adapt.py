@@ -108,7 +108,8 @@ def test_dry_run_says_the_plan_and_writes_nothing(folder, call, capsys):
     assert adapt(*call, "--dry-run") == 0
     text = capsys.readouterr().out
     for part in ("8 images, 16 boxes (COCO", "8 images (images of", "4 images, 8 boxes", "red, green, blue",
-                 "ImageNet weights of", "short side 160 pixels, 2 of each domain a step", "4 on the source, then 4 of",
+                 "ImageNet weights of", "short side 160 pixels; images per step: 2 of the source, 2 of the target",
+                 "4 on the source, then 4 of",
                  "minutes", "nothing was trained"):  # fmt: skip
         assert part in text, part
     assert not (folder / "dry").exists()

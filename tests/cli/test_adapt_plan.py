@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from detectron2.data import DatasetCatalog
 
 from helpers.data import CLASSES, forget_registered_sets, tiny_config, write_config, write_image, write_two_domains
 from mic_det.cli import program
@@ -387,6 +389,122 @@ def test_a_refused_call_leaves_the_labels_of_the_other_one_alone(domains, tmp_pa
     assert {f.name for f in before} >= {"source.json", "adapt.json", "source.yaml", "adapt.yaml"}
     assert "--classes was red, and is blue now" in run(*call, "--classes", "blue")
     assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
+
+
+# ------------------------------------------------------------------------- images that are left out
+
+
+def stop_after_check(monkeypatch):
+    """Calls end where the first training begins. Returns the jobs of the calls that reached it."""
+    jobs = []
+
+    def train(job, stage):
+        jobs.append(job)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("mic_det.cli.adapt.find_weights", lambda *_: NONE)
+    monkeypatch.setattr("mic_det.cli.adapt.Job.minutes", lambda job: 1)
+    monkeypatch.setattr("mic_det.cli.adapt.Job.train", train)
+    return jobs
+
+
+def target_files(config):
+    """Names of the images that a config's target set has, as a training reads them."""
+    with forget_registered_sets():
+        cfg = get_mic_cfg(config)
+        return sorted(Path(x["file_name"]).name for x in DatasetCatalog.get(cfg.DATASETS.TARGET[0]))
+
+
+def spoil(file, kind):
+    if kind == "16 bits":
+        cv2.imwrite(str(file), np.full((64, 96), 40000, np.uint16))
+    else:
+        file.write_bytes(file.read_bytes()[:300])
+
+
+def test_unusable_and_test_images_are_left_out_of_the_target_and_named(domains, tmp_path, monkeypatch, capsys):
+    jobs = stop_after_check(monkeypatch)
+    images = domains / "target/images"
+    spoil(images / "train_1.png", "16 bits")
+    spoil(images / "train_5.png", "cut")
+    (images / "copy of val_2.png").write_bytes((images / "val_2.png").read_bytes())
+    out = tmp_path / "out"
+    call = [domains / "source", images, "--test", domains / "target_val.json", "--output", out, "--steps", 3]
+    assert run(*call) == "error: far enough"
+    text = capsys.readouterr().out
+    assert "warning: 2 of 13 images of TARGET cannot be used" in text and "warning: 5 of 13 images of TARGET" in text
+    assert f"{images / 'train_1.png'} has pixels that are not of 8 bits" in text
+    assert f"{images / 'train_5.png'} cannot be read" in text
+    assert f"{images / 'copy of val_2.png'} (equals {images / 'val_2.png'})" in text
+    assert "6 images" in text and "7 left out" in text and "problem:" not in text
+    (row,) = re.findall(r"^TARGET .*?(?=^TEST )", text, re.MULTILINE | re.DOTALL)
+    assert "note:" not in row, "the user made no list of the target"
+    kept = [f"train_{i}.png" for i in (0, 2, 3, 4, 6, 7)]
+    assert target_files(out / "adapt.yaml") == kept
+    assert [Path(f).name for f in jobs[0].target.files] == kept, "pictures are of these"
+
+    (out / "source").mkdir()
+    (out / "adapt.yaml").unlink()
+    assert run(*call) == "error: far enough"
+    assert [Path(f).name for f in jobs[1].target.files] == kept and target_files(out / "adapt.yaml") == kept
+    assert "warning" not in capsys.readouterr().out, "the check is not repeated"
+
+
+def test_images_that_were_repaired_are_trained_on(domains, tmp_path, monkeypatch):
+    stop_after_check(monkeypatch)
+    image = domains / "target/images/train_1.png"
+    whole = image.read_bytes()
+    spoil(image, "cut")
+    call = [domains / "source", domains / "target/images", "--output", tmp_path / "out"]
+    assert run(*call) == "error: far enough"
+    assert "train_1.png" not in target_files(tmp_path / "out/adapt.yaml")
+    image.write_bytes(whole)
+    assert run(*call) == "error: far enough"
+    assert len(target_files(tmp_path / "out/adapt.yaml")) == 12
+    assert run(*call) == "error: far enough"
+    assert len(target_files(tmp_path / "out/adapt.yaml")) == 12
+
+
+def test_a_target_with_many_unusable_images_is_refused_and_each_is_named(domains, tmp_path, monkeypatch, capsys):
+    stop_after_check(monkeypatch)
+    for i in (1, 5, 6):  # of 12: more than a tenth
+        spoil(domains / f"target/images/train_{i}.png", "16 bits")
+    call = [domains / "source", domains / "target/images", "--output", tmp_path / "out"]
+    assert run(*call) == "error: problems in the images and labels: 3. Correct or remove what is listed above."
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("problem:")]
+    assert len(lines) == 3 and all(f"train_{i}.png has pixels" in x for i, x in zip((1, 5, 6), lines))
+
+
+def test_a_target_of_test_images_alone_is_refused(domains, tmp_path, monkeypatch):
+    stop_after_check(monkeypatch)
+    for image in (domains / "target/images").glob("train_*"):
+        image.unlink()
+    call = [domains / "source", domains / "target/images", "--test", domains / "target_val.json"]
+    message = run(*call, "--output", tmp_path / "out")
+    assert message.startswith("error: all 4 usable images of TARGET are test images") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "opts, line",
+    [
+        ([], "images    short side 160 pixels; images per step: 2 of the source, 2 of the target"),
+        (
+            ["SOLVER.IMS_PER_BATCH", 4, "INPUT.MIN_SIZE_TRAIN", "(96, 192, 128)"],
+            "images    short side 96 to 192 pixels; images per step: 4 of the source, 2 of the target",
+        ),
+        (
+            ["SOLVER.IMS_PER_BATCH_TARGET", 3, "INPUT.MIN_SIZE_TRAIN", "(96,)"],
+            "images    short side 96 pixels; images per step: 2 of the source, 3 of the target",
+        ),
+        (["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"], "device    two cores, bfloat16"),
+        (["SOLVER.AMP.ENABLED", False], "device    two cores"),
+    ],
+)
+def test_the_plan_has_what_key_value_pairs_changed(domains, monkeypatch, capsys, opts, line):
+    stop_after_check(monkeypatch)
+    monkeypatch.setattr("mic_det.cli.adapt.Machine.found", lambda *_: Machine(0, 2, False, "two cores"))
+    assert not run(domains / "source", domains / "target/images", "--output", domains / "out", "--dry-run", *opts)
+    assert f"  {line}" in capsys.readouterr().out.split("The plan")[1].splitlines()
 
 
 def test_folders_with_files_of_the_user_are_refused(tmp_path):

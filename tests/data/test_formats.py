@@ -119,6 +119,17 @@ def test_a_file_of_each_split_finds_its_own_images_though_their_names_are_the_sa
         recognise(tmp_path / "annotations/mine.json", "train", "SOURCE")
 
 
+@pytest.mark.parametrize("above", ["here", "train and val of fog"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_names_of_folders_above_all_images_choose_none_of_them(tmp_path, monkeypatch, above, absolute):
+    for split in ("train", "val"):
+        images(tmp_path / above / split, ["a.png"])
+    write_coco(tmp_path / above / "val.json", [("a.png", WIDTH, HEIGHT)], [(0, 1, (1, 2, 30, 40))])
+    monkeypatch.chdir(tmp_path / above)
+    found = recognise(tmp_path / above / "val.json" if absolute else "val.json", "test", "--test")
+    assert found.images.resolve() == tmp_path / above / "val"
+
+
 def test_coco_files_of_one_name_in_folders_of_the_splits(tmp_path):
     for split in ("train", "valid"):
         images(tmp_path / split, ["a.png"])

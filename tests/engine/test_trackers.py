@@ -12,57 +12,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import TrainerBase
 from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.logged_run import STEPS, LoggedRun
 from mic_det.engine.run_folder import prepare_run_folder
 from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trackers import Tracker, make_trackers, to_picture
-from mic_det.engine.writers import RunWriter
 from mic_det.errors import ConfigError
 
-STEPS, PERIOD = 13, 4
 PICTURE = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
 
 
-class Run(TrainerBase):
-    """Logs a loss each step, a picture and a histogram each 5, a result each 6, as a training does."""
+class Run(LoggedRun):
+    """Logs a picture and a histogram each 5 steps, and a result each 6."""
 
-    def __init__(self, cfg, trackers, max_iter=STEPS):
-        super().__init__()
-        self.max_iter = max_iter
-        self.writer = RunWriter(cfg.OUTPUT_DIR, max_iter, PERIOD, trackers)
-        self.register_hooks([self.writer])
+    def __init__(self, cfg, trackers):
+        super().__init__(cfg.OUTPUT_DIR, trackers)
 
-    def live(self, start=0, state=None, save_after=None, until=STEPS):
-        """The steps from ``start``, to the end or to where the process is killed; returns the state of a checkpoint."""
-        saved = None
-        self.start_iter = self.iter = start
-        with EventStorage(start) as self.storage:
-            if state is not None:
-                self.writer.load_state_dict(state)
-            self.before_train()
-            if start:  # as MICTrainer: what comes after a checkpoint is written
-                self.iter = self.storage.iter = start - 1
-                self.after_step()
-            for self.iter in range(start, until):
-                self.storage.iter = self.iter
-                self.storage.put_scalar("loss", 100.0 - self.iter**2)
-                if self.iter % 5 == 4:
-                    self.storage.put_image("pictures of/it", PICTURE)
-                    self.storage.put_histogram("weights", torch.arange(10.0) * self.iter, bins=4)
-                if self.iter % 6 == 5:
-                    self.storage.put_scalar("bbox/AP50-straße", self.iter / 7, smoothing_hint=False)
-                if self.iter == save_after:
-                    saved = self.writer.state_dict()
-                self.after_step()
-            if until == self.max_iter:
-                self.iter += 1
-                self.after_train()
-            elif "_writer" in self.writer.events.__dict__:
-                self.writer.events._writer.flush()
-        return saved
+    def log(self, start):
+        super().log(start)
+        if self.iter % 5 == 4:
+            self.storage.put_image("pictures of/it", PICTURE)
+            self.storage.put_histogram("weights", torch.arange(10.0) * self.iter, bins=4)
+        if self.iter % 6 == 5:
+            self.storage.put_scalar("bbox/AP50-straße", self.iter / 7, smoothing_hint=False)
 
 
 class Recorder(Tracker):
@@ -120,7 +94,7 @@ def tensorboard(folder):
 def test_it_gets_what_tensorboard_gets_in_one_run_that_is_killed_and_resumed(tmp_path, killed):
     cfg = config(tmp_path)
     recorder = Recorder(cfg)
-    state = Run(cfg, [recorder]).live(save_after=5, until=killed)
+    state = Run(cfg, [recorder]).live(save_after=[5], until=killed)[5]
     Run(cfg, [recorder]).live(6, state)
     scalars, pictures = tensorboard(tmp_path)
     assert recorder.scalars.keys() == scalars.keys() and recorder.pictures.keys() == pictures
@@ -210,7 +184,7 @@ def test_mlflow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     cfg = config(tmp_path / "run", "mlflow")
-    state = Run(cfg, make_trackers(cfg)).live(save_after=5, until=9)
+    state = Run(cfg, make_trackers(cfg)).live(save_after=[5], until=9)[5]
     Run(cfg, make_trackers(cfg)).live(6, state)
     client = mlflow.tracking.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("täst").experiment_id])
@@ -249,7 +223,7 @@ def test_wandb(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     cfg = config(tmp_path / "run", "wandb")
-    state = Run(cfg, make_trackers(cfg)).live(save_after=5, until=9)
+    state = Run(cfg, make_trackers(cfg)).live(save_after=[5], until=9)[5]
     wandb.teardown()
     Run(cfg, make_trackers(cfg)).live(6, state)
     wandb.teardown()

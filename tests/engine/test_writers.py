@@ -6,55 +6,24 @@ import time
 
 import numpy as np
 import pytest
-from detectron2.engine import TrainerBase
-from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mic_det.engine.writers import RunWriter
+from helpers.logged_run import STEPS, LoggedRun
 
-STEPS, PERIOD = 13, 4
 CLOCK = ("eta_seconds", "time")
 
 
-class Run(TrainerBase):
-    """Logs a loss each step, a picture each 5 steps, a result each 6; counts as a training does."""
+class Run(LoggedRun):
+    """Logs a picture each 5 steps, and a result each 6."""
 
-    def __init__(self, folder, max_iter=STEPS):
-        super().__init__()
-        self.max_iter = max_iter
-        self.writer = RunWriter(str(folder), max_iter, PERIOD)
-        self.register_hooks([self.writer])
-
-    def live(self, start=0, state=None, save_after=(), until=STEPS):
-        """The steps from ``start`` until the process is killed; returns the checkpoints: step -> state."""
-        saved = {}
-        self.start_iter = self.iter = start
-        with EventStorage(start) as self.storage:
-            if state is not None:
-                self.writer.load_state_dict(state)
-            self.before_train()
-            if start:  # as MICTrainer: what comes after a checkpoint is written
-                self.iter = self.storage.iter = start - 1
-                self.after_step()
-            for self.iter in range(start, until):
-                self.storage.iter = self.iter
-                self.before_step()
-                self.storage.put_scalar("loss", 100.0 - self.iter**2)
-                if self.iter >= start + 3:  # as Detectron2's IterationTimer, which does not count the first steps
-                    self.storage.put_scalar("time", 0.25)
-                if self.iter % 5 == 4:
-                    self.storage.put_image("picture", np.full((3, 2, 2), self.iter, np.uint8))
-                if self.iter % 6 == 5:
-                    self.storage.put_scalar("result", self.iter, smoothing_hint=False)
-                if self.iter in save_after:
-                    saved[self.iter] = self.writer.state_dict()
-                self.after_step()
-            if until == self.max_iter:
-                self.iter += 1
-                self.after_train()
-            elif "_writer" in self.writer.events.__dict__:
-                self.writer.events._writer.flush()
-        return saved
+    def log(self, start):
+        super().log(start)
+        if self.iter >= start + 3:  # as Detectron2's IterationTimer, which does not count the first steps
+            self.storage.put_scalar("time", 0.25)
+        if self.iter % 5 == 4:
+            self.storage.put_image("picture", np.full((3, 2, 2), self.iter, np.uint8))
+        if self.iter % 6 == 5:
+            self.storage.put_scalar("result", self.iter, smoothing_hint=False)
 
 
 def rows(folder):
@@ -114,16 +83,13 @@ def test_other_files_of_the_folder_stay(tmp_path):
 
 def test_a_longer_run_keeps_its_first_evaluation_in_both(tmp_path):
     class Evaluated(Run):
-        def live(self, *args, **kwargs):
-            return super().live(*args, **kwargs)
-
         def after_train(self):
             self.storage.iter = self.iter
             self.storage.put_scalar("bbox/AP", 50.0 + self.iter, smoothing_hint=False)
             super().after_train()
 
-    states = Evaluated(tmp_path, 6).live(save_after=[5], until=6)
+    states = Evaluated(tmp_path, max_iter=6).live(save_after=[5], until=6)
     state = {**states[5], "max_iter": 6}
-    Evaluated(tmp_path, 9).live(6, state, until=9)
+    Evaluated(tmp_path, max_iter=9).live(6, state, until=9)
     assert events(tmp_path)["bbox/AP"] == [(6, 56.0), (9, 59.0)]
     assert [(r["iteration"], r["bbox/AP"]) for r in rows(tmp_path) if "bbox/AP" in r] == [(6, 56.0), (9, 59.0)]

@@ -10,7 +10,8 @@ from detectron2.structures import Boxes, ImageList
 from helpers.models import ALIGNMENT, ALL_BOXES, C4, source_input, target_input, tiny_cfg
 from mic_det.config import ALIGNED_REGIONS, validate_mic_config
 from mic_det.errors import ConfigError
-from mic_det.modeling.domain_classifiers import domain_weights, gradient_reversal
+from mic_det.modeling.domain_alignment import domain_weights
+from mic_det.modeling.domain_classifiers import gradient_reversal
 from mic_det.modeling.regions import Regions
 
 ALIGN = "MODEL__MIC__ALIGNMENT__"

@@ -18,11 +18,12 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-TOOL = Path(__file__).resolve().parents[2] / "mic_det/cli/install_detectron2.py"
+TOOL = Path(__file__).resolve().parents[2] / "mic_det/cli/install_detectron2/__init__.py"
 spec = importlib.util.spec_from_file_location("install_detectron2", TOOL)
 tool = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = tool  # dataclasses look their module up there
 spec.loader.exec_module(tool)
+DIST_INFO = f"detectron2-{tool.VERSION}.dist-info"
 
 PACKAGE = {  # what the fake carrier holds, and below what must come of it
     "Host/__init__.py": "import something_huge\n",
@@ -74,7 +75,7 @@ def venv(tmp_path_factory):
 
 def run_tool(venv, carrier, *args, **env):
     """The tool's main() in the environment `venv`, with the fake carrier."""
-    code = f"import sys; sys.path.insert(0, {str(TOOL.parent)!r}); import install_detectron2 as t; "
+    code = f"import sys; sys.path.insert(0, {str(TOOL.parents[1])!r}); import install_detectron2 as t; "
     code += f"sys.exit(t.main({list(map(str, args))!r}, t.Carrier(**{vars(carrier)!r})))"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
     clean.update(PIP_CONFIG_FILE=os.devnull, **env)
@@ -89,16 +90,16 @@ def pip(venv, *args):
 def test_repack_undoes_the_prefix_and_takes_nothing_else(tmp_path):
     path, carrier = make_carrier(tmp_path)
     files = contents(tool.repack(path, tmp_path / "out", carrier))
-    package = {name: data.decode() for name, data in files.items() if not name.startswith(tool.DIST_INFO)}
+    package = {name: data.decode() for name, data in files.items() if not name.startswith(DIST_INFO)}
     assert package == REPACKED
 
 
 def test_record_agrees_with_the_files(tmp_path):
     path, carrier = make_carrier(tmp_path)
     files = contents(tool.repack(path, tmp_path / "out", carrier))
-    rows = {row[0]: row[1:] for row in csv.reader(files[f"{tool.DIST_INFO}/RECORD"].decode().splitlines())}
-    assert rows.pop(f"{tool.DIST_INFO}/RECORD") == ["", ""]
-    assert rows.keys() == files.keys() - {f"{tool.DIST_INFO}/RECORD"}
+    rows = {row[0]: row[1:] for row in csv.reader(files[f"{DIST_INFO}/RECORD"].decode().splitlines())}
+    assert rows.pop(f"{DIST_INFO}/RECORD") == ["", ""]
+    assert rows.keys() == files.keys() - {f"{DIST_INFO}/RECORD"}
     for name, (digest, size) in rows.items():
         algorithm, _, value = digest.partition("=")
         assert base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)) == hashlib.new(algorithm, files[name]).digest()
@@ -116,10 +117,10 @@ def test_metadata(tmp_path):
     assert dist.metadata["License"] == "Apache-2.0"
     assert {"torch>=1.8", "torchvision", "setuptools<81", "fvcore>=0.1.5,<0.1.6"} <= set(dist.requires)
     files = contents(wheel)
-    assert "Apache License" in files[f"{tool.DIST_INFO}/LICENSE"].decode()
-    notice = files[f"{tool.DIST_INFO}/NOTICE"].decode()
+    assert "Apache License" in files[f"{DIST_INFO}/LICENSE"].decode()
+    notice = files[f"{DIST_INFO}/NOTICE"].decode()
     assert all(text in notice for text in (carrier.sha256, "host==1.0", "864913f0", "github.com/facebookresearch"))
-    tags = email.message_from_bytes(files[f"{tool.DIST_INFO}/WHEEL"])
+    tags = email.message_from_bytes(files[f"{DIST_INFO}/WHEEL"])
     assert (tags["Root-Is-Purelib"], tags["Tag"]) == ("true", "py3-none-any")
 
 

@@ -1,5 +1,6 @@
 """tools/make_figures.py: the pictures of README and docs from run folders."""
 
+import json
 import shutil
 
 import cv2
@@ -62,6 +63,23 @@ def test_two_detectors_and_the_truth_of_each_image(root, tmp_path, monkeypatch):
             assert np.abs(cell - image).mean() < 12, "every panel shows this image"
         assert (picture[height + 8 :, width + 8 :] > 245).all(), "the fourth place is empty"
         assert cv2.imread(str(tmp_path / f"panels_{i}.jpg")).shape[1] <= 1920
+
+
+def test_without_a_number_a_typical_image_is_drawn(root, tmp_path, monkeypatch):
+    labels = root / "target/val.json"
+    whole = labels.read_text()
+    content = json.loads(whole)
+    number = {0: 1, 1: 6, 2: 3, 3: 0}  # boxes of each image; the median of those with any is 3
+    box = {k: v for k, v in content["annotations"][0].items() if k not in ("id", "image_id")}
+    content["annotations"] = [
+        {**box, "image_id": content["images"][i]["id"], "id": 10 * i + j + 1} for i in number for j in range(number[i])
+    ]
+    labels.write_text(json.dumps(content))
+    try:
+        run_tool_here("make_figures.py", *arguments(root, tmp_path), monkeypatch=monkeypatch)
+    finally:
+        labels.write_text(whole)
+    assert [p.name for p in tmp_path.glob("*.jpg")] == ["before_after_2.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ...benchmark.synthetic import make_batches
 from ...benchmark.timing import alternate
 from ...benchmark.variants import make_variant
 from ...config import student_architecture
-from ...data.audit import check_config_datasets, format_reports
+from ...data.audit import UNLISTED, check_config_datasets, format_reports
 from ...data.classes import categories
 from ...engine.setup import get_mic_cfg
 from ...errors import DataError
@@ -19,11 +19,11 @@ from ...experiments.runs import run_program
 from ...utils.printable import printable
 from .configs import ADAPT, SOURCE, TITLES, training_config, write_config
 from .inputs import SourceModel, read_labelled, read_source, read_target
+from .left_out import images_to_leave_out
 from .plan import Machine, Weights, find_weights, make_plan
 from .progress import Progress
 from .state import State, check_folder
 
-FEW = 1000  # images that one process checks
 SHOWN = 8  # problems of data sets in the message
 
 
@@ -39,6 +39,8 @@ def main(args):
         state = State(out, job.identity(), [out / stage for stage in (SOURCE, ADAPT)])
         if not args.dry_run:
             state.save()  # from here on OUT is known as this call's, whatever ends it
+        if "check" in state.done:
+            job.continue_without_left_out()
         job.write_data()
         job.write_configs(keep=bool(state.done))
         if "check" not in state.done:
@@ -82,6 +84,7 @@ class Job:
             self.classes = self.source.classes
             weights = find_weights(args.weights, machine.device)
             sizes, count = self.source.sizes, len(self.source.files)
+        self.listed = work / "data/target.json"  # the target's images, where some are left out
         test_file = work / "data/test.json"
         test_classes = args.classes  # the same ones of the test labels
         self.test = None
@@ -113,8 +116,13 @@ class Job:
 
     def write_data(self):
         """The labels and frames that are not used as they lie."""
-        for images in (self.source, self.target, self.test):
+        for images in (self.source, self.test):
             getattr(images, "write", lambda: None)()
+
+    def continue_without_left_out(self):
+        """Leave out the target images that the check of an earlier call left out."""
+        if self.listed.is_file():
+            self.target = self.target.listed(self.listed)
 
     def write_configs(self, keep):
         """Write the config of each training. With ``keep``, existing files stay: a user may have changed them."""
@@ -130,21 +138,36 @@ class Job:
                 write_config(config, stage, file)
 
     def check(self):
-        """
+        """Check all images and labels. Unusable images and test images are left out of the target, with a warning.
+
         Raises:
             DataError: where a data set would stop a training or spoil its numbers; the problems are printed.
         """
-        count = len(self.target.files) + sum(len(s.files) for s in (self.source, self.test) if hasattr(s, "files"))
-        workers = 1 if count < FEW else None  # processes take seconds to start
-        reports, problems = check_config_datasets(get_mic_cfg(self.files[ADAPT]), workers)
+        self.listed.unlink(missing_ok=True)
+        reports, problems = self._audit()
+        left_out, lines = images_to_leave_out(reports, len(self.target.files))
+        if left_out:
+            self.target = self.target.without(left_out, self.listed)
+            self.write_configs(keep=False)
+            reports, problems = self._audit()
+            for report in reports:
+                if report.role == "TARGET":  # the lines say more
+                    report.notes = [note for note in report.notes if UNLISTED not in note]
         print(format_reports(reports))
+        for line in lines:
+            print(printable(line))
         for note in [*getattr(self.source, "notes", ()), *(self.test.notes if self.test else ())]:
             print(printable(f"{'':9s}note: {note}"))
         problems += [p for r in reports for p in r.problems]
         if problems:
             for problem in problems[:SHOWN]:
                 print(printable(f"problem: {problem}"))
-            raise DataError(f"problems in the images and labels: {len(problems)}. Correct those that are listed above.")
+            raise DataError(
+                f"problems in the images and labels: {len(problems)}. Correct or remove what is listed above."
+            )
+
+    def _audit(self):
+        return check_config_datasets(get_mic_cfg(self.files[ADAPT]))
 
     def minutes(self):
         """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""
@@ -163,6 +186,7 @@ class Job:
     def tell(self, minutes):
         """Print the plan."""
         plan, target, test = self.plan, self.target, self.test
+        cfg = get_mic_cfg(self.files[ADAPT])  # KEY VALUE pairs may have changed what was planned
         if self.given:
             source = f"the model {self.source.weights}"
         else:
@@ -170,15 +194,18 @@ class Job:
         steps = f"{plan.steps[0]} on the source, then " if plan.steps[0] else ""
         lines = {
             "source": source,
-            "target": f"{len(target.files)} images ({target.what})",
+            "target": f"{len(target.files)} images ({target.what}"
+            + (f"; {target.left_out} left out)" if target.left_out else ")"),
             "test": f"{len(test.files)} images, {test.num_boxes} boxes ({test.kind})"
             if test
             else "none: no AP is computed",
             "classes": ", ".join(self.classes),
             "weights": plan.weights.told,
-            "images": f"short side {plan.short_side} pixels, {plan.batch} of each domain a step",
+            "images": f"short side {short_side(cfg)} pixels; images per step: "
+            f"{cfg.SOLVER.IMS_PER_BATCH} of the source, {cfg.SOLVER.IMS_PER_BATCH_TARGET} of the target",
             "steps": f"{steps}{plan.steps[1]} of adaptation",
-            "device": plan.machine.name + (", bfloat16" if plan.machine.bfloat16 else ""),
+            "device": (plan.machine.name if cfg.MODEL.DEVICE == plan.machine.device else cfg.MODEL.DEVICE)
+            + (f", {cfg.SOLVER.AMP.DTYPE}" if cfg.SOLVER.AMP.ENABLED else ""),
             "expected": f"about {max(1, round(minutes))} minutes",
         }
         print("\nThe plan")
@@ -188,8 +215,14 @@ class Job:
     def train(self, stage):
         """Run one training to its end. It resumes where an earlier call stopped."""
         gpus = ["--num-gpus", self.plan.machine.gpus] if self.plan.machine.gpus > 1 else []
-        folder, steps = self.work / stage, self.plan.steps[stage == ADAPT]
+        folder, steps = self.work / stage, get_mic_cfg(self.files[stage]).SOLVER.MAX_ITER
         print("\n" + printable(f"{TITLES[stage]} (log: {folder / 'log.txt'})"), flush=True)
         with Progress(folder / "metrics.json", steps) as progress:
             call = ["--config-file", self.files[stage], "--resume", *gpus]
             run_program("train", *call, log=folder / "console.txt", tick=progress.update)
+
+
+def short_side(cfg):
+    """The short side of the images in training, as text: "360", or "320 to 480" where a config has several."""
+    least, most = min(cfg.INPUT.MIN_SIZE_TRAIN), max(cfg.INPUT.MIN_SIZE_TRAIN)
+    return f"{least}" if least == most else f"{least} to {most}"

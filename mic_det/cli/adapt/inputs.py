@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +63,36 @@ class SourceModel:
 
 @dataclass
 class TargetImages:
-    images: str
+    """Images without labels: all of a folder, or those of it that a COCO file lists."""
+
+    images: str  # the folder
     files: list
     sizes: list
     what: str
+    json: str = ""
+    left_out: int = 0  # images of the folder that ``json`` does not list
 
     def entry(self):
-        return {"IMAGES": self.images}
+        return {"JSON": self.json, "IMAGES": self.images} if self.json else {"IMAGES": self.images}
 
     def identity(self):
         names = "\n".join(f"{f} {os.path.getsize(f)}" for f in self.files)
         return f"{self.what}, {len(self.files)} images {_digest(names.encode())}"
+
+    def without(self, files, json_file):
+        """The images except some. Writes the list of those that stay."""
+        left_out = set(map(str, files))
+        names = [os.path.relpath(f, self.images) for f in self.files if str(f) not in left_out]
+        text = json.dumps({"images": [{"file_name": name} for name in names]}, indent=1)
+        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(json_file, lambda f: f.write(text.encode()))
+        return self.listed(json_file)
+
+    def listed(self, json_file):
+        """The images that a file of :meth:`without` lists."""
+        listed = {x["file_name"] for x in json.loads(Path(json_file).read_text(encoding="utf-8"))["images"]}
+        files = [f for f in self.files if os.path.relpath(f, self.images) in listed]
+        return replace(self, files=files, json=str(json_file), left_out=len(self.files) - len(files))
 
 
 def _digest(content):
@@ -178,7 +197,7 @@ def read_target(args, folder, source):
     else:
         problem = "is neither a folder of images nor a video" if path.exists() else "does not exist"
         raise DataError(f"TARGET {path} {problem}.")
-    files = list_images(images)
+    files = list_images(images.resolve())
     if not files:
         videos = [p.name for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES]
         hint = f" It has videos: name one, such as {videos[0]}." if videos else ""

@@ -2,36 +2,32 @@
 
 import json
 
-from tqdm import tqdm
+from ...utils.progress import progress_bar
 
 
 class Progress:
     """A bar of optimizer steps, read from the ``metrics.json`` that the training writes every 20 steps."""
 
     def __init__(self, file, steps):
-        self.file, self.steps, self.bar = file, steps, None
+        self.file, self.steps, self.bar = file, steps, progress_bar(steps, "step")
+        self.note = ""
 
     def __enter__(self):
-        self.bar = tqdm(total=self.steps, unit="step")
+        self.bar.__enter__()
         self.update()
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, *error):
         if kind is None:
-            self._move(self.steps)
-        self.bar.close()
+            self.bar.move_to(self.steps, self.note)
+        self.bar.__exit__(kind, *error)
 
     def update(self):
         """Move the bar to the last step that is in the file."""
         last = self._last_line()
         if "total_loss" in last:
-            self.bar.set_postfix(loss=f"{last['total_loss']:.3f}", refresh=False)
-        self._move(min(self.steps, int(last.get("iteration", -1)) + 1))
-
-    def _move(self, step):
-        moved, self.bar.n = step != self.bar.n, step
-        if moved or self.bar.fp.isatty():  # a log file needs no new line where nothing has changed
-            self.bar.refresh()
+            self.note = f"loss={last['total_loss']:.3f}"
+        self.bar.move_to(min(self.steps, int(last.get("iteration", -1)) + 1), self.note)
 
     def _last_line(self):
         """The last complete line. The training may be writing the next one."""

@@ -19,7 +19,7 @@ from ...inference.media import write_picture
 from ...inference.predictor import Predictor, class_list, load_model
 from ...utils.outputs import Outputs
 from ...utils.printable import printable
-from ...visualization.before_after import before_after_sheet
+from ...visualization.before_after import before_after_sheet, typical_images
 from .. import predict
 from ..program import read_arguments
 
@@ -94,7 +94,11 @@ def before_after(before, after, files, truth=None, count=PICTURED, labels=True):
     names = [name for _, name in class_list(after)]
     predictors = [("source-only", Predictor(before, SHOWN)), ("adapted", Predictor(after, SHOWN))]
     rows = []
-    for i in _pictured(len(shown), count, [len(d["annotations"]) for d in truth or ()]):
+    if truth:
+        chosen = typical_images([len(true_annotations(d)) for d in truth], count)
+    else:
+        chosen = np.unique(np.linspace(0, len(shown) - 1, count).astype(int))
+    for i in chosen:
         rgb = np.ascontiguousarray(read_image(str(shown[i]), "RGB"))
         entries = {title: predictor(rgb)["instances"] for title, predictor in predictors}
         if truth:
@@ -103,18 +107,14 @@ def before_after(before, after, files, truth=None, count=PICTURED, labels=True):
     return before_after_sheet(rows, names, score_threshold=SHOWN, labels=labels)
 
 
-def _pictured(images, count, boxes=()):
-    """Indices of the images to show: evenly spread, or from each part of the set the image with most true boxes."""
-    if not boxes:
-        return np.unique(np.linspace(0, images - 1, count).astype(int))
-    parts = np.array_split(np.arange(images), min(count, images))
-    return [int(part[np.argmax(np.take(boxes, part))]) for part in parts]
+def true_annotations(d):
+    """The annotations of a dataset dict, without crowds."""
+    return [a for a in d.get("annotations", ()) if not a.get("iscrowd", 0)]
 
 
 def _true_boxes(d, rgb):
-    """The true boxes of a dataset dict as ``Instances``; crowds are none."""
-    kept = [a for a in d["annotations"] if not a.get("iscrowd", 0)]
-    boxes = [{key: a[key] for key in ("bbox", "bbox_mode", "category_id")} for a in kept]
+    """The true boxes of a dataset dict as ``Instances``."""
+    boxes = [{key: a[key] for key in ("bbox", "bbox_mode", "category_id")} for a in true_annotations(d)]
     return annotations_to_instances(boxes, rgb.shape[:2])
 
 

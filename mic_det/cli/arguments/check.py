@@ -11,7 +11,7 @@ from ...utils.arguments import add_config_argument, add_import_argument, add_opt
 
 def add(parser):
     add_config_argument(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; few images: 1)")
     add_opts_argument(add_import_argument(parser))
 
 

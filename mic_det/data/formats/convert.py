@@ -12,7 +12,7 @@ from PIL import Image
 from ...errors import DataError
 from ..files import IMAGE_SUFFIXES, is_hidden, list_files
 from ..pixels import upright_size
-from .recognise import read_names
+from .yolo import read_names
 
 EXTRA = "pip install supervision"
 FAR = 2.0  # pixels: files count pixels from 0 or from 1, and round coordinates

@@ -3,7 +3,7 @@
 import torch
 from detectron2.utils.events import get_event_storage
 
-from ..domain_classifiers import DomainAlignment
+from ..domain_alignment import DomainAlignment
 from ..regions import Regions, unlabelled_regions
 from .base import Term
 
