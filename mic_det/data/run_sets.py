@@ -38,11 +38,10 @@ def check_datasets(cfg, training=True):
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
             raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.CUSTOM.")
+    for key, name in labelled + target:
         learned = kinds if key != "TARGET" else []
         for kind in learned:
             kind.prepare(name)
-        if key == "TARGET_LABELLED":
-            chosen = chosen or labelled_target_images(cfg)
         dicts = DatasetCatalog.get(name)
         if not dicts:
             raise DataError(f"{name} (DATASETS.{key}) has no images.")
@@ -53,6 +52,7 @@ def check_datasets(cfg, training=True):
             raise DataError(f"{name} (DATASETS.{key}): image {missing[0]} {absence(missing[0])}.{hint}{more}")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
         if key == "TARGET_LABELLED":
+            chosen = chosen or labelled_target_images(cfg)
             dicts = chosen[name]
         for kind in learned:
             kind.check(key, name, dicts)

@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 
 from ..config.label_kinds import label_kinds
 from ..errors import DataError
+from .datasets.builtin import prepare_label_maps
 from .labeller import add_labeller
 
 LABELLED_TARGET = "labelled_target"  # the domain of these images in a batch
@@ -30,6 +31,8 @@ def labelled_target_images(cfg):
     """
     kinds, found = label_kinds(cfg), []
     for name in cfg.DATASETS.TARGET_LABELLED:
+        if "pixels" in kinds:
+            prepare_label_maps(name)
         own = [(name, x) for x in DatasetCatalog.get(name) if has_all_labels(x, kinds)]
         if not own:
             needs = " and ".join({"boxes": "boxes", "pixels": "a label map"}[k] for k in kinds)

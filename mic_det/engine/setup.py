@@ -157,8 +157,9 @@ def _check_output_dir(cfg):
     for path in paths:
         if "not an ordinary file" in absence(path):
             raise ConfigError(f"OUTPUT_DIR: {path} {absence(path)}: remove it, or name another folder.")
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST) if cfg.VIS_PERIOD else ():
-        entry = cfg.DATASETS.CUSTOM.get(name, {})
+    sets = cfg.DATASETS
+    for name in (*sets.TRAIN, *sets.TARGET, *sets.TARGET_LABELLED, *sets.TEST) if cfg.VIS_PERIOD else ():
+        entry = sets.CUSTOM.get(name, {})
         if entry and not entry.get("JSON"):
             images, output = (Path(os.path.realpath(x)) for x in (resolve_path(entry.IMAGES), cfg.OUTPUT_DIR))
             if images in (output, *output.parents):

@@ -70,7 +70,7 @@ def write_model(cfg, out):
             write_weights(single_detector(model, "teacher").state_dict(), file)
         single = cfg.clone()
         single.MODEL.META_ARCHITECTURE, single.MODEL.WEIGHTS = student_architecture(cfg), str(out / "model.pth")
-        single.DATASETS.TARGET = ()
+        single.DATASETS.TARGET = single.DATASETS.TARGET_LABELLED = ()
         outputs.write_text("model.yaml", single.dump())
         return False
 
