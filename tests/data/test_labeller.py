@@ -13,6 +13,7 @@ from mic_det.data.labeller import LABELLER, add_labeller, labeller_instances
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import check_datasets
+from mic_det.engine.setup import load_config
 from mic_det.errors import ConfigError, DataError
 
 COLORS = {"red": 0, "green": 1, "blue": 2}  # channel of the class's colour
@@ -267,6 +268,13 @@ def test_instances_of_no_box():
     assert empty.pred_classes.dtype == torch.int64
     out = labeller_instances([{"bbox": [2.0, 2.0, 2.0, 5.0], "category_id": 0, "score": 0.5}], (9, 9))
     assert len(out) == 0, "what a crop leaves without an area is no box"
+
+
+def test_a_mapping_of_classes_on_the_command_line():
+    cfg = load_config("minicity/labeller.yaml", ["MODEL.MIC.LABELLER.CLASSES", "{'car': ['van', 3]}"])
+    assert dict(cfg.MODEL.MIC.LABELLER.CLASSES) == {"car": ["van", 3]}
+    with pytest.raises(ConfigError, match="CLASSES.*mapping of the model's class names to lists"):
+        load_config("minicity/labeller.yaml", ["MODEL.MIC.LABELLER.CLASSES", "{'car': 3}"])
 
 
 def test_without_a_labeller_nothing_is_added(root, tmp_path):
