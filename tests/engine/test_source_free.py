@@ -64,7 +64,8 @@ def test_a_run_keeps_the_classes_of_its_checkpoint_and_evaluates_in_their_order(
     dicts = DatasetCatalog.get("target_val")
     assert sorted((a["category_id"], *a["bbox"]) for x in dicts for a in x["annotations"]) == wanted
     trainer.resume_or_load(resume=False)
-    results = trainer.train()
+    trainer.train()
+    results = trainer._last_eval_results
     assert {f"AP-{c}" for c in CLASSES} <= results["bbox"].keys()
     written = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     assert tuple(written["class_names"]) == ORDER
