@@ -14,6 +14,7 @@ PARTS = (
     "data wait", "EMA", "teacher", "pseudo-labels", "mask and colour", "student forward", "losses", "backward",
     "optimizer", "other",
 )  # fmt: skip
+PACKAGES = ("mic_det", "detectron2")  # which may lie anywhere, not only in site-packages
 
 
 def synchronize():
@@ -61,7 +62,7 @@ def waits_for_gpu(step):
     """Where the host waits for the GPU in one call, as ``torch.cuda.set_sync_debug_mode`` sees it.
 
     Returns:
-        dict[str, int]: number of waits by "folder/file.py:line"; empty without a GPU.
+        dict[str, int]: number of waits by "package/folder/file.py:line"; empty without a GPU.
     """
     if not torch.cuda.is_available():
         return {}
@@ -73,7 +74,15 @@ def waits_for_gpu(step):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught if "synchroniz" in str(w.message)]
-    return dict(Counter("/".join(w.filename.split("/")[-3:]) + f":{w.lineno}" for w in waits))
+    return dict(Counter(f"{place_in_package(w.filename)}:{w.lineno}" for w in waits))
+
+
+def place_in_package(filename):
+    """A Python file by its package: what is above the package's folder tells of the machine alone."""
+    *folders, name = filename.split("/")
+    known = [i for i, x in enumerate(folders) if x in PACKAGES] or [-1]
+    start = max(known[-1], len(folders) - folders[::-1].index("site-packages") if "site-packages" in folders else 0)
+    return "/".join([*folders[start:], name])
 
 
 def measure_parts(step, repeats, warmup=2):

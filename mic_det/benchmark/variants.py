@@ -98,19 +98,20 @@ def make_variant(cfg, name, batches, loader=None):
         cfg (CfgNode): the run's config; weights are ``MODEL.WEIGHTS`` where that file is there, else random.
         name (str): a key of ``TITLES``.
         batches (list[list[dict]]): taken in turn; all images have labels.
-        loader (iterable): taken instead of them.
+        loader (iterable): taken instead of them. Pseudo-boxes are looked for in the first of ``batches``.
     """
+    loader = loader or itertools.cycle(batches)
     cfg = variant_config(cfg, name)
     torch.manual_seed(1)
     model = build_model(cfg)
     if os.path.isfile(cfg.MODEL.WEIGHTS):
         MICCheckpointer(model, min_matched_keys=cfg.MODEL.BACKBONE.MIN_MATCHED_KEYS).load(cfg.MODEL.WEIGHTS)
     if name.startswith("teacher"):
-        targets = itertools.cycle([[x for x in batch if x["domain"] == "target"] for batch in batches])
+        targets = ([x for x in batch if x["domain"] == "target"] for batch in loader)
         return Variant(name, lambda: _infer(model.eval(), next(targets)), model)
     if isinstance(model, MIC) and model.task("boxes"):
         _find_pseudo_boxes(model, batches[0])
-    trainer = _trainer(cfg, model.train(), loader or itertools.cycle(batches))
+    trainer = _trainer(cfg, model.train(), loader)
     storage = EventStorage()
 
     def step():

@@ -26,6 +26,7 @@ RESULTS = ("table.md", "results.json", "curves.png", "report.html")
 def main(args):
     args.plan = find_config(args.plan)
     plan = read_plan(args.plan)
+    plan.opts += args.opts
     unknown = [c for c in args.cells or () if c not in plan.cells]
     if unknown:
         raise ConfigError(f"--cells names {unknown[0]!r}, but the plan's cells are {', '.join(plan.cells)}.")

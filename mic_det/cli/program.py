@@ -32,6 +32,7 @@ COMMANDS = {
     "ablation": Command("ablation"),
     "benchmark": Command("benchmark"),
     "context": Command("context"),
+    "gpu-check": Command("gpu_check"),
     "label-with": Command("label_with"),
     "lazy": Command("lazy"),
     "make-minicity": Command("make_minicity"),

@@ -108,6 +108,19 @@ def test_the_ratio_is_the_median_over_rounds():
     assert timing.ratio_to_floor(seconds, "mic", ("plain", "teacher")) == pytest.approx(1.1)
 
 
+@pytest.mark.parametrize(
+    "file, place",
+    [
+        ("/home/a/mic_det/mic_det/modeling/terms/x.py", "mic_det/modeling/terms/x.py"),
+        ("/home/a/mic_det/.venv/lib/site-packages/torch/nn/x.py", "torch/nn/x.py"),
+        ("/tmp/packages/detectron2/layers/x.py", "detectron2/layers/x.py"),
+        ("/tmp/other/x.py", "/tmp/other/x.py"),
+    ],
+)
+def test_files_are_named_by_their_package(file, place):
+    assert timing.place_in_package(file) == place
+
+
 def test_variants_are_what_their_titles_say(cfg):
     assert variant_names(cfg) == list(TITLES)
     assert variant_names(cfg, ["mic"]) == ["plain", "teacher", "mic"]

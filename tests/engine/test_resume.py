@@ -12,7 +12,7 @@ from detectron2.engine import HookBase
 from detectron2.modeling.meta_arch import retinanet
 from fvcore.nn import sigmoid_focal_loss
 
-from helpers.resume import MIC, make_trainer, metrics, same, saved
+from helpers.resume import MIC, Killed, make_trainer, metrics, same, saved, train
 from mic_det.errors import NonFiniteError
 from mic_det.utils.signals import TrainingStopped
 
@@ -28,41 +28,6 @@ RETINANET = {
     "MODEL__ANCHOR_GENERATOR__SIZES": [[16], [32], [64], [96], [128]],
 }  # fmt: skip
 CASES = {"mic": {**MIC, **EVALUATION}, "plain": PLAIN, "retinanet": RETINANET}
-
-
-class Killed(Exception):
-    pass
-
-
-class Watch(HookBase):
-    """Notes each step's losses; calls ``act`` in the middle of step ``at``, when its loss is known."""
-
-    def __init__(self, at=None, act=None):
-        self.at, self.act, self.losses = at, act, {}
-
-    def after_backward(self):
-        if self.trainer.iter == self.at:
-            self.act()
-
-    def after_step(self):
-        if self.trainer.iter < self.trainer.start_iter:  # the rest of the step that was saved
-            return
-        latest = self.trainer.storage.latest()
-        self.losses[self.trainer.iter] = {k: v for k, (v, step) in latest.items() if "loss" in k or k == "lr"}
-
-
-def kill():
-    raise Killed
-
-
-def train(root, output, at=None, act=kill, resume=False, **keys):
-    """Train to the end, or until ``act`` ends it; returns each step's losses."""
-    trainer, watch = make_trainer(root, output, resume, **keys), Watch(at, act)
-    trainer._trainer.register_hooks([watch])  # called after the backward pass
-    watch.trainer = trainer
-    trainer.register_hooks([watch])
-    trainer.train()
-    return watch.losses
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from helpers.data import refusal_here, run_tool_here
+from mic_det.cli.program import read_arguments
 from mic_det.config.bundled import config_folder
 from mic_det.errors import ConfigError
 from mic_det.experiments.ablation import (
@@ -127,3 +128,18 @@ def test_folder_names_are_plain():
 def test_shipped_plans_can_be_read():
     for path in config_folder().glob("*/ablation*.yaml"):
         assert read_plan(path).cells
+
+
+def test_pairs_after_options_that_take_several_values_go_to_every_training():
+    words = ["--seeds", "2", "3", "SOLVER.AMP.ENABLED", "False"]
+    args = read_arguments("ablation", words, "ablation")
+    assert (args.seeds, args.cells, args.opts) == ([2, 3], None, words[3:])
+    args = read_arguments("ablation", ["--cells", "A + B", "--jobs", "2", *words[3:]], "ablation")
+    assert (args.seeds, args.cells, args.jobs, args.opts) == (None, ["A + B"], 2, words[3:])
+
+
+@pytest.mark.parametrize("words", (["--seeds", "two"], ["SOLVER.MAX_ITER"]))
+def test_a_seed_that_is_no_number_and_a_key_without_a_value_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        read_arguments("ablation", words, "ablation")
+    assert words[-1] in capsys.readouterr().err

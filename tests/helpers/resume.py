@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
@@ -102,6 +103,45 @@ def make_trainer(root, output, resume=False, **keys):
     trainer = MICTrainer(cfg)
     trainer.resume_or_load(resume)
     return trainer
+
+
+class Killed(Exception):
+    losses = None  # of each step before it, once it has left :func:`train`
+
+
+class Watch(HookBase):
+    """Notes each step's losses; calls ``act`` in the middle of step ``at``, when its loss is known."""
+
+    def __init__(self, at=None, act=None):
+        self.at, self.act, self.losses = at, act, {}
+
+    def after_backward(self):
+        if self.trainer.iter == self.at:
+            self.act()
+
+    def after_step(self):
+        if self.trainer.iter < self.trainer.start_iter:  # the rest of the step that was saved
+            return
+        latest = self.trainer.storage.latest()
+        self.losses[self.trainer.iter] = {k: v for k, (v, step) in latest.items() if "loss" in k or k == "lr"}
+
+
+def kill():
+    raise Killed
+
+
+def train(root, output, at=None, act=kill, resume=False, **keys):
+    """Train to the end, or until ``act`` ends it; returns each step's losses."""
+    trainer, watch = make_trainer(root, output, resume, **keys), Watch(at, act)
+    trainer._trainer.register_hooks([watch])  # called after the backward pass
+    watch.trainer = trainer
+    trainer.register_hooks([watch])
+    try:
+        trainer.train()
+    except Killed as e:
+        e.losses = watch.losses
+        raise
+    return watch.losses
 
 
 def metrics(output):
