@@ -89,7 +89,7 @@ def test_from_a_checkpoint_with_labels_and_boxes(folder, tmp_path, capsys):
     # the same call trains nothing more, and another one is refused
     assert adapt(*call) == 0
     other = [x for x in call if x not in ("--labels-from", folder / "found.json")]
-    assert "--output" in str(adapt(*other))
+    assert "--labels-from was" in str(adapt(*other))
 
 
 @pytest.mark.parametrize(
