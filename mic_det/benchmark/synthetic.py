@@ -7,6 +7,8 @@ from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.structures import Boxes, Instances
 
 from ..config.label_kinds import num_classes
+from ..config.models import is_label_free
+from ..data.labeller import LABELLER, labeller_instances
 from ..data.loader import build_mic_train_loader
 from ..errors import DataError
 
@@ -31,13 +33,16 @@ def synthetic_batch(cfg, size=None, generator=None):
         list[dict]: as the training loader makes them.
     """
     size = size or image_size(cfg)
-    domains = ["source"] * cfg.SOLVER.IMS_PER_BATCH + ["target"] * cfg.SOLVER.IMS_PER_BATCH_TARGET
+    domains = ["source"] * (0 if is_label_free(cfg) else cfg.SOLVER.IMS_PER_BATCH)
+    domains += ["target"] * cfg.SOLVER.IMS_PER_BATCH_TARGET
     batch = []
     for domain in domains:
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
         x = {"image": image, "height": size[0], "width": size[1], "domain": domain}
         if domain == "target" and any(cfg.MODEL.MIC.SEM_SEG.MARGINS):
             x["valid_pixels"] = torch.ones(size, dtype=torch.bool)
+        if domain == "target" and cfg.MODEL.MIC.LABELLER.JSON:
+            x[LABELLER] = labeller_instances([], size)
         batch.append(x)
     return with_labels(cfg, batch, generator)
 

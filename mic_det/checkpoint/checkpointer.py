@@ -11,9 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..config.label_kinds import label_kinds
+from ..config.models import is_label_free
 from ..data.classes import (
-    class_names,
     expect_classes,
+    model_class_names,
     positions,
     stated_classes,
 )
@@ -79,8 +80,8 @@ class MICCheckpointer(CheckpointFiles):
             weights_from (str): see ``MODEL.MIC.WEIGHTS_FROM``.
             complete (bool): the model is to predict: every tensor of the detector must be filled.
             trust (bool): ``--trust-checkpoint``: code in files is run.
-            class_names (list[str]): of ``DATASETS.TRAIN``, in the order of the model's outputs; written into
-                checkpoints, and compared with those of a checkpoint that is loaded.
+            class_names (list[str]): of the model's classes, in the order of its outputs; written into checkpoints, and
+                compared with those of a checkpoint that is loaded.
             pixel_class_names (list[str]): of the label maps; likewise.
             targets (collection of str): sets whose labels are not used.
         """
@@ -100,10 +101,13 @@ class MICCheckpointer(CheckpointFiles):
             "weights_from": cfg.MODEL.MIC.WEIGHTS_FROM,
             "targets": targets_alone(cfg),
         }
-        if "boxes" in label_kinds(cfg) and cfg.DATASETS.TRAIN:
-            keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
+        sets = cfg.DATASETS
+        # a model that predicts gets the names of the file, unless a set or the config tells them
+        if "boxes" in label_kinds(cfg) and (sets.TRAIN or sets.CLASS_NAMES or not kwargs.get("complete")):
+            keys["class_names"] = model_class_names(cfg)
         if "pixels" in label_kinds(cfg):
-            sets = [MetadataCatalog.get(n) for n in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
+            names = (*sets.TRAIN, *sets.TARGET_LABELLED, *sets.TEST)
+            sets = [MetadataCatalog.get(n) for n in names]
             keys["pixel_class_names"] = next((m.stuff_classes for m in sets if m.get("stuff_classes")), None)
         checkpointer = cls(model, save_dir, **keys, **kwargs)
         checkpointer.cfg = cfg
@@ -200,6 +204,8 @@ class MICCheckpointer(CheckpointFiles):
         """
         if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
             return
+        if self.class_names is None and self._without_labels():
+            self.class_names = named
         own = self.class_names
         places = positions(named, own) if own else []
         same_names = own and len(own) == len(named) and None not in places
@@ -223,8 +229,12 @@ class MICCheckpointer(CheckpointFiles):
         Raises:
             CheckpointError: where the checkpoint has the same classes in another order.
         """
+        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+            return
+        if self.pixel_class_names is None and self._without_labels():
+            self.pixel_class_names = named
         own = self.pixel_class_names
-        if not own or not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+        if not own:
             return
         places = positions(named, own)
         if None not in places and len(own) == len(named) and places != list(range(len(own))):
@@ -232,6 +242,10 @@ class MICCheckpointer(CheckpointFiles):
                 f"{path} was trained on the classes of pixels {named}, and DATASETS has them in another order, "
                 f"{list(own)}: SEM_SEG_CLASSES must name the labels 0, 1, ... of the label maps as they were."
             )
+
+    def _without_labels(self):
+        """Whether a training has no labelled set, so that the checkpoint it starts from tells the classes."""
+        return not self.complete and self.cfg is not None and is_label_free(self.cfg)
 
     def _state_classes(self, named, path):
         if (stated_classes() or named) != named:

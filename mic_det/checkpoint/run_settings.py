@@ -15,7 +15,13 @@ from ..config import (
     flat_keys,
     value_of,
 )
-from ..data.fingerprint import annotation_fingerprint, file_fingerprints
+from ..data.classes import known_class_names
+from ..data.fingerprint import (
+    annotation_fingerprint,
+    file_fingerprints,
+    labeller_fingerprint,
+)
+from ..data.target_labels import LABELLED_TARGET
 
 # Settings that do not change what is learned from which batch, or are told apart by other means
 FREE = (
@@ -27,7 +33,10 @@ FREE = (
 LENGTH, LENGTH_COUNTS = "SOLVER.MAX_ITER", "steps depend on SOLVER.MAX_ITER"
 CLASSES, PIXEL_CLASSES = "classes of DATASETS.TRAIN", "pixel classes of DATASETS.TRAIN"
 LENGTHS = (LENGTH, LENGTH_COUNTS)
-SETS = ("DATASETS.TRAIN", "DATASETS.TARGET")
+# by the name of a domain in the loader
+SETS_OF = {"source": "DATASETS.TRAIN", "target": "DATASETS.TARGET", LABELLED_TARGET: "DATASETS.TARGET_LABELLED"}
+SETS = tuple(SETS_OF.values())
+LABELLER_FILE = "the file MODEL.MIC.LABELLER.JSON"
 # begin the entries of data_settings; a copy of the same data has other times alone
 FINGERPRINTS = ANNOTATIONS, NAMES, TIMES = "annotations of", "names or sizes of the files of", "times of the files of"
 
@@ -45,13 +54,12 @@ def run_settings(cfg, loader):
         loader (TwoDomainLoader): of the training.
     """
     sizes = {d["name"]: len(d["dicts"]) for d in loader.domains}
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    named = [MetadataCatalog.get(name) for name in (*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TARGET_LABELLED[:1])]
     return {
         **config_settings(cfg),
-        "images of DATASETS.TRAIN": str(sizes["source"]),
-        "images of DATASETS.TARGET": str(sizes.get("target", 0)),
-        CLASSES: json.dumps(list(metadata.get("thing_classes", ()))),
-        PIXEL_CLASSES: json.dumps(list(metadata.get("stuff_classes", ()))),
+        **{f"images of {key}": str(sizes.get(name, 0)) for name, key in SETS_OF.items()},
+        CLASSES: json.dumps(list(known_class_names(cfg))),
+        PIXEL_CLASSES: json.dumps(list(named[0].get("stuff_classes", ()) if named else ())),
         "number of processes": str(comm.get_world_size()),
         "PyTorch": str(torch.__version__),
     }
@@ -64,9 +72,11 @@ def data_settings(cfg, loader):
     """
     found = {}
     for domain in loader.domains:
-        key = SETS[domain["name"] == "target"]
-        if key == SETS[0]:  # of the target, nothing but images is used
-            found[f"{ANNOTATIONS} {key}"] = annotation_fingerprint(cfg.DATASETS.TRAIN, domain["dicts"])
+        key = SETS_OF[domain["name"]]
+        if domain["name"] != "target":  # of the unlabelled target, nothing but images is used
+            found[f"{ANNOTATIONS} {key}"] = annotation_fingerprint(value_of(cfg, key), domain["dicts"])
+        elif cfg.MODEL.MIC.LABELLER.JSON:
+            found[f"{ANNOTATIONS} {LABELLER_FILE}"] = labeller_fingerprint(domain["dicts"])
         names, times = file_fingerprints(domain["dicts"])
         found[f"{NAMES} {key}"], found[f"{TIMES} {key}"] = names, times
     return found

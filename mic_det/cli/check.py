@@ -2,6 +2,7 @@
 
 import sys
 
+from ..checkpoint.class_names import state_model_classes
 from ..data.audit import check_config_datasets, format_reports
 from ..engine.setup import config_of
 from ..utils.printable import printable
@@ -11,7 +12,9 @@ MOST = 50  # problems of one set that are printed
 
 def main(args):
     """Ends the program with exit code 1 where there are problems, else 0."""
-    reports, problems = check_config_datasets(config_of(args), args.workers)
+    cfg = config_of(args)
+    state_model_classes(cfg)  # without a source set, the checkpoint tells the classes
+    reports, problems = check_config_datasets(cfg, args.workers)
     print(format_reports(reports))
     for report in reports:
         problems += report.problems[:MOST]

@@ -33,8 +33,10 @@ COMMANDS = {
     "benchmark": Command("benchmark"),
     "context": Command("context"),
     "gpu-check": Command("gpu_check"),
+    "label-with": Command("label_with"),
     "lazy": Command("lazy"),
     "make-minicity": Command("make_minicity"),
+    "noisy-labels": Command("noisy_labels"),
 }
 HEAD = """Masked Image Consistency: adapt a Detectron2 detector to images without labels.
 

@@ -8,6 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import is_mic
+from ..data.classes import model_class_names
 from ..data.label_checks import labels_of
 from ..data.mapper import DomainMapper
 from ..data.run_sets import what_is_read
@@ -83,11 +84,11 @@ def mixed_source(cfg, model, mapper, i):
 
 
 def source_classes(cfg):
-    """Class names of the labelled source, for sets without labels. They are known after the source has been read."""
+    """Class names of the model, for sets without labels. Those of the source are known after it has been read."""
     for name in cfg.DATASETS.TRAIN[:1]:
         DatasetCatalog.get(name)
         return MetadataCatalog.get(name).get("thing_classes", ())
-    return ()
+    return model_class_names(cfg) or ()
 
 
 def check_display():

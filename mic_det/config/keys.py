@@ -1,7 +1,7 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
 Sections of the student's views are in ``view_keys.py``, those of L_M and L_T in ``loss_keys.py``, those of DAFormer and
-HRDA in ``segmentation_keys.py``.
+HRDA in ``segmentation_keys.py``, those of target labels and another labeller in ``target_keys.py``.
 
 ``docs/configuration.md`` is made from these files: ``python -m mic_det.config.docs docs/configuration.md``.
 """
@@ -28,6 +28,12 @@ from .rules import (
     one_of,
 )
 from .segmentation_keys import SEGMENTATION_SECTIONS
+from .target_keys import (
+    LABELLED_TARGET_BATCH,
+    LABELLED_TARGET_KEYS,
+    LABELLER_SECTION,
+    STATISTICS_KEY,
+)
 from .view_keys import BLOCK_SHARE, BLOCK_SIZE, MASK_PROB, VIEW_SECTIONS
 
 BOUNDS = Rule(
@@ -47,6 +53,7 @@ SECTIONS = (
         Key("DATASETS.TARGET", (), each(TEXT, 0),
             "Unlabelled training sets of the target domain. Training uses only their images: annotations never reach "
             "the model. () = train on the source alone."),
+        *LABELLED_TARGET_KEYS,
         Key("DATASETS.CUSTOM", CN(new_allowed=True), SETS,
             "Data sets that need no Python code. Each name has one entry: `my_fog: {JSON: fog/annotations.json, "
             "IMAGES: fog/images}`. IMAGES: the folder of the images, searched recursively. JSON: a COCO file, whose "
@@ -69,6 +76,7 @@ SECTIONS = (
     Section("Training", "", (
         Key("SOLVER.IMS_PER_BATCH_TARGET", 1, COUNT,
             "Target images in a batch, over all devices. SOLVER.IMS_PER_BATCH counts source images.", "images"),
+        LABELLED_TARGET_BATCH,
         Key("SOLVER.ACCUMULATE_STEPS", 1, COUNT,
             "Number of batches whose gradients are summed for one optimizer step and one teacher update.", "batches"),
         Key("SOLVER.CHECKPOINT_KEEP", 0, AT_LEAST_0,
@@ -171,6 +179,7 @@ SECTIONS = (
         Key("MODEL.MIC.TEACHER.INPUT_SIZE", 0, AT_LEAST_0,
             "Short side of the target images that the teacher sees; 0 = as for the student.", "pixels",
             "published: 0"),
+        STATISTICS_KEY,
     )),
     Section("Pseudo-boxes", "They are selected from the teacher's detections on the whole target image.", (
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD", 0.8, SHARE, "Least score (delta).", "probability",
@@ -203,6 +212,7 @@ SECTIONS = (
             "Least width and height, in the student's view. Boxes without width or height are always removed.",
             "pixels"),
     )),
+    LABELLER_SECTION,
     Section("Monitor",
         "It warns when pseudo-labels collapse, and gives advice. Each episode has one warning. 0 = no warning.", (
         Key("MODEL.MIC.MONITOR.PATIENCE", 200, AT_LEAST_0,

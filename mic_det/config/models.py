@@ -20,3 +20,13 @@ def backbone_name(cfg):
     """Name of the backbone. With HRDA: name of the backbone of both scales."""
     name = cfg.MODEL.BACKBONE.NAME
     return cfg.MODEL.HRDA.BACKBONE if name == HRDA_BACKBONE else name
+
+
+def has_labels(cfg):
+    """Whether a training has labelled images: of the source, or of the target."""
+    return bool(cfg.DATASETS.TRAIN or cfg.DATASETS.TARGET_LABELLED)
+
+
+def is_label_free(cfg):
+    """Whether MIC is trained on unlabelled target images alone. There is no supervised loss."""
+    return is_mic(cfg) and bool(cfg.DATASETS.TARGET) and not has_labels(cfg)

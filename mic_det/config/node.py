@@ -39,4 +39,6 @@ class MICCfgNode(CfgNode):
 
     @classmethod
     def _decode_cfg_value(cls, value):
-        return CfgNode(value) if isinstance(value, dict) else super()._decode_cfg_value(value)
+        if not isinstance(value, dict):
+            value = super()._decode_cfg_value(value)  # a mapping of the command line is a text
+        return CfgNode(value) if isinstance(value, dict) else value

@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..config.label_kinds import label_kinds
 from ..errors import ConfigError, DataError
 from ..utils.parallel import run_parallel
 from ..utils.printable import printable
@@ -25,6 +26,7 @@ from .pixels import (
     check_ordinary,
 )
 from .run_sets import check_roles, labels_notes, missing_image_hint
+from .target_labels import has_all_labels, labelled_target_images, target_images
 
 FEW = 1000  # images of all sets that one process checks by default, as each process takes seconds to start
 UNLISTED = "images beside the listed ones are not in the JSON"  # a note
@@ -67,7 +69,7 @@ def check_config_datasets(cfg, workers=None, progress=True):
     except ConfigError as e:
         problems.append(str(e))
     loaded = []
-    for role in ("TRAIN", "TARGET", "TEST"):
+    for role in ("TRAIN", "TARGET_LABELLED", "TARGET", "TEST"):
         for name in cfg.DATASETS[role]:
             report = SetReport(role, name)
             reports.append(report)
@@ -77,6 +79,9 @@ def check_config_datasets(cfg, workers=None, progress=True):
         workers = 1
     for report, learned, dicts in loaded:
         role, name = report.role, report.name
+        if dicts and role == "TARGET_LABELLED":  # its other images are unlabelled ones
+            dicts = [x for x in dicts if has_all_labels(x, label_kinds(cfg))]
+            report.problems += [f"{name}: no image has labels."] * (not dicts)
         if dicts:
             if role != "TARGET":
                 report.notes += [note[len(name) + 2 :] for note in labels_notes(name, dicts)]
@@ -88,6 +93,11 @@ def check_config_datasets(cfg, workers=None, progress=True):
                 report.problems += kind.file_problems(name, dicts, workers, progress)
             _count(report, dicts, list(MetadataCatalog.get(name).get("thing_classes", [])))
             _open_all(report, dicts, Resize.from_config(cfg, is_train=role != "TEST"), workers, progress)
+    if cfg.DATASETS.TARGET and not any(r.problems for r in reports):
+        try:
+            target_images(cfg, [x for dicts in labelled_target_images(cfg).values() for x in dicts])
+        except (ConfigError, DataError) as e:
+            problems.append(str(e))
     return reports, problems + _duplicates(reports)
 
 
@@ -225,7 +235,7 @@ def copies_of_test_images(reports, role):
 def _duplicates(reports):
     """Problems where a test image is trained on."""
     problems = []
-    for role in ("TRAIN", "TARGET"):
+    for role in ("TRAIN", "TARGET_LABELLED", "TARGET"):
         found = copies_of_test_images(reports, role)
         if found:
             file = min(found)

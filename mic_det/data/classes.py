@@ -64,6 +64,28 @@ def stated_classes():
     return next(filter(None, (MetadataCatalog.get(n).get("model_classes") for n in DatasetCatalog.list())), None)
 
 
+def model_class_names(cfg):
+    """Names of the model's classes of boxes, in the order of its outputs; None where nothing here tells them.
+
+    Without ``DATASETS.TRAIN`` they are those of ``DATASETS.CLASS_NAMES``, those of the checkpoint
+    (:func:`mic_det.checkpoint.class_names.state_model_classes`) or those of the first labelled target set.
+    """
+    sets = cfg.DATASETS
+    if sets.TRAIN:
+        return class_names(sets.TRAIN[0])
+    named = list(sets.CLASS_NAMES) or stated_classes()
+    return named or (class_names(sets.TARGET_LABELLED[0]) if sets.TARGET_LABELLED else None)
+
+
+def known_class_names(cfg):
+    """As :func:`model_class_names`, without reading a file: (), where the training's sets were not loaded yet."""
+    if cfg.DATASETS.TRAIN:
+        return tuple(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ()))
+    labelled = cfg.DATASETS.TARGET_LABELLED
+    of_target = MetadataCatalog.get(labelled[0]).get("thing_classes", ()) if labelled else ()
+    return tuple(cfg.DATASETS.CLASS_NAMES or stated_classes() or of_target)
+
+
 def class_order(name, classes, used):
     """The model's classes, and the place among them of each class of a set.
 

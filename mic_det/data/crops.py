@@ -40,7 +40,7 @@ class LabelledCrop(T.Augmentation):
 def of_domain(cfg, domain):
     """The config with the sizes of a domain's images as its sizes in training."""
     sizes, limit = cfg.INPUT.MIN_SIZE_TRAIN_TARGET, cfg.INPUT.MAX_SIZE_TRAIN_TARGET
-    if domain != "target" or not (sizes or limit):
+    if domain == "source" or not (sizes or limit):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()

@@ -12,6 +12,7 @@ from ..errors import ConfigError, DataError
 from .classes import expect_classes, set_metadata, with_model_classes
 from .coco.annotation_file import (
     check_categories,
+    is_id,
     is_labelled,
     is_size,
     read_coco,
@@ -42,12 +43,13 @@ def register_declared_datasets(cfg):
 
     Declaring a name again with the same content is fine; with other content it replaces the set. A set that is a
     target alone is loaded without its annotations, whatever they are. The classes of all labelled sets are those of the
-    first one of ``DATASETS.TRAIN``, in its order.
+    first one of ``DATASETS.TRAIN``, in its order; without one, ``DATASETS.CLASS_NAMES`` or those of the first set of
+    ``DATASETS.TARGET_LABELLED``.
 
     Raises:
         ConfigError: where a declared name is one that was registered elsewhere.
     """
-    targets = targets_alone(cfg)
+    targets, has_labeller = targets_alone(cfg), bool(cfg.MODEL.MIC.LABELLER.JSON)
     for name, entry in cfg.DATASETS.CUSTOM.items():
         declared = (str(entry.get("JSON", "")), str(entry.IMAGES), str(entry.get("SEM_SEG", "")))
         if name in DatasetCatalog.list():
@@ -56,22 +58,26 @@ def register_declared_datasets(cfg):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         with_labels = name not in targets
-        DatasetCatalog.register(name, lambda n=name, d=declared, w=with_labels: load_declared(n, *d, labelled=w))
+        keys = {"labelled": with_labels, "true_ids": has_labeller and not with_labels}
+        DatasetCatalog.register(name, functools.partial(load_declared, name, *declared, **keys))
         MetadataCatalog.get(name).set(declared=declared, evaluator_type="coco", **_coco_metadata(*declared[:2]))
-        if declared[0] and with_labels:
-            read = functools.partial(read_categories, name, resolve_path(declared[0]))
+        if declared[0] and (with_labels or has_labeller):
+            read = functools.partial(read_categories, name, resolve_path(declared[0]), annotated=with_labels)
             MetadataCatalog.get(name).set(read_categories=read)
         if declared[2]:
             classes = entry.SEM_SEG_CLASSES
             classes = list(SEM_SEG_CLASSES) if classes == "cityscapes" else [str(c) for c in classes]
             MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-    source = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN and "boxes" in label_kinds(cfg) else None
-    expect_classes(source, except_for=targets)
+    if "boxes" in label_kinds(cfg) and not cfg.DATASETS.TRAIN and cfg.DATASETS.CLASS_NAMES:
+        expect_classes(classes=list(cfg.DATASETS.CLASS_NAMES), except_for=targets)
+        return
+    labelled = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET_LABELLED)
+    expect_classes(labelled[0] if labelled and "boxes" in label_kinds(cfg) else None, except_for=targets)
 
 
 def targets_alone(cfg):
     """The sets of ``DATASETS.TARGET`` whose annotations nothing uses: neither training, evaluation nor analysis."""
-    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.TEST.PSEUDO_LABELS.DATASET}
+    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET_LABELLED, *cfg.DATASETS.TEST, cfg.TEST.PSEUDO_LABELS.DATASET}
     return set(cfg.DATASETS.TARGET) - used
 
 
@@ -81,7 +87,7 @@ def _coco_metadata(json_file, image_folder):
     return {"json_file": str(resolve_path(json_file)), "image_root": str(resolve_path(image_folder))}
 
 
-def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=True):
+def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=True, true_ids=False):
     """Dataset dicts of one declared set, in Detectron2's format.
 
     Args:
@@ -90,6 +96,8 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
         image_folder (str): where the images are.
         sem_seg_folder (str): where their label maps are, "" for none; see ``DATASETS.CUSTOM``.
         labelled (bool): False for a target set: its annotations are not looked at.
+        true_ids (bool): for a target set: its images have the ids of the JSON or, where it has none, their names. Else
+            they are counted. Results of another detector are for such ids.
 
     Raises:
         DataError: for a missing or empty folder, a missing or unreadable JSON, boxes without area or
@@ -99,7 +107,7 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
     if not folder.is_dir():
         raise DataError(f"{name}: there is no image folder {folder}. Set DATASETS.CUSTOM.{name}.IMAGES.")
     if not json_file:
-        return _with_label_maps(_list_images(name, folder), folder, sem_seg_folder)
+        return _with_label_maps(_list_images(name, folder, true_ids), folder, sem_seg_folder)
     path = resolve_path(json_file)
     content = read_coco(name, path, labelled)
     _report_outside(name, path, folder, content["images"])
@@ -107,7 +115,7 @@ def load_declared(name, json_file, image_folder, sem_seg_folder="", labelled=Tru
     if labelled and is_labelled(content):
         dicts = load_annotated(name, path, folder, content)
     else:
-        dicts = _unlabelled(content["images"], folder, keep_ids=labelled)
+        dicts = _unlabelled(content["images"], folder, labelled, true_ids)
     return _with_label_maps(dicts, folder, sem_seg_folder, told)
 
 
@@ -141,8 +149,11 @@ def load_annotated(name, path, folder, content):
     return dicts
 
 
-def read_categories(name, path):
+def read_categories(name, path, annotated=True):
     """(id, name) of the classes of a COCO file, in the order of their ids; boxes and images are not looked at.
+
+    Args:
+        annotated (bool): False for a set whose own labels are not used: its file need not have annotations.
 
     Returns:
         list[(int or str, str)]: empty where it has none.
@@ -151,18 +162,21 @@ def read_categories(name, path):
         DataError: where it cannot be read.
     """
     content = read_coco(name, path)
-    if not is_labelled(content):
+    if not is_labelled(content) and (annotated or not content.get("categories")):
         return []
     check_categories(name, path, content)
     return [(x["id"], x["name"].strip()) for x in in_order(content["categories"])]
 
 
-def _unlabelled(images, folder, keep_ids):
+def _unlabelled(images, folder, labelled, true_ids):
     """Dicts without annotations. A target's need not have ids or sizes that are right: the files tell those."""
+    given = [x.get("id") for x in images]
+    if true_ids and not (all(map(is_id, given)) and len(set(given)) == len(given)):
+        given = [x["file_name"] for x in images]
     return [
         {
             "file_name": str(folder / x["file_name"]),
-            "image_id": x["id"] if keep_ids else i,
+            "image_id": given[i] if labelled or true_ids else i,
             **({k: x[k] for k in ("height", "width")} if all(is_size(x.get(k)) for k in ("height", "width")) else {}),
         }
         for i, x in enumerate(images)
@@ -182,8 +196,11 @@ def _report_outside(name, path, folder, images):
         )  # fmt: skip
 
 
-def _list_images(name, folder):
+def _list_images(name, folder, by_name=False):
     files = list_images(folder)
     if not files:
         raise DataError(f"{name}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
-    return [{"file_name": str(p), "image_id": i} for i, p in enumerate(files)]
+    return [
+        {"file_name": str(p), "image_id": p.relative_to(folder).as_posix() if by_name else i}
+        for i, p in enumerate(files)
+    ]

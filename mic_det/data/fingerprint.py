@@ -28,6 +28,14 @@ def annotation_fingerprint(names, dicts):
     return digest.hexdigest()[:16]
 
 
+def labeller_fingerprint(dicts):
+    """Of the boxes of another labeller, as dataset dicts have them."""
+    digest = hashlib.sha256()
+    for x in dicts:
+        digest.update(repr(x.get("labeller")).encode())
+    return digest.hexdigest()[:16]
+
+
 def _file_digest(file):
     digest = hashlib.sha256()
     with open(file, "rb") as f:

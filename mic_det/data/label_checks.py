@@ -11,7 +11,7 @@ from ..config import student_architecture
 from ..config.label_kinds import classes_key, label_kinds, num_classes
 from ..errors import DataError
 from ..utils.parallel import run_parallel
-from .classes import class_names, positions
+from .classes import model_class_names, positions
 from .datasets.builtin import prepare_label_maps
 from .pixels import ImageError, check_image, check_label_map
 
@@ -86,8 +86,8 @@ class BoxLabels:
 
     def notes_of_evaluation(self):
         """A line where nothing but the test set tells what the model's outputs mean."""
-        train, test = self.cfg.DATASETS.TRAIN, self.cfg.DATASETS.TEST
-        if train and class_names(train[0]) or not test:
+        test = self.cfg.DATASETS.TEST
+        if model_class_names(self.cfg) or not test:
             return []
         return [
             f"       The classes of the model are taken to be those of {test[0]}, in its order: no set of "
@@ -141,7 +141,7 @@ def check_masks(cfg, key, name, dicts):
             "boxes, or set MODEL.MASK_ON False."
         )
     rle = [(d, a) for d, a in objects if isinstance(a["segmentation"], dict)]
-    if key == "TRAIN" and rle and cfg.INPUT.MASK_FORMAT == "polygon":
+    if key != "TEST" and rle and cfg.INPUT.MASK_FORMAT == "polygon":
         d, a = rle[0]
         raise DataError(
             f"{name} (DATASETS.{key}): {len(rle)} of {len(objects)} masks are RLE, such as that of {list(a['bbox'])} "

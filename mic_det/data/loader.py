@@ -25,10 +25,11 @@ from .crops import RARE_CLASS_SAMPLER
 from .mapper import DomainMapper, OfDomain
 from .rare_classes import DrawnForClasses, RareClassSampler, rare_class_sampler
 from .samplers import AspectRatios, BatchPlan, SeededItems
+from .target_labels import LABELLED_TARGET, labelled_target_images, target_images
 
 
 class TwoDomainLoader:
-    """Endless batches: one of the source followed by one of the target, if there is one.
+    """Endless batches: one of each domain (source, target, labelled target), one after the other.
 
     The batches depend on the seed alone. Its state is the seed and the number of batches that were handed out;
     those that worker processes have prepared in advance do not count.
@@ -92,22 +93,36 @@ class TwoDomainLoader:
 
 
 def build_mic_train_loader(cfg: CfgNode, mapper: Optional[Callable[[dict], dict]] = None) -> TwoDomainLoader:
-    """Training batches of ``DATASETS.TRAIN``, joined by ``DATASETS.TARGET``, by Detectron2's samplers.
+    """Training batches of ``DATASETS.TRAIN``, ``TARGET`` and ``TARGET_LABELLED``, by Detectron2's samplers.
 
     Args:
         cfg (CfgNode): a config with mic_det's keys.
         mapper (callable): for both domains, in place of :class:`DomainMapper`: a function from a dataset dict to what
-            the model takes, such as Detectron2's ``DatasetMapper``. Both dicts have ``"domain"``. Of a target image it
-            is given nothing but ``file_name`` and ``image_id``.
+            the model takes, such as Detectron2's ``DatasetMapper``. Both dicts have ``"domain"``. Of an unlabelled
+            target image it is given nothing but ``file_name``, ``image_id`` and the labeller's boxes.
 
     Returns:
         TwoDomainLoader: an iterable of list[dict]. Each batch has ``SOLVER.IMS_PER_BATCH`` source dicts, then
-        ``SOLVER.IMS_PER_BATCH_TARGET`` target dicts (none where ``DATASETS.TARGET`` is empty),
-        divided by the number of processes; each dict has ``"domain"``.
+        ``SOLVER.IMS_PER_BATCH_TARGET`` target dicts, then ``SOLVER.IMS_PER_BATCH_TARGET_LABELLED`` labelled target
+        dicts, divided by the number of processes; each dict has ``"domain"``. A domain without a set has none.
     """
     seed = comm.shared_random_seed()
     mapper_of = lambda x: DomainMapper(cfg, True, x) if mapper is None else OfDomain(mapper, x)  # noqa: E731
-    source_mapper = mapper_of("source")
+    domains, solver, grouping = [], cfg.SOLVER, cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    if cfg.DATASETS.TRAIN:
+        domains.append(_source(cfg, mapper_of("source")))
+    labelled = [x for dicts in labelled_target_images(cfg).values() for x in dicts]
+    if cfg.DATASETS.TARGET:
+        unlabelled, _ = target_images(cfg, labelled)
+        domains.append(_domain("target", unlabelled, mapper_of("target"), solver.IMS_PER_BATCH_TARGET, grouping))
+    if labelled:
+        size = solver.IMS_PER_BATCH_TARGET_LABELLED
+        domains.append(_domain(LABELLED_TARGET, labelled, mapper_of(LABELLED_TARGET), size, grouping))
+    return TwoDomainLoader(domains, seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
+
+
+def _source(cfg, source_mapper):
+    """The source domain, with the sampler that the config names."""
     from_config = build_detection_train_loader.from_config  # the sets and the sampler that the config names
     if cfg.DATALOADER.SAMPLER_TRAIN == RARE_CLASS_SAMPLER:  # which Detectron2 does not know
         labelled = from_config(cfg, mapper=source_mapper, sampler=())["dataset"]
@@ -115,16 +130,9 @@ def build_mic_train_loader(cfg: CfgNode, mapper: Optional[Callable[[dict], dict]
     else:
         labelled = from_config(cfg, mapper=source_mapper)["dataset"]
         sampler = lambda: from_config(cfg, mapper=source_mapper, dataset=labelled)["sampler"]  # noqa: E731
-    source = _domain(
+    return _domain(
         "source", labelled, source_mapper, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING, sampler
     )
-    if not cfg.DATASETS.TARGET:
-        return TwoDomainLoader([source], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
-    target = _domain(
-        "target", _unlabelled(cfg.DATASETS.TARGET), mapper_of("target"), cfg.SOLVER.IMS_PER_BATCH_TARGET,
-        cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-    )  # fmt: skip
-    return TwoDomainLoader([source, target], seed, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.WORKER_TIMEOUT)
 
 
 def build_test_loader(cfg, dataset):
@@ -219,13 +227,10 @@ def build_two_domain_loader(
     labelled = get_detection_dataset_dicts(list(source))
     sets = {"source": (labelled, batch_size)}
     if target:
-        sets["target"] = (_unlabelled(target), target_batch_size)
+        unlabelled = get_detection_dataset_dicts(list(target), filter_empty=False, check_consistency=False)
+        sets["target"] = (unlabelled, target_batch_size)
     domains = [_domain(k, x, OfDomain(mapper, k), size, aspect_ratio_grouping) for k, (x, size) in sets.items()]
     return TwoDomainLoader(domains, comm.shared_random_seed() if seed is None else seed, num_workers, worker_timeout)
-
-
-def _unlabelled(names):
-    return get_detection_dataset_dicts(list(names), filter_empty=False, check_consistency=False)
 
 
 def _domain(name, dicts, mapper, batch_size, grouping, sampler=None):

@@ -5,11 +5,13 @@ import copy
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import transform_instance_annotations
 from PIL import Image
 
 from ..config.label_kinds import label_kinds
 from ..errors import DataError
 from .crops import of_domain, with_labelled_crop
+from .labeller import LABELLER, labeller_instances
 from .margins import RecordedAugmentations
 from .pixels import (
     ImageError,
@@ -25,8 +27,8 @@ class _AnnotationFailure(Exception):
     """Detectron2 could not transform or collect annotations; args: the transforms and the image's (height, width)."""
 
 
-# What is kept of a target image's dict: all else may be labels, and the image itself has its size
-UNLABELLED_KEYS = ("file_name", "image_id")
+# What is kept of an unlabelled target image's dict: all else may be labels, and the image itself has its size
+UNLABELLED_KEYS = ("file_name", "image_id", LABELLER)
 
 
 def without_labels(dataset_dict):
@@ -35,7 +37,7 @@ def without_labels(dataset_dict):
 
 
 class OfDomain:
-    """Another mapper for one of the two domains: target labels never reach it, and ``"domain"`` is in what it makes.
+    """Another mapper for one of the domains: labels of the domain "target" never reach it, and it adds ``"domain"``.
 
     Detectron2's ``DatasetMapper`` can be one, or any function from a dataset dict to what the model takes. The
     dataset dict that it is given has ``"domain"`` too.
@@ -45,7 +47,7 @@ class OfDomain:
         """
         Args:
             mapper (callable): dataset dict -> dict.
-            domain (str): "source" or "target".
+            domain (str): "source", "target" (without labels) or "labelled_target".
         """
         if not callable(mapper):
             raise TypeError(f"mapper is {mapper!r}: give a function from a dataset dict to what the model takes.")
@@ -71,8 +73,9 @@ class DomainMapper(DatasetMapper):
 
     A target image is decoded and transformed once; the teacher sees it as it is, and the student's
     view is made from it on the device, so both have the same geometry. Annotations of target images
-    are dropped before anything else sees them. With ``MODEL.MIC.SEM_SEG.MARGINS``, ``"valid_pixels"`` (H, W) bool says
-    which pixels of a target image lie outside its margins, wherever crop, resizing and flip have brought them.
+    are dropped before anything else sees them. ``"labeller"`` are the boxes of another detector in this image, as
+    ``Instances`` (see :mod:`.labeller`), if there is one. With ``MODEL.MIC.SEM_SEG.MARGINS``, ``"valid_pixels"`` (H, W)
+    bool says which pixels of a target image lie outside its margins, wherever crop, resizing and flip brought them.
     """
 
     def __init__(self, cfg: CfgNode, is_train: bool = True, domain: str = "source") -> None:
@@ -80,7 +83,7 @@ class DomainMapper(DatasetMapper):
         Args:
             cfg (CfgNode): a config with mic_det's keys.
             is_train (bool): whether images are changed at random and labels kept, or as evaluation needs them.
-            domain (str): "source" or "target".
+            domain (str): "source", "target" (without labels) or "labelled_target".
         """
         cfg = of_domain(cfg, domain)
         keys = DatasetMapper.from_config(cfg, is_train)
@@ -118,6 +121,8 @@ class DomainMapper(DatasetMapper):
         """
         if self.domain == "target":
             dataset_dict = without_labels(dataset_dict)
+            if LABELLER in dataset_dict:  # Detectron2 transforms annotations along with their image
+                dataset_dict["annotations"] = dataset_dict.pop(LABELLER)
         elif not self.sem_seg:  # label maps are for training a segmentation head
             dataset_dict = {k: v for k, v in dataset_dict.items() if k != "sem_seg_file_name"}
         file, label_map = dataset_dict["file_name"], dataset_dict.get("sem_seg_file_name")
@@ -176,6 +181,11 @@ class DomainMapper(DatasetMapper):
             ) from error
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        if self.domain == "target":
+            boxes = dataset_dict.pop("annotations")
+            moved = [transform_instance_annotations(x, transforms, image_shape) for x in boxes]
+            dataset_dict[LABELLER] = labeller_instances(moved, image_shape)
+            return
         try:
             for annotation in dataset_dict["annotations"]:  # Detectron2 cuts resized boxes of integers to integers
                 annotation["bbox"] = [float(x) for x in annotation["bbox"]]

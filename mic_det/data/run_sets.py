@@ -5,13 +5,14 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import is_mic
-from ..config.label_kinds import consistency_weights
+from ..config.roles import check_roles
 from ..errors import ConfigError, DataError
 from ..utils.ordinary_files import absence
+from .classes import model_class_names
 from .coco.image_names import FilesOnDisk
 from .coco.normalize import MANY_CROWDS
 from .label_checks import count_crowds, labels_of
+from .target_labels import labelled_target_images, target_images
 
 
 def check_datasets(cfg, training=True):
@@ -28,15 +29,16 @@ def check_datasets(cfg, training=True):
         DataError: missing sets or files; class lists that differ from each other or from the model's number.
         ConfigError: an unknown or missing set.
     """
-    labelled = [("TRAIN", n) for n in cfg.DATASETS.TRAIN] if training else []
+    labelled = [(key, n) for key in ("TRAIN", "TARGET_LABELLED") for n in cfg.DATASETS[key]] if training else []
     labelled += [("TEST", n) for n in cfg.DATASETS.TEST]
     target = [("TARGET", n) for n in cfg.DATASETS.TARGET] if training else []
     if training:
         check_roles(cfg)
-    lines, kinds = [], labels_of(cfg)
+    lines, kinds, chosen = [], labels_of(cfg), {}
     for key, name in labelled + target:
         if name not in DatasetCatalog.list():
             raise ConfigError(f"DATASETS.{key} names {name!r}, which is neither registered nor in DATASETS.CUSTOM.")
+    for key, name in labelled + target:
         learned = kinds if key != "TARGET" else []
         for kind in learned:
             kind.prepare(name)
@@ -49,6 +51,9 @@ def check_datasets(cfg, training=True):
             hint = missing_image_hint(name)(missing[0])
             raise DataError(f"{name} (DATASETS.{key}): image {missing[0]} {absence(missing[0])}.{hint}{more}")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
+        if key == "TARGET_LABELLED":
+            chosen = chosen or labelled_target_images(cfg)
+            dicts = chosen[name]
         for kind in learned:
             kind.check(key, name, dicts)
         lines.append(describe(key, name, dicts, classes))
@@ -56,7 +61,10 @@ def check_datasets(cfg, training=True):
             lines += [f"       {note}" for kind in learned for note in kind.notes(name, dicts)]
             lines += [f"       {note}" for note in labels_notes(name, dicts)]
     check_pseudo_label_set(cfg, kinds)
-    if not training:
+    if training and cfg.DATASETS.TARGET:
+        used = [x for dicts in chosen.values() for x in dicts]
+        lines += target_images(cfg, used)[1]
+    if not training or not model_class_names(cfg):
         lines += [note for kind in kinds for note in kind.notes_of_evaluation()]
     return lines
 
@@ -102,24 +110,6 @@ def check_pseudo_label_set(cfg, kinds):
         raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     for kind in kinds:
         kind.check_measured(name)
-
-
-def check_roles(cfg):
-    """The model must have the sets that it learns from, and use those that it is given."""
-    if not cfg.DATASETS.TRAIN:
-        raise ConfigError("DATASETS.TRAIN is empty: name at least one labelled source set.")
-    mic, adapts = cfg.MODEL.MIC, is_mic(cfg)
-    weight = any(consistency_weights(cfg).values())
-    if adapts and weight and mic.MASK.DOMAINS != "source" and not cfg.DATASETS.TARGET:
-        raise ConfigError(
-            "DATASETS.TARGET is empty: name a set of target images. Without one, MODEL.MIC.MASK.DOMAINS must be "
-            "'source', or MODEL.MIC.CONSISTENCY.WEIGHT 0 (an EMA teacher alone)."
-        )
-    if cfg.DATASETS.TARGET and not adapts:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which learns from DATASETS.TRAIN alone: "
-            "set DATASETS.TARGET to (), or use MIC."
-        )
 
 
 def describe(key, name, dicts, classes):

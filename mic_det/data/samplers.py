@@ -58,12 +58,12 @@ class AspectRatios:
     def __call__(self, index):
         index %= len(self.groups)  # a rare class sampler counts the images again for each class
         if self.groups[index] is None:
-            width, height = _size_in_file(self.files.pop(index))
+            width, height = size_in_file(self.files.pop(index))
             self.groups[index] = int(width <= height)
         return self.groups[index]
 
 
-def _size_in_file(file):
+def size_in_file(file):
     """Width and height in pixels as Detectron2 will decode the file; (0, 0) where that will fail."""
     try:
         with open_picture(file) as image:

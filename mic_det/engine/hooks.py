@@ -6,10 +6,11 @@ import os
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 
+from ..data.classes import known_class_names
 from ..data.mapper import DomainMapper
 from ..errors import DataError
 from ..inference.media import write_picture
@@ -71,7 +72,7 @@ class PseudoBoxPictures(HookBase):
     def _read_inputs(self):
         # labels of the target, where there are any, stay unseen here too
         dicts = DatasetCatalog.get(self.cfg.DATASETS.TARGET[0])
-        self.class_names = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+        self.class_names = known_class_names(self.cfg)
         chosen = np.unique(np.linspace(0, len(dicts) - 1, self.num_images).astype(int))
         mapper = DomainMapper(self.cfg, is_train=False, domain="target")
         return [mapper(dicts[i]) for i in chosen]

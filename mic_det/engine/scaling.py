@@ -4,7 +4,10 @@ from detectron2.engine import DefaultTrainer
 
 from ..errors import ConfigError
 
-BATCH_KEYS = ("IMS_PER_BATCH", "IMS_PER_BATCH_TARGET")
+# of each kind of set
+BATCH_KEYS = {
+    "TRAIN": "IMS_PER_BATCH", "TARGET": "IMS_PER_BATCH_TARGET", "TARGET_LABELLED": "IMS_PER_BATCH_TARGET_LABELLED",
+}  # fmt: skip
 
 
 def scale_to_world_size(cfg, num_processes):
@@ -21,7 +24,7 @@ def scale_to_world_size(cfg, num_processes):
         ConfigError: where a batch size cannot be divided; names the key and the numbers.
     """
     solver, reference = cfg.SOLVER, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    keys = BATCH_KEYS if cfg.DATASETS.TARGET else BATCH_KEYS[:1]
+    keys = [key for sets, key in BATCH_KEYS.items() if cfg.DATASETS[sets]]
     if reference and reference != num_processes:
         for key in keys:
             if solver[key] % reference:
@@ -40,10 +43,15 @@ def scale_to_world_size(cfg, num_processes):
 
 def _scaled(cfg, num_processes):
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-    scaled = DefaultTrainer.auto_scale_workers(cfg, num_processes)  # a copy
-    frozen = scaled.is_frozen()
+    frozen, unscaled = cfg.is_frozen(), cfg.clone()
+    unscaled.defrost()
+    if not cfg.DATASETS.TRAIN:  # no source image is used, and Detectron2 refuses a number that it cannot divide
+        unscaled.SOLVER.IMS_PER_BATCH = reference
+    scaled = DefaultTrainer.auto_scale_workers(unscaled, num_processes)  # a copy
     scaled.defrost()
-    scaled.SOLVER.IMS_PER_BATCH_TARGET = cfg.SOLVER.IMS_PER_BATCH_TARGET * num_processes // reference
+    for sets in ("TARGET", "TARGET_LABELLED"):
+        key = BATCH_KEYS[sets]
+        scaled.SOLVER[key] = cfg.SOLVER[key] * num_processes // reference
     mic = scaled.MODEL.MIC
     nodes = ((mic, "BURN_IN_STEPS"), (mic.CONSISTENCY, "RAMP_UP_STEPS"), (mic.ALIGNMENT, "RAMP_STEPS"))
     for node, key in nodes:

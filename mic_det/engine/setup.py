@@ -14,6 +14,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint.class_names import state_model_classes
 from ..config import (
     add_mic_config,
     check_config_file,
@@ -125,6 +126,8 @@ def setup(args):
         run_lock(cfg.OUTPUT_DIR)  # before anything in there is changed
         scale_to_world_size(cfg, comm.get_world_size())  # refuses batch sizes that cannot be divided
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
+    if not args.eval_only:
+        state_model_classes(cfg, args.trust_checkpoint)
     lines = check_datasets(cfg, training=not args.eval_only)
     moved = "" if args.eval_only else prepare_run_folder(cfg.OUTPUT_DIR, _what_is_read(cfg, args), args.resume)
     log_folder = _log_folder(cfg, args.eval_only) if writable else None
@@ -154,8 +157,9 @@ def _check_output_dir(cfg):
     for path in paths:
         if "not an ordinary file" in absence(path):
             raise ConfigError(f"OUTPUT_DIR: {path} {absence(path)}: remove it, or name another folder.")
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST) if cfg.VIS_PERIOD else ():
-        entry = cfg.DATASETS.CUSTOM.get(name, {})
+    sets = cfg.DATASETS
+    for name in (*sets.TRAIN, *sets.TARGET, *sets.TARGET_LABELLED, *sets.TEST) if cfg.VIS_PERIOD else ():
+        entry = sets.CUSTOM.get(name, {})
         if entry and not entry.get("JSON"):
             images, output = (Path(os.path.realpath(x)) for x in (resolve_path(entry.IMAGES), cfg.OUTPUT_DIR))
             if images in (output, *output.parents):
@@ -168,6 +172,8 @@ def _check_output_dir(cfg):
 def _what_is_read(cfg, args):
     """(key, path) of the files and folders that a run reads."""
     found = [("--config-file", args.config_file), ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)]
+    labeller = cfg.MODEL.MIC.LABELLER.JSON
+    found.append(("MODEL.MIC.LABELLER.JSON", labeller and resolve_path(labeller)))
     for name, entry in cfg.DATASETS.CUSTOM.items():
         keys = [k for k in ("JSON", "IMAGES", "SEM_SEG") if entry.get(k)]
         found += [(f"DATASETS.CUSTOM.{name}.{k}", resolve_path(entry[k])) for k in keys]

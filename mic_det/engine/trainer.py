@@ -15,6 +15,7 @@ from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import MICCheckpointer
+from ..checkpoint.class_names import state_model_classes
 from ..checkpoint.finite_state import first_nonfinite
 from ..checkpoint.reference import load_reference
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
@@ -37,6 +38,7 @@ from .optimizer import build_fused_optimizer, build_schedule
 from .output_folder import with_output
 from .resume import ExactState, RunCheckpoints
 from .scaling import scale_to_world_size
+from .statistics import TargetStatistics
 from .trackers import make_trackers
 from .train_loop import AccumulatingTrainer
 from .writers import RunWriter
@@ -57,6 +59,7 @@ class MICTrainer(DefaultTrainer):
         # In place of DefaultTrainer's constructor, whose step and checkpointer are not ours to choose
         TrainerBase.__init__(self)
         cfg = scale_to_world_size(cfg, comm.get_world_size())
+        state_model_classes(cfg, trust_checkpoint)
         model = self.build_model(cfg)
         load_reference(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
@@ -149,6 +152,8 @@ class MICTrainer(DefaultTrainer):
             self.checkpointer, ExactState(cfg), StopRequest(), cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
         )
         hooks[-1:-1] = [self.saver.state, self.saver]  # before the evaluation, which may fail
+        if isinstance(model, MIC) and cfg.DATASETS.TARGET and cfg.MODEL.MIC.TEACHER.STATISTICS_IMAGES:
+            hooks.insert(0, TargetStatistics(cfg, model))
         if is_main and isinstance(model, MIC) and cfg.DATASETS.TARGET:
             hooks.append(PseudoLabelMonitor.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
@@ -239,5 +244,7 @@ def _distributed(model):
     if comm.get_world_size() == 1:
         return model
     # Detectron2 names this process's GPU to DistributedDataParallel, which a model on the CPU must not have
-    devices = {"device_ids": None} if next(model.parameters()).device.type == "cpu" else {}
-    return create_ddp_model(CatchNonFinite(model), broadcast_buffers=False, **devices)
+    keys = {"device_ids": None} if next(model.parameters()).device.type == "cpu" else {}
+    if isinstance(model, MIC) and not model.needs_labels:  # L_M does not train all parts, such as heads of masks
+        keys["find_unused_parameters"] = True
+    return create_ddp_model(CatchNonFinite(model), broadcast_buffers=False, **keys)

@@ -131,6 +131,7 @@ def class_list(cfg, names=None):
     if "boxes" not in label_kinds(cfg):
         return []
     count = num_classes(cfg)
+    names = names or list(cfg.DATASETS.CLASS_NAMES) or None
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         known = categories(name)
         if names is None and len(known) == count:

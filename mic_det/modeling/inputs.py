@@ -13,7 +13,8 @@ class TeacherView:
 
     ``inputs`` are the dicts of the student's views of them, ``sizes`` height and width of those. ``images`` is the
     normalised ``ImageList`` and ``features`` the backbone's maps by name, None where no task of the model needs them.
-    ``scales`` are the factors (x, y) from the student's view to the teacher's.
+    ``scales`` are the factors (x, y) from the student's view to the teacher's. ``step`` is the number of optimizer
+    steps that were taken before.
     """
 
     inputs: list
@@ -21,6 +22,7 @@ class TeacherView:
     features: Optional[dict]
     sizes: list
     scales: list
+    step: int = 0
 
 
 def preprocess(model, batched_inputs):
@@ -39,7 +41,7 @@ def unnormalised(model, images):
     return [x[:, :h, :w] for x, (h, w) in zip(pixels, images.image_sizes)]
 
 
-def teacher_view(model, batched_inputs, input_size=0, with_features=True):
+def teacher_view(model, batched_inputs, input_size=0, with_features=True, step=0):
     """Images as the teacher sees them.
 
     Args:
@@ -47,6 +49,7 @@ def teacher_view(model, batched_inputs, input_size=0, with_features=True):
         batched_inputs (list[dict]): N mapped images.
         input_size (int): short side in pixels at which the teacher sees them; 0 = as they are.
         with_features (bool): whether its backbone looks at them.
+        step (int): optimizer steps that were taken before.
 
     Returns:
         TeacherView
@@ -54,7 +57,8 @@ def teacher_view(model, batched_inputs, input_size=0, with_features=True):
     inputs, scales = _inputs_at(batched_inputs, input_size, model.device)
     images = preprocess(model, inputs)
     features = model.backbone(images.tensor) if with_features else None
-    return TeacherView(batched_inputs, images, features, [tuple(x["image"].shape[-2:]) for x in batched_inputs], scales)
+    sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+    return TeacherView(batched_inputs, images, features, sizes, scales, step)
 
 
 def _inputs_at(batched_inputs, input_size, device):

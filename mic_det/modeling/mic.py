@@ -6,11 +6,12 @@ from typing import Callable, Optional, Union
 
 import torch
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..config import validate_mic_config
+from ..config.models import is_label_free
+from ..data.classes import known_class_names
 from ..utils.step_timer import record
 from .inputs import preprocess, teacher_view
 from .masking import PatchMask, RandomErasing, StrongAugmentation
@@ -34,8 +35,9 @@ from .views import Views
 class MIC(StudentTeacher):
     """Masked Image Consistency (Hoyer et al., CVPR 2023) around a detector, a segmentation model, or both in one.
 
-    In training, a batch has source and target images, whose domain is in ``"domain"``. Names of losses begin with
-    their term: ``source/...`` (L_S), ``align/...`` and ``mix/...`` (L_T: alignment, ClassMix) and ``masked/...``
+    In training, a batch has source and target images, whose domain is in ``"domain"``. Without :class:`Supervised`
+    among the terms, it has unlabelled target images alone (source-free adaptation). Names of losses begin with their
+    term: ``source/...`` (L_S), ``align/...`` and ``mix/...`` (L_T: alignment, ClassMix) and ``masked/...``
     (lambda_M L_M). In evaluation the teacher or the student predicts. :class:`StudentTeacher` updates the teacher.
 
     Attributes:
@@ -98,6 +100,7 @@ class MIC(StudentTeacher):
         if terms is None:
             terms = [Supervised(), MaskedConsistency({task.name: 1.0 for task in tasks})]
         self.terms = list(terms)
+        self.needs_labels = any(isinstance(term, Supervised) for term in self.terms)
         for part in (*self.terms, *self.tasks):
             if isinstance(getattr(part, "module", None), nn.Module):
                 self.add_module(part.name, part.module)
@@ -113,11 +116,10 @@ class MIC(StudentTeacher):
         validate_mic_config(cfg)
         mic = cfg.MODEL.MIC
         student = META_ARCH_REGISTRY.get(mic.STUDENT)(cfg)
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ()) if cfg.DATASETS.TRAIN else ()
         alignment = Alignment.from_config(cfg, student)
         shared = {"share_regions": bool(alignment) and alignment.module.shares_source_regions}
         tasks = [kind.from_config(cfg, **(shared if kind is RCNNTask else {})) for kind in find_tasks(student)]
-        terms = [Supervised(), MaskedConsistency.from_config(cfg, tasks)]
+        terms = [*([] if is_label_free(cfg) else [Supervised()]), MaskedConsistency.from_config(cfg, tasks)]
         if any(task.name == "pixels" for task in tasks) and mic.SEM_SEG.MIX_WEIGHT:
             terms.append(ClassMix.from_config(cfg))
         distance = FeatureDistance.from_config(cfg, student)
@@ -144,7 +146,7 @@ class MIC(StudentTeacher):
             "ramp_up_steps": mic.CONSISTENCY.RAMP_UP_STEPS,
             "teacher_input_size": mic.TEACHER.INPUT_SIZE,
             "evaluate": mic.EVALUATE,
-            "class_names": tuple(classes),
+            "class_names": known_class_names(cfg),
         }  # fmt: skip
 
     def forward(self, batched_inputs: list[dict]) -> Union[dict[str, torch.Tensor], list[dict]]:
@@ -152,7 +154,8 @@ class MIC(StudentTeacher):
         Args:
             batched_inputs (list[dict]): Detectron2's format. In training each dict also has
                 ``"domain"``: ``"source"`` (with ``"instances"`` for boxes, ``"sem_seg"`` for segmentation) or
-                ``"target"``, with ``"valid_pixels"`` where there are margins. A missing domain means source.
+                ``"target"``, with ``"valid_pixels"`` where there are margins, or ``"labelled_target"``, with the labels
+                of a source image. A missing domain means source.
 
         Returns:
             In training, dict[str, Tensor] of losses; else Detectron2's list of outputs.
@@ -181,7 +184,7 @@ class MIC(StudentTeacher):
         if step.target and any(term.needs_teacher(step) for term in terms):
             step.pseudo = self.teach(step.target)
             for task in self.tasks:
-                task.follow(step.pseudo[task.name], step.truth[task.name])
+                task.follow(step.pseudo[task.name], step.all_truth(task))
         # 2. the student's views, by name
         wanted = [(term, term.views(step)) for term in terms]
         views = self.make_views(step, {name for _, names in wanted for name in names})
@@ -214,15 +217,11 @@ class MIC(StudentTeacher):
 
     def new_step(self, batched_inputs):
         """The :class:`Step` of a batch, before anything is computed."""
-        source = [x for x in batched_inputs if x.get("domain", "source") == "source"]
-        target = [x for x in batched_inputs if x.get("domain", "source") == "target"]
-        if not source:
-            raise ValueError("a training batch needs at least one source image: check SOLVER.IMS_PER_BATCH")
-        return Step(
-            source, target, self.steps, self.ramp(),
-            truth={task.name: task.truth(source, self.device) for task in self.tasks},
-            pseudo={task.name: task.no_pseudo_labels() for task in self.tasks},
-        )  # fmt: skip
+        step = Step.of_batch(batched_inputs, self.tasks, self.device, self.steps, self.ramp())
+        if not (step.source or step.labelled_target if self.needs_labels else step.target):
+            kind, key = ("source", "") if self.needs_labels else ("target", "_TARGET")
+            raise ValueError(f"a training batch needs at least one {kind} image: check SOLVER.IMS_PER_BATCH{key}")
+        return step
 
     def make_views(self, step, names):
         """The named :class:`Views` of a step: colour changes, pasted classes and patch masks; no features yet."""
@@ -234,10 +233,11 @@ class MIC(StudentTeacher):
                     self.student.sem_seg_head.ignore_value, self.device,
                 )  # fmt: skip
             strong = {name: self.strong_views(inputs) for name, inputs in strong.items() if name in names}
-            whole = {"source": step.source, "target": step.target if "target" in names else []}
+            whole = {"source": step.source, "labelled_target": step.labelled_target}
+            whole["target"] = step.target if "target" in names else []
             if self.strong_source:  # both domains: otherwise colour changes would reveal the domain
                 whole = {name: self.strong_views(inputs) for name, inputs in whole.items()}
-                for x in whole["source"] if self.erase else ():
+                for x in (*whole["source"], *whole["labelled_target"]) if self.erase else ():
                     x["image"] = self.erase(x["image"])
         inputs = {**whole, **strong}
         images = preprocess(self.student, [x for view in inputs.values() for x in view])
@@ -285,7 +285,7 @@ class MIC(StudentTeacher):
     def teacher_view(self, batched_inputs, model=None):
         """The :class:`TeacherView` of mapped images for a model in eval mode; None = the teacher."""
         model = self.teacher if model is None else model
-        return teacher_view(model, batched_inputs, self.teacher_input_size, self.needs_features)
+        return teacher_view(model, batched_inputs, self.teacher_input_size, self.needs_features, self.steps)
 
     def task(self, name):
         """The task of this name ("boxes", "pixels"), or None where the student has no such head."""

@@ -13,7 +13,7 @@ from detectron2.structures import ImageList
 from .regions import Regions
 
 # The views that there can be, in the order of their rows in the batch.
-VIEW_NAMES = ("source", "target", "masked_target", "masked_source", "mixed_target")
+VIEW_NAMES = ("source", "labelled_target", "target", "masked_target", "masked_source", "mixed_target")
 
 
 @dataclass

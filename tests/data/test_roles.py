@@ -6,6 +6,10 @@ from helpers.models import tiny_cfg
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError
 
+BOTH = {"DATASETS__TRAIN": ("a",), "DATASETS__TARGET": ("b",)}
+FREE = {"DATASETS__TARGET": ("b",), "MODEL__WEIGHTS": "start.pth"}
+LABELLER = {"MODEL__MIC__LABELLER__JSON": "found.json"}
+
 
 @pytest.mark.parametrize(
     "keys, message",
@@ -17,7 +21,42 @@ from mic_det.errors import ConfigError
             {"DATASETS__TRAIN": ("a",), "DATASETS__TARGET": ("b",), "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"},
             "MODEL.META_ARCHITECTURE is GeneralizedRCNN.*DATASETS.TARGET",
         ),
+        ({**FREE, "MODEL__WEIGHTS": ""}, "no labels: set MODEL.WEIGHTS"),
+        ({**FREE, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, "there is no loss"),
+        ({**FREE, "MODEL__MIC__BURN_IN_STEPS": 5}, "BURN_IN_STEPS is 5"),
+        ({**FREE, "MODEL__MIC__PSEUDO_BOXES__ADAPT": "class_shares"}, "'class_shares'.*running_mean"),
+        ({**FREE, "MODEL__MIC__MASK__DOMAINS": "both"}, "MASK.DOMAINS needs source images"),
+        ({**FREE, "MODEL__MIC__ALIGNMENT__IMAGE__ENABLED": True}, "ALIGNMENT.IMAGE.ENABLED needs source images"),
+        ({**FREE, "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, "DATASETS.TRAIN is empty.*use MIC"),
+        (
+            {"DATASETS__TARGET_LABELLED": ("a",), "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"},
+            "GeneralizedRCNN.*DATASETS.TARGET_LABELLED",
+        ),
+        ({"DATASETS__TRAIN": ("a",), "DATASETS__TARGET": ("b",), "DATASETS__CLASS_NAMES": ("x",)}, "CLASS_NAMES"),
+        (
+            {
+                **BOTH,
+                "DATASETS__TARGET_LABELLED": ("b",),
+                "MODEL__MIC__ALIGNMENT__INSTANCE__ENABLED": True,
+                "MODEL__MIC__ALIGNMENT__INSTANCE__REGIONS": "published",
+            },
+            "REGIONS is 'published'.*use 'same'",
+        ),
+        ({**BOTH, **LABELLER, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, "LABELLER.JSON.*only in the masked loss"),
+        ({**BOTH, **LABELLER, "MODEL__MIC__CONSISTENCY__TARGETS": "soft"}, "LABELLER.JSON.*use 'hard'"),
+        (
+            {
+                **BOTH,
+                **LABELLER,
+                "MODEL__MIC__LABELLER__SURE_SCORE": 0.4,
+                "MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 1.0,
+            },
+            "SURE_SCORE is 0.4",
+        ),
         # these pass the roles and stop at the unknown name
+        (FREE, "neither registered"),
+        ({**FREE, "DATASETS__TARGET_LABELLED": ("c",), "MODEL__WEIGHTS": ""}, "neither registered"),
+        ({**BOTH, **LABELLER}, "neither registered"),
         ({"DATASETS__TRAIN": ("a",), "DATASETS__TARGET": ("b",)}, "neither registered"),
         ({"DATASETS__TRAIN": ("a",), "MODEL__MIC__MASK__DOMAINS": "source"}, "neither registered"),
         ({"DATASETS__TRAIN": ("a",), "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, "neither registered"),

@@ -13,8 +13,9 @@ from mic_det.errors import ConfigError
 pytestmark = pytest.mark.slow
 
 
-def solver(target=("t",), **keys):
-    cfg = tiny_cfg(DATASETS__TARGET=target, **{f"SOLVER__{k}": v for k, v in keys.items()})
+def solver(target=("t",), labelled=(), **keys):
+    sets = dict(DATASETS__TRAIN=("s",), DATASETS__TARGET=target, DATASETS__TARGET_LABELLED=labelled)
+    cfg = tiny_cfg(**sets, **{f"SOLVER__{k}": v for k, v in keys.items()})
     cfg.freeze()
     return cfg
 
@@ -37,6 +38,17 @@ def test_a_config_made_for_two_processes_on_six():
     # fewer processes than it was made for; as many; and scaled once is enough
     assert scale_to_world_size(cfg, 1).SOLVER.IMS_PER_BATCH_TARGET == 3
     assert scale_to_world_size(cfg, 2) == cfg and scale_to_world_size(scaled, 6) == scaled
+
+
+def test_source_images_do_not_count_where_there_are_none():
+    cfg = solver(REFERENCE_WORLD_SIZE=2, IMS_PER_BATCH=3, IMS_PER_BATCH_TARGET=4, IMS_PER_BATCH_TARGET_LABELLED=2)
+    cfg.defrost()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TARGET_LABELLED = (), ("l",)
+    cfg.freeze()
+    scaled = scale_to_world_size(cfg, 4).SOLVER
+    assert (scaled.IMS_PER_BATCH_TARGET, scaled.IMS_PER_BATCH_TARGET_LABELLED) == (8, 4)
+    with pytest.raises(ConfigError, match="IMS_PER_BATCH_TARGET_LABELLED is 1.*3 processes"):
+        scale_to_world_size(solver(labelled=("l",), IMS_PER_BATCH=3, IMS_PER_BATCH_TARGET=3), 3)
 
 
 def test_without_a_reference_nothing_changes():

@@ -10,12 +10,14 @@ from pathlib import Path
 from ...benchmark.synthetic import make_batches
 from ...benchmark.timing import alternate
 from ...benchmark.variants import make_variant
+from ...checkpoint.class_names import checkpoint_class_names
 from ...config import student_architecture
 from ...data.audit import UNLISTED, check_config_datasets, format_reports
 from ...data.classes import categories
 from ...engine.setup import get_mic_cfg
 from ...errors import DataError
 from ...experiments.runs import run_program
+from ...utils.ordinary_files import absence
 from ...utils.printable import printable
 from .configs import ADAPT, SOURCE, TITLES, training_config, write_config
 from .inputs import SourceModel, read_labelled, read_source, read_target
@@ -33,7 +35,7 @@ def main(args):
         MICError: where an argument is wrong; raised before any training starts.
     """
     out = Path(os.path.abspath(os.path.expanduser(args.output)))
-    check_folder(out, [p for p in (args.source, args.target, args.test) if p])
+    check_folder(out, [p for p in (args.source, args.target, args.test, args.target_labels) if p])
     with tempfile.TemporaryDirectory() if args.dry_run else contextlib.nullcontext(out) as work:
         job = Job(args, Path(work))
         state = State(out, job.identity(), [out / stage for stage in (SOURCE, ADAPT)])
@@ -77,7 +79,7 @@ class Job:
             if args.classes or args.weights:
                 raise DataError("--classes and --weights need a SOURCE of images: a trained model has its own.")
             self.source_cfg = get_mic_cfg(self.source.config_file)
-            self.classes = [name for _, name in categories(self.source_cfg.DATASETS.TRAIN[0])]
+            self.classes = self._classes_of_model()
             weights = Weights("", "", "those of SOURCE")
             sizes, count = [], 0
         else:
@@ -90,6 +92,14 @@ class Job:
         self.test = None
         if args.test:
             self.test = read_labelled(args.test, "test", "--test", test_file, test_classes, self.classes)
+        self.labelled = None
+        if args.target_labels:
+            file = work / "data/target_labelled.json"
+            self.labelled = read_labelled(
+                args.target_labels, "train", "--target-labels", file, test_classes, self.classes
+            )
+        if args.labels_from and not os.path.isfile(args.labels_from):
+            raise DataError(f"--labels-from {args.labels_from} {absence(args.labels_from)}.")
         self.plan = make_plan(machine, weights, sizes, self.target.sizes, count, args.steps, self.given)
         if self.given:
             self.plan = self.plan.of_model(self.source_cfg)
@@ -101,6 +111,24 @@ class Job:
             (self.source.config_file, self.source.weights) if self.given else (str(self.files[SOURCE]), final[0])
         )
 
+    def _classes_of_model(self):
+        """Names of a given model's classes: those of its source set, or of its checkpoint where that is not used.
+
+        Raises:
+            DataError: where neither tells them.
+        """
+        train = self.source_cfg.DATASETS.TRAIN
+        if not self.source.source_free:
+            return [name for _, name in categories(train[0])]
+        names = checkpoint_class_names(self.source.weights) or list(self.source_cfg.DATASETS.CLASS_NAMES)
+        names = names or [name for _, name in (categories(train[0]) if train else ())]
+        if not names:
+            raise DataError(
+                f"{self.source.weights} does not name its classes: list them in DATASETS.CLASS_NAMES of its config "
+                "(--config-file)."
+            )
+        return names
+
     def identity(self):
         """What OUT was made from; see :class:`State`."""
         args = self.args
@@ -109,6 +137,8 @@ class Job:
             "SOURCE": self.source.identity(),
             "TARGET": self.target.identity(),
             "--test": self.test.identity() if self.test else "",
+            "--target-labels": self.labelled.identity() if self.labelled else "",
+            "--labels-from": os.path.abspath(args.labels_from) if args.labels_from else "",
             "--steps": str(args.steps or ""),
             "--weights": args.weights or "",
             "KEY VALUE": shlex.join(args.opts),
@@ -116,7 +146,7 @@ class Job:
 
     def write_data(self):
         """The labels and frames that are not used as they lie."""
-        for images in (self.source, self.test):
+        for images in (self.source, self.test, self.labelled):
             getattr(images, "write", lambda: None)()
 
     def continue_without_left_out(self):
@@ -129,6 +159,10 @@ class Job:
         sets = {"classes": len(self.classes), "target": self.target.entry()}
         sets["source"] = None if self.given else self.source.entry()
         sets["test"] = self.test.entry() if self.test else None
+        sets["target_labelled"] = self.labelled.entry() if self.labelled else None
+        sets["labeller"] = os.path.abspath(self.args.labels_from) if self.args.labels_from else ""
+        if getattr(self.source, "source_free", False):
+            sets["class_names"] = self.classes
         base = {"base": self.source.config_file, "student": student_architecture(self.source_cfg)} if self.given else {}
         for stage in self.stages:
             weights = self.plan.weights.file if stage == SOURCE else self.before[1]
@@ -173,14 +207,15 @@ class Job:
         """Expected minutes of trainings and evaluations on this machine, from a few steps on noise of the same size."""
         cfg = get_mic_cfg(self.files[ADAPT], ["MODEL.WEIGHTS", ""])
         batches, _ = make_batches(cfg, 1, synthetic=True)
-        variants = {name: make_variant(cfg, name, batches).run for name in ("plain", "teacher", "mic")}
+        names = ("teacher", "mic") if self.given else ("plain", "teacher", "mic")
+        variants = {name: make_variant(cfg, name, batches).run for name in names}
         seconds = {name: min(s) for name, s in alternate(variants, repeats=2, warmup=1).items()}
         steps = self.plan.steps
         images = len(self.test.files) if self.test else 0
         an_image = seconds["teacher"] / cfg.SOLVER.IMS_PER_BATCH_TARGET
         evaluations = 2 + (3 if cfg.TEST.EVAL_PERIOD else 0)
         # a plain step is timed with source and target images together
-        total = steps[0] * seconds["plain"] * 0.6 + steps[1] * seconds["mic"]
+        total = steps[0] * seconds.get("plain", 0.0) * 0.6 + steps[1] * seconds["mic"]
         return (total + an_image * (images * evaluations + len(self.target.files))) / 60
 
     def tell(self, minutes):
@@ -188,7 +223,7 @@ class Job:
         plan, target, test = self.plan, self.target, self.test
         cfg = get_mic_cfg(self.files[ADAPT])  # KEY VALUE pairs may have changed what was planned
         if self.given:
-            source = f"the model {self.source.weights}"
+            source = f"the model {self.source.weights}" + ", without its images" * self.source.source_free
         else:
             source = f"{len(self.source.files)} images, {self.source.num_boxes} boxes ({self.source.kind})"
         steps = f"{plan.steps[0]} on the source, then " if plan.steps[0] else ""
@@ -199,17 +234,18 @@ class Job:
             "test": f"{len(test.files)} images, {test.num_boxes} boxes ({test.kind})"
             if test
             else "none: no AP is computed",
+            "labels": f"{len(self.labelled.files)} images of the target" if self.labelled else "",
+            "boxes of": self.args.labels_from or "",
             "classes": ", ".join(self.classes),
             "weights": plan.weights.told,
-            "images": f"short side {short_side(cfg)} pixels; images per step: "
-            f"{cfg.SOLVER.IMS_PER_BATCH} of the source, {cfg.SOLVER.IMS_PER_BATCH_TARGET} of the target",
+            "images": f"short side {short_side(cfg)} pixels; images per step: {images_per_step(cfg)}",
             "steps": f"{steps}{plan.steps[1]} of adaptation",
             "device": (plan.machine.name if cfg.MODEL.DEVICE == plan.machine.device else cfg.MODEL.DEVICE)
             + (f", {cfg.SOLVER.AMP.DTYPE}" if cfg.SOLVER.AMP.ENABLED else ""),
             "expected": f"about {max(1, round(minutes))} minutes",
         }
         print("\nThe plan")
-        for name, text in lines.items():
+        for name, text in ((name, text) for name, text in lines.items() if text):
             print(textwrap.fill(printable(f"  {name:10s}{text}"), 110, subsequent_indent=" " * 12))
 
     def train(self, stage):
@@ -220,6 +256,15 @@ class Job:
         with Progress(folder / "metrics.json", steps) as progress:
             call = ["--config-file", self.files[stage], "--resume", *gpus]
             run_program("train", *call, log=folder / "console.txt", tick=progress.update)
+
+
+def images_per_step(cfg):
+    """The numbers of images of each kind, as text."""
+    solver, sets = cfg.SOLVER, cfg.DATASETS
+    parts = [f"{solver.IMS_PER_BATCH} of the source"] * bool(sets.TRAIN)
+    parts += [f"{solver.IMS_PER_BATCH_TARGET} of the target"]
+    parts += [f"{solver.IMS_PER_BATCH_TARGET_LABELLED} of the labelled target"] * bool(sets.TARGET_LABELLED)
+    return ", ".join(parts)
 
 
 def short_side(cfg):

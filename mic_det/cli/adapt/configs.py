@@ -7,7 +7,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from ...config.bundled import find_config
-from .plan import ADAPT_PRESET, DETECTOR, SOURCE_PRESET
+from .plan import ADAPT_PRESET, DETECTOR, SOURCE_FREE_PRESET, SOURCE_PRESET
 
 SOURCE, ADAPT = "source", "adapt"  # the trainings; NAME.yaml is the config, NAME the output folder
 PRESETS = {SOURCE: SOURCE_PRESET, ADAPT: ADAPT_PRESET}
@@ -26,7 +26,8 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
     Args:
         stage (str): SOURCE or ADAPT.
         plan (Plan)
-        sets (dict): "source", "target" and "test" -> entry of ``DATASETS.CUSTOM``; "classes" -> their number.
+        sets (dict): "source", "target", "target_labelled" and "test" -> entry of ``DATASETS.CUSTOM``; "classes" ->
+            their number. Optional: "class_names" of a model without source images, "labeller" (a file of boxes).
         output (path): ``OUTPUT_DIR``.
         weights (str): ``MODEL.WEIGHTS``.
         opts (list[str]): ``KEY VALUE`` pairs.
@@ -36,7 +37,7 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
     steps = plan.steps[0 if stage == SOURCE else 1]
     config = {} if base else _detector(plan, sets["classes"])
     _merge(config, _run(stage, plan, steps, sets, output, weights, own=bool(base)))
-    _merge(config, _read(find_config(PRESETS[stage])))
+    _merge(config, _read(find_config(SOURCE_FREE_PRESET if "class_names" in sets else PRESETS[stage])))
     _merge(config, {"MODEL": {"MIC": {"MASK": {"BLOCK_SIZE": plan.block_size}}}})
     if base:
         config = {"_BASE_": base, **config}
@@ -80,7 +81,7 @@ def _detector(plan, num_classes):
 def _run(stage, plan, steps, sets, output, weights, own):
     """The settings of this training: data, sizes, schedule, device."""
     machine, adapts = plan.machine, stage == ADAPT
-    custom = {name: sets[name] for name in ("source", "target", "test") if sets.get(name)}
+    custom = {name: sets[name] for name in ("source", "target", "target_labelled", "test") if sets.get(name)}
     rate = plan.batch * (0.0025 if plan.weights.name else 0.005)  # GroupNorm from scratch stands a higher rate
     often = steps // 3 if steps >= 300 else 0
     run = {
@@ -110,10 +111,17 @@ def _run(stage, plan, steps, sets, output, weights, own):
         "SEED": 1,
         "OUTPUT_DIR": str(output),
     }  # fmt: skip
+    if adapts and "target_labelled" in custom:
+        run["DATASETS"]["TARGET_LABELLED"] = ["target_labelled"]
+        run["SOLVER"]["IMS_PER_BATCH_TARGET_LABELLED"] = max(1, machine.gpus)
+    if adapts and sets.get("labeller"):
+        run["MODEL"]["MIC"] = {"LABELLER": {"JSON": sets["labeller"]}}
     if own:  # the source model's settings stay: sizes, source images, solver
         del run["INPUT"], run["DATASETS"]["TRAIN"]
         for key in ("IMS_PER_BATCH", "BASE_LR", "AMP"):
             del run["SOLVER"][key]
+    if "class_names" in sets:
+        run["DATASETS"].update(TRAIN=[], CLASS_NAMES=list(sets["class_names"]))
     return run
 
 

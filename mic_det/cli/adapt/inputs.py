@@ -56,6 +56,7 @@ class SourceModel:
 
     config_file: str
     weights: str
+    source_free: bool = False  # whether its labelled images are not used
 
     def identity(self):
         return f"{self.weights} with {self.config_file}"
@@ -114,13 +115,19 @@ def read_source(args, folder):
             raise DataError(
                 f"SOURCE {path} is a run without model_final.pth: let it finish, or name one of its checkpoints."
             )
-        return SourceModel(str((path / "config.yaml").resolve()), str(weights.resolve()))
+        return SourceModel(str((path / "config.yaml").resolve()), str(weights.resolve()), bool(args.source_checkpoint))
     if path.suffix.lower() in WEIGHTS:
         if not path.is_file():
             raise DataError(f"SOURCE {path}: there is no such file.")
         if not args.config_file:
             raise ConfigError(f"SOURCE {path} is a file of weights: name the config of its model with --config-file.")
-        return SourceModel(os.path.abspath(find_config(args.config_file)), str(path.resolve()))
+        config_file = os.path.abspath(find_config(args.config_file))
+        return SourceModel(config_file, str(path.resolve()), bool(args.source_checkpoint))
+    if args.source_checkpoint:
+        raise DataError(
+            f"--source-checkpoint {path} is neither a folder of a run, with config.yaml and model_final.pth, nor a "
+            f"file of weights ({', '.join(sorted(WEIGHTS))})."
+        )
     return read_labelled(args.source, "train", "SOURCE", Path(folder) / "data/source.json", args.classes)
 
 

@@ -16,6 +16,7 @@ from ...errors import CheckpointError, ConfigError
 # The method: presets of the source model, and of the adaptation that starts from it.
 SOURCE_PRESET = "_methods/strong_start.yaml"
 ADAPT_PRESET = "_methods/mic_strong.yaml"
+SOURCE_FREE_PRESET = "_methods/source_free.yaml"
 
 DETECTOR = "Base-RCNN-FPN-R18-small.yaml"
 BACKBONES = {"cpu": "resnet18", "cuda": "resnet50"}  # torchvision's; plain Detectron2 has these too

@@ -7,6 +7,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 
+from ...checkpoint.class_names import state_model_classes
 from ...checkpoint.export import export, single_detector
 from ...checkpoint.formats import write_weights
 from ...config import student_architecture
@@ -69,14 +70,15 @@ def write_model(cfg, out):
             write_weights(single_detector(model, "teacher").state_dict(), file)
         single = cfg.clone()
         single.MODEL.META_ARCHITECTURE, single.MODEL.WEIGHTS = student_architecture(cfg), str(out / "model.pth")
-        single.DATASETS.TARGET = ()
+        single.DATASETS.TARGET = single.DATASETS.TARGET_LABELLED = ()
         outputs.write_text("model.yaml", single.dump())
         return False
 
 
 def load_truth(cfg):
     """Dataset dicts of the test set."""
-    DatasetCatalog.get(cfg.DATASETS.TRAIN[0])  # which names the classes
+    for name in cfg.DATASETS.TRAIN[:1]:  # it names the classes
+        DatasetCatalog.get(name)
     return DatasetCatalog.get(cfg.DATASETS.TEST[0])
 
 
@@ -124,6 +126,7 @@ def evaluate_source(cfg, weights):
     cfg.defrost()
     cfg.MODEL.WEIGHTS = weights
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).parent / "source_evaluation")
+    state_model_classes(cfg)  # the sets were registered for another config since
     results = MICTrainer.test(cfg, load_model(cfg))
     return results.get("bbox", {}).get("AP50")
 

@@ -37,7 +37,7 @@ class State:
             self.done = []
             return
         for key, value in self.identity.items():
-            if before.get(key) != value:
+            if before.get(key, "") != value:  # earlier versions had fewer arguments
                 raise ConfigError(
                     f"--output {self.folder} belongs to another call: {key} was {before.get(key) or 'not given'}, and "
                     f"is {value or 'not given'} now. Name another --output."

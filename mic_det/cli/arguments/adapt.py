@@ -10,6 +10,7 @@ Examples:
     {program} day fog_images --output out --test fog_labelled
     {program} day drive.mp4 --output out --classes car person
     {program} output/source_only fog_images --output out      # starts from a finished run
+    {program} fog_images --source-checkpoint output/source_only --output out     # without source images
 """
 
 from ...utils.arguments import add_config_argument, split_opts
@@ -20,10 +21,16 @@ INTERMIXED = True  # options may be before and after SOURCE and TARGET
 
 def add(parser):
     parser.add_argument("source", metavar="SOURCE", help="labelled folder, COCO file, folder of a run, or weights")
-    parser.add_argument("target", metavar="TARGET", help="folder of images, or a video")
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="folder of images, or a video")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for both trainings")
     parser.add_argument("--output", required=True, metavar="OUT", help="folder of all results")
     parser.add_argument("--test", metavar="TEST", help="labelled images of the target, only for evaluation")
+    parser.add_argument(
+        "--source-checkpoint", metavar="MODEL",
+        help="a run or weights in place of SOURCE, without its images",
+    )  # fmt: skip
+    parser.add_argument("--target-labels", metavar="LABELS", help="labelled images of the target")
+    parser.add_argument("--labels-from", metavar="FILE", help="boxes of another detector")
     parser.add_argument("--dry-run", action="store_true", help="check, print the plan, and stop")
     parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps of each training (default: planned)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="learn only these classes of the labels")
@@ -32,10 +39,15 @@ def add(parser):
         "--frames", type=int, default=300, metavar="N", help="take at most N frames of a video (%(default)s)"
     )
     parser.add_argument("--num-gpus", type=int, metavar="N", help="GPUs to use (default: all of this machine)")
-    add_config_argument(parser, required=False, default="")  # config of SOURCE, where SOURCE is a file of weights
+    add_config_argument(parser, required=False, default="")  # of SOURCE or MODEL, where it is a file of weights
 
 
 def check(parser, args):
+    if args.source_checkpoint:  # then the only positional argument is TARGET
+        args.opts = [*([args.target] if args.target else []), *args.opts]
+        args.source, args.target = args.source_checkpoint, args.source
+    if not args.target:
+        parser.error("TARGET is missing: name a folder of images, or a video")
     if args.classes:
         args.classes, args.opts = split_opts(args.classes, args.opts)
     for name, least in (("steps", 1), ("frames", 2), ("num_gpus", 1)):

@@ -55,7 +55,7 @@ class Task:
         """Log numbers of a step's pseudo-labels."""
 
     def follow(self, pseudo, truth):
-        """Observe a step's pseudo-labels and the true labels of its source images, for the next steps."""
+        """Observe a step's pseudo-labels and the true labels of its labelled images, for the next steps."""
 
     def consistency(self, student, view, pseudo, truth):
         """L_M without lambda_M on a View of masked images, as dict[str, Tensor].

@@ -9,7 +9,9 @@ from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.utils.events import get_event_storage
 
 from ...config.label_kinds import box_section, num_classes
+from ...data.labeller import LABELLER
 from ...utils.step_timer import record
+from ..box_fusion import LabellerFusion
 from ..pseudo_labels import select_pseudo_boxes, undecided_boxes
 from ..regions import rpn_predictions, supervised_roi_losses
 from ..thresholds import AdaptiveThresholds
@@ -41,7 +43,9 @@ class BoxTask(Task):
 
     name = "boxes"
 
-    def __init__(self, *, select=None, empty_images="skip", weights=None, thresholds=None, ignore_score=0.0):
+    def __init__(
+        self, *, select=None, empty_images="skip", weights=None, thresholds=None, ignore_score=0.0, labeller=None
+    ):
         """
         Args:
             select (dict): arguments of :func:`select_pseudo_boxes`; None = score threshold 0.8.
@@ -49,7 +53,10 @@ class BoxTask(Task):
             weights (ConsistencyWeights): weights of the terms of L_M.
             thresholds (AdaptiveThresholds): replace the score threshold; None = the constant score threshold.
             ignore_score (float): detections from this score on that are not pseudo-boxes are undecided; 0 = none.
+            labeller (LabellerFusion): how the boxes of another labeller (``x["labeller"]``) join the teacher's
+                detections; None = there is none.
         """
+        self.labeller = labeller
         self.select = {"score_threshold": 0.8, **(select or {})}
         self.empty_images = empty_images
         self.weights = weights or ConsistencyWeights()
@@ -71,7 +78,7 @@ class BoxTask(Task):
         )
         return cls(
             select=select, empty_images=c.EMPTY_IMAGES, weights=weights, thresholds=thresholds,
-            ignore_score=p.IGNORE_SCORE, **others,
+            ignore_score=p.IGNORE_SCORE, labeller=LabellerFusion.from_config(cfg), **others,
         )  # fmt: skip
 
     def classes_key(self, model):
@@ -79,6 +86,12 @@ class BoxTask(Task):
 
     def truth(self, inputs, device):
         return [x["instances"].to(device) for x in inputs]
+
+    def check_inputs(self, target):
+        if self.labeller is not None and any(LABELLER not in x for x in target):
+            raise ValueError(
+                f'a target image has no "{LABELLER}", the boxes of MODEL.MIC.LABELLER: map it with DomainMapper.'
+            )
 
     def no_pseudo_labels(self):
         return PseudoBoxes()
@@ -101,6 +114,9 @@ class BoxTask(Task):
 
     def pseudo_labels(self, model, view, **computed):
         found = self.detections(model, view, **computed)
+        if self.labeller is not None and self.labeller.active(view.step):
+            # evaluation has no boxes of the labeller: it measures the model alone
+            found = [self.labeller(y, x[LABELLER]) if LABELLER in x else y for x, y in zip(view.inputs, found)]
         with record("pseudo-labels"):
             pseudo = PseudoBoxes([select_pseudo_boxes(x, **self.selection) for x in found], detections=found)
             if self.ignore_score:
@@ -111,7 +127,8 @@ class BoxTask(Task):
         if self.module is not None:
             found = pseudo.detections
             scores, classes = (torch.cat([x.get(name) for x in found]) for name in ("scores", "pred_classes"))
-            self.module.observe(scores, classes, torch.cat([x.gt_classes for x in truth]))
+            true = torch.cat([x.gt_classes for x in truth]) if truth else classes[:0]
+            self.module.observe(scores, classes, true)
 
     def predict(self, model, images, features=None):
         """Detections (list[Instances]) of a model in eval mode on normalised images (``ImageList``), in their frame."""

@@ -66,6 +66,8 @@ class WholeModelTask(BoxTask):
         quality = [self._quality(x) for x in pseudo.boxes] + [1.0] * len(truth)
         # every process logs the same terms, even without a pseudo-box
         losses = {k: view.images.tensor.new_zeros(()) for k in self._loss_names if self._term_weight(k)}
+        if not any(used) and not self._loss_names:  # L_M alone (no labels): each step needs a loss with a gradient
+            used, quality = [True, *used[1:]], [0.0, *quality[1:]]
         for x, q in [(x, q) for x, q, use in zip(inputs, quality, used) if use]:
             with of_masked_images(student):
                 found = student([x])

@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass, field
 
+from ...data.target_labels import LABELLED_TARGET
+
 
 @dataclass
 class Step:
     """What is known in one training step.
 
     Attributes:
-        source, target (list[dict]): the labelled and the unlabelled images of the batch.
+        source (list[dict]): the labelled source images of the batch.
+        target (list[dict]): its unlabelled target images.
+        labelled_target (list[dict]): its labelled target images. L_S alone uses them.
         number (int): optimizer steps taken so far.
         ramp (float): share of lambda_M: 0 in burn-in, then growing to 1.
-        truth (dict[str, list]): labels of the source images by name of task.
+        truth, labelled_truth (dict[str, list]): labels of the source images and of the labelled target images, by name
+            of task.
         pseudo (dict): pseudo-labels of the target images by name of task; of no image where no term needs them.
         mixed_labels (list): labels of the mixed target images.
     """
@@ -23,6 +28,33 @@ class Step:
     truth: dict = field(default_factory=dict)
     pseudo: dict = field(default_factory=dict)
     mixed_labels: list = field(default_factory=list)
+    labelled_target: list = field(default_factory=list)
+    labelled_truth: dict = field(default_factory=dict)
+
+    @classmethod
+    def of_batch(cls, batch, tasks, device, number, ramp):
+        """A step before anything is computed.
+
+        Args:
+            batch (list[dict]): mapped images; ``"domain"`` is "source" (also where it is missing), "target" or
+                "labelled_target".
+            tasks (list[Task]), device: make the labels.
+            number (int), ramp (float): see the attributes.
+        """
+        parts = {"source": [], "target": [], LABELLED_TARGET: []}
+        for x in batch:
+            parts[x.get("domain", "source")].append(x)
+        return cls(
+            parts["source"], parts["target"], number, ramp,
+            truth={task.name: task.truth(parts["source"], device) for task in tasks},
+            pseudo={task.name: task.no_pseudo_labels() for task in tasks},
+            labelled_target=parts[LABELLED_TARGET],
+            labelled_truth={task.name: task.truth(parts[LABELLED_TARGET], device) for task in tasks},
+        )  # fmt: skip
+
+    def all_truth(self, task):
+        """The labels of a task of all labelled images: those of the source first."""
+        return self.truth[task.name] + self.labelled_truth.get(task.name, [])
 
 
 class Term:

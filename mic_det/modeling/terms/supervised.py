@@ -1,4 +1,4 @@
-"""L_S: the student's own losses on source images."""
+"""L_S: the student's own losses on labelled images: of the source, and of the target where some are labelled."""
 
 from detectron2.utils.events import get_event_storage
 
@@ -11,11 +11,11 @@ class Supervised(Term):
     name = "source"
 
     def views(self, step):
-        return ("source",)
+        return ("source", "labelled_target")
 
     def losses(self, model, views, step):
-        losses, view = {}, views["source"]
+        losses, view = {}, views[self.views(step)]
         with get_event_storage().name_scope("source"):
             for task in model.tasks:
-                losses.update(task.supervised(model.student, view, step.truth[task.name]))
+                losses.update(task.supervised(model.student, view, step.all_truth(task)))
         return {f"source/{k}": v for k, v in losses.items()}
