@@ -59,6 +59,9 @@ VIEW_SECTIONS = (
     Section("Strong augmentation", "Colour changes of the student's view before the mask, drawn at each step.", (
         Key("MODEL.MIC.STRONG_AUG.ON_SOURCE", False, YES_NO, "True: source images get them, too.",
             source="mean-teacher detectors; published: False"),
+        Key("MODEL.MIC.STRONG_AUG.ON_MASKED", True, YES_NO,
+            "False: masked images keep their colours. Mixed images (MODEL.MIC.SEM_SEG.MIX_WEIGHT) still change.",
+            source="published: True; False for Cityscapes -> ACDC and Dark Zurich"),
         Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", 0.2, number(0, 0.5),  # torchvision: half a turn of the hue
             "Largest change of brightness, contrast, saturation and hue.", source="published: 0.2"),
         Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTHS", (), STRENGTHS,

@@ -112,7 +112,7 @@ def test_strips_as_high_as_the_image_leave_nothing(top, bottom):
         return logits, {}
 
     settings = SemSegSettings(ignore_top=top, ignore_bottom=bottom)
-    found, quality = teacher_pixel_labels(head, None, [(4, 6)], [(4, 6)], settings)
+    found, quality, _ = teacher_pixel_labels(head, None, [(4, 6)], [(4, 6)], settings)
     assert (found[0].weights == 0).all() and quality[0] == 1
 
 
