@@ -230,7 +230,8 @@ class MIC(StudentTeacher):
     def make_views(self, step, names):
         """The named :class:`Views` of a step: colour changes, pasted classes and patch masks; no features yet."""
         with record("mask and colour"):
-            strong = {"masked_target": step.target, "masked_source": step.source}
+            targets, sources = step.num_masked or (len(step.target), len(step.source))
+            strong = {"masked_target": step.target[:targets], "masked_source": step.source[:sources]}
             if "mixed_target" in names:
                 strong["mixed_target"], step.mixed_labels = mix_batch(
                     step.source, step.truth["pixels"], step.target, step.pseudo["pixels"].pixels,

@@ -31,6 +31,10 @@ class PseudoLabelMaps:
     quality: list = field(default_factory=list)
     mean_probs: list = field(default_factory=list)
 
+    def first(self, count):
+        """Those of the first images."""
+        return PseudoLabelMaps(self.pixels[:count], self.quality[:count], self.mean_probs[:count])
+
 
 class SemSegTask(Task):
     """A segmentation head: pixel labels with one quality weight per image (MIC, Eq. 6-9)."""

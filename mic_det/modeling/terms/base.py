@@ -1,6 +1,7 @@
 """The interface of a term of the loss L = L_S + L_T + lambda_M L_M."""
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 
 @dataclass
@@ -14,6 +15,7 @@ class Step:
         truth (dict[str, list]): labels of the source images by name of task.
         pseudo (dict): pseudo-labels of the target images by name of task; of no image where no term needs them.
         mixed_labels (list): labels of the mixed target images.
+        num_masked (int, int): the masked views have the first images of the target and of the source; None = all.
     """
 
     source: list
@@ -23,6 +25,7 @@ class Step:
     truth: dict = field(default_factory=dict)
     pseudo: dict = field(default_factory=dict)
     mixed_labels: list = field(default_factory=list)
+    num_masked: Optional[tuple] = None
 
 
 class Term:
