@@ -214,6 +214,8 @@ class LabelMaps:
         self.check_meaning("TEST.PSEUDO_LABELS.DATASET", name)
 
     def check_for_metrics(self, name, dicts):
+        if MetadataCatalog.get(name).get("submission"):
+            raise DataError(f"{name} has no labels: mIoU needs a labelled set. Name one with --dataset.")
         self.check("TEST", name, dicts)
 
     def notes(self, name, dicts):
