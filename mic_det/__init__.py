@@ -58,10 +58,12 @@ def register_with_detectron2():
     from .data.datasets.builtin import register_cityscapes
     from .data.datasets.camvid import register_camvid
     from .data.datasets.driving import register_driving
+    from .data.datasets.street_scenes import register_street_scenes
 
     register_cityscapes()
     register_camvid()
     register_driving()
+    register_street_scenes()
 
 
 # trainer, evaluators and drawing are imported at their first use
@@ -81,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "register_cityscapes": ".data.datasets.builtin",
         "register_camvid": ".data.datasets.camvid",
         "register_driving": ".data.datasets.driving",
+        "register_street_scenes": ".data.datasets.street_scenes",
     },
 )
 

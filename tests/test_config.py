@@ -187,6 +187,13 @@ PRESETS["hrda"] = {
 }  # fmt: skip
 PRESETS["mic_hrda"] = {**PRESETS["hrda"], "SEM_SEG.MASK.BLOCK_SIZE": 64}
 del PRESETS["mic_hrda"]["SEM_SEG.WEIGHT"]
+PRESETS["dacs"] = {
+    "MODEL.META_ARCHITECTURE": "MIC", "EVALUATE": "student", "TEACHER.ALPHA": 0.99, "SEM_SEG.WEIGHT": 0.0,
+    "SEM_SEG.MIX_WEIGHT": 1.0,
+}  # fmt: skip
+PRESETS["mic_dacs"] = {**PRESETS["dacs"], "SEM_SEG.MASK.BLOCK_SIZE": 32}
+del PRESETS["mic_dacs"]["SEM_SEG.WEIGHT"]
+PRESETS["mic_adverse"] = {"MASK.DOMAINS": "separate", "STRONG_AUG.ON_MASKED": False}
 
 
 @pytest.mark.parametrize("file", sorted((CONFIGS / "_methods").glob("*.yaml")), ids=lambda p: p.stem)

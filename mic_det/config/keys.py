@@ -254,6 +254,11 @@ SECTIONS = (
         Key("MODEL.MIC.SEM_SEG.MIX_WEIGHT", 0.0, WEIGHT,
             "Weight of ClassMix self-training, the segmentation's L_T; 0 leaves it out.",
             source="DACS; published: 1.0"),
+        Key("MODEL.MIC.SEM_SEG.MATCH_SOURCE_SHARES", 0.0, SHARE,
+            "s: the teacher's logits of each class get s log(p_S / p_T), where p_S is the share of the class among the "
+            "labelled source pixels, and p_T is the teacher's mean probability of the class on target images. Both are "
+            "running averages. So a class does not take all pixels of another. Use it where both domains show the "
+            "same kind of scene. 0 = no correction.", source="our own; distribution alignment (ReMixMatch, 2020)"),
     )),
     *SEGMENTATION_SECTIONS,
 )

@@ -80,6 +80,11 @@ def _check_rates(s):
 
 def _check_segmentation(cfg):
     kinds, model = label_kinds(cfg), cfg.MODEL
+    if model.MIC.MASK.DOMAINS == "separate" and is_mic(cfg) and kinds != ("pixels",):
+        raise ConfigError(
+            "MODEL.MIC.MASK.DOMAINS is 'separate', which is for label maps without boxes, but the student is "
+            f"{model.MIC.STUDENT}: use 'both'."
+        )
     if model.MIC.FEATURE_DISTANCE.WEIGHT and is_mic(cfg) and "pixels" not in kinds:
         raise ConfigError(
             f"MODEL.MIC.FEATURE_DISTANCE needs label maps, but the student {model.MIC.STUDENT} has no segmentation "

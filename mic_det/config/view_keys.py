@@ -52,13 +52,17 @@ VIEW_SECTIONS = (
         Key("MODEL.MIC.MASK.RATIO", 0.5, SHARE_BELOW_1, "Share r of patches that are hidden; 0 = no mask.",
             "share of patches", "Sec. 3.1; published: 0.5 for detection, 0.7 for segmentation"),
         Key("MODEL.MIC.MASK.PROB", 1.0, *MASK_PROB, "published: 1.0"),
-        Key("MODEL.MIC.MASK.DOMAINS", "target", one_of("target", "source", "both"),
-            "Domains whose masked views are trained on. Those of the source have their true boxes.",
-            source="the paper's ablation; published: target"),
+        Key("MODEL.MIC.MASK.DOMAINS", "target", one_of("target", "source", "both", "separate"),
+            "Domains whose masked views are trained on. Those of the source have their true labels. separate: as many "
+            "images as the target has, half of them of the source; only for label maps without boxes.",
+            source="the paper's ablation; published: target, and separate for Cityscapes -> ACDC and Dark Zurich"),
     )),
     Section("Strong augmentation", "Colour changes of the student's view before the mask, drawn at each step.", (
         Key("MODEL.MIC.STRONG_AUG.ON_SOURCE", False, YES_NO, "True: source images get them, too.",
             source="mean-teacher detectors; published: False"),
+        Key("MODEL.MIC.STRONG_AUG.ON_MASKED", True, YES_NO,
+            "False: masked images keep their colours. Mixed images (MODEL.MIC.SEM_SEG.MIX_WEIGHT) still change.",
+            source="published: True; False for Cityscapes -> ACDC and Dark Zurich"),
         Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTH", 0.2, number(0, 0.5),  # torchvision: half a turn of the hue
             "Largest change of brightness, contrast, saturation and hue.", source="published: 0.2"),
         Key("MODEL.MIC.STRONG_AUG.JITTER_STRENGTHS", (), STRENGTHS,

@@ -13,6 +13,7 @@ from ..errors import DataError
 from ..utils.parallel import run_parallel
 from .classes import model_class_names, positions
 from .datasets.builtin import prepare_label_maps
+from .datasets.street_scenes import prepare_scenes
 from .pixels import ImageError, check_image, check_label_map
 
 
@@ -159,10 +160,13 @@ class LabelMaps:
 
     def prepare(self, name):
         prepare_label_maps(name)
+        prepare_scenes(name)
 
     def check(self, key, name, dicts):
         classes = MetadataCatalog.get(name).get("stuff_classes", [])
         absent = next((d for d in dicts if not os.path.isfile(d.get("sem_seg_file_name") or "")), None)
+        if key == "TEST" and MetadataCatalog.get(name).get("submission"):
+            absent = None  # a test set without labels, whose predictions are written
         if not classes or absent:
             where = absent and absent.get("sem_seg_file_name") or f"that of {(absent or dicts[0])['file_name']}"
             raise DataError(
@@ -210,6 +214,8 @@ class LabelMaps:
         self.check_meaning("TEST.PSEUDO_LABELS.DATASET", name)
 
     def check_for_metrics(self, name, dicts):
+        if MetadataCatalog.get(name).get("submission"):
+            raise DataError(f"{name} has no labels: mIoU needs a labelled set. Name one with --dataset.")
         self.check("TEST", name, dicts)
 
     def notes(self, name, dicts):

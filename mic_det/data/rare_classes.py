@@ -111,6 +111,8 @@ def class_probabilities(counts, temperature):
     """
     counts = np.asarray(counts, np.float64)
     there = counts > 0
+    if not there.any():
+        return np.zeros(len(counts))
     scores = (1 - counts[there] / counts.sum()) / temperature
     weights = np.exp(scores - scores.max())
     probabilities = np.zeros(len(counts))

@@ -118,6 +118,8 @@ def describe(key, name, dicts, classes):
     name = f"{name} ({what})" if what else name
     if key == "TARGET":
         return f"{key:6s} {name}: {len(dicts)} images (labels, if any, are not used)"
+    if not classes:
+        return f"{key:6s} {name}: {len(dicts)} images"
     boxes = Counter(a["category_id"] for d in dicts for a in d.get("annotations", []) if not a.get("iscrowd", 0))
     per_class = ", ".join(f"{c} {boxes[i]}" for i, c in enumerate(classes))
     return f"{key:6s} {name}: {len(dicts)} images, {sum(boxes.values())} boxes ({per_class})"

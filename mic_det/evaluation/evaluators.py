@@ -4,6 +4,7 @@ from ..config.label_kinds import label_kinds
 from .coco import DetectionEvaluator
 from .panoptic import PanopticQuality
 from .sem_seg import LabelMapEvaluator
+from .submission import SubmissionFiles, is_submission
 
 EVALUATORS = {"boxes": DetectionEvaluator, "pixels": LabelMapEvaluator}
 # The one number that says most
@@ -18,6 +19,8 @@ def make_evaluators(cfg, dataset_name, output_dir=None, panoptic=False):
         panoptic (bool): also that of instance masks and pixels together, where the model has both.
     """
     kinds = label_kinds(cfg)
+    if is_submission(dataset_name):
+        return [SubmissionFiles(dataset_name, output_dir)]
     evaluators = [EVALUATORS[kind](dataset_name, output_dir=output_dir) for kind in kinds]
     if panoptic and len(kinds) > 1 and cfg.MODEL.MASK_ON:
         least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH

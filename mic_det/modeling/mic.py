@@ -58,6 +58,7 @@ class MIC(StudentTeacher):
         terms: Optional[Sequence[Term]] = None,
         strong_view: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
         strong_source: bool = False,
+        strong_masked: bool = True,
         erase: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
         mask: Optional[PatchMask] = None,
         alpha: float = 0.9,
@@ -75,6 +76,7 @@ class MIC(StudentTeacher):
             terms (list[Term]): terms of the loss; None = L_S + L_M with the paper's settings.
             strong_view (callable): (3, H, W) image in [0, 255] -> the student's view of it; None = the paper's.
             strong_source (bool): whether source images have the strong view, too.
+            strong_masked (bool): whether masked images have it before the mask.
             erase (callable): hides a part of such a source image; target images have the mask instead.
             mask (PatchMask): hides patches of the masked views; None = the paper's: 32 of 800 pixels and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
@@ -105,7 +107,7 @@ class MIC(StudentTeacher):
             if isinstance(getattr(part, "module", None), nn.Module):
                 self.add_module(part.name, part.module)
         self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
-        self.strong_source, self.erase = strong_source, erase
+        self.strong_source, self.strong_masked, self.erase = strong_source, strong_masked, erase
         self.mask = mask or PatchMask()
         self.ramp_up_steps = ramp_up_steps
         self.teacher_input_size = teacher_input_size
@@ -137,6 +139,7 @@ class MIC(StudentTeacher):
                 strong.BLUR_PROB, channels=cfg.INPUT.FORMAT, grayscale_prob=strong.GRAYSCALE_PROB,
             ),
             "strong_source": strong.ON_SOURCE,
+            "strong_masked": strong.ON_MASKED,
             "erase": RandomErasing(strong.ERASE_PROB, strong.ERASE_AREA, cfg.MODEL.PIXEL_MEAN)
             if strong.ERASE_PROB else None,
             "mask": PatchMask.from_config(cfg),
@@ -226,13 +229,17 @@ class MIC(StudentTeacher):
     def make_views(self, step, names):
         """The named :class:`Views` of a step: colour changes, pasted classes and patch masks; no features yet."""
         with record("mask and colour"):
-            strong = {"masked_target": step.target, "masked_source": step.source}
+            targets, sources = step.num_masked or (len(step.target), len(step.source))
+            strong = {"masked_target": step.target[:targets], "masked_source": step.source[:sources]}
             if "mixed_target" in names:
                 strong["mixed_target"], step.mixed_labels = mix_batch(
                     step.source, step.truth["pixels"], step.target, step.pseudo["pixels"].pixels,
                     self.student.sem_seg_head.ignore_value, self.device,
                 )  # fmt: skip
-            strong = {name: self.strong_views(inputs) for name, inputs in strong.items() if name in names}
+            strong = {
+                name: self.strong_views(inputs) if self.strong_masked or name == "mixed_target" else inputs
+                for name, inputs in strong.items() if name in names
+            }  # fmt: skip
             whole = {"source": step.source, "labelled_target": step.labelled_target}
             whole["target"] = step.target if "target" in names else []
             if self.strong_source:  # both domains: otherwise colour changes would reveal the domain

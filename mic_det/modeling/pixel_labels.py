@@ -94,7 +94,7 @@ def padded_labels(targets, size, ignore_value):
 
 
 @torch.no_grad()
-def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, valid=None):
+def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, valid=None, shares=None):
     """The teacher's label and weight of each pixel.
 
     Args:
@@ -105,16 +105,21 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, va
         settings (SemSegSettings): tau and the strips that are ignored.
         valid (list[Tensor or None]): for each image (H, W) bool in the student's view, False where a pixel has
             weight 0; None = all count. It does not change q.
+        shares (ClassShares): its offsets are added to the logits; None = none.
 
     Returns:
-        (list[PixelLabels], list[Tensor]): one entry an image, and its quality q.
+        (list[PixelLabels], list[Tensor], list[Tensor]): one entry an image; its quality q; and, with ``shares``, its
+        mean probabilities (K,) without offsets.
     """
     logits, _ = head(features)
-    found, qualities = [], []
+    found, qualities, means = [], [], []
     for x, (height, width), size, counted in zip(logits, input_sizes, output_sizes, valid or [None] * len(logits)):
         x = x[None, :, :height, :width]
         if (height, width) != tuple(size):
             x = F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False)
+        if shares is not None:
+            means.append(x[0].float().softmax(dim=0).mean(dim=(1, 2)))
+            x = x.float() + shares.offsets()[:, None, None]
         labels, quality = sem_seg_pseudo_labels(x, settings.threshold)
         weights = quality.expand(labels[0].shape).clone()
         weights[: settings.ignore_top] = 0
@@ -123,4 +128,4 @@ def teacher_pixel_labels(head, features, input_sizes, output_sizes, settings, va
             weights *= counted.to(weights.device)
         found.append(PixelLabels(labels[0], weights))
         qualities.append(quality[0])
-    return found, qualities
+    return found, qualities, means

@@ -83,6 +83,8 @@ def test_images_with_too_few_pixels_of_a_class_are_not_drawn_for_it(caplog):
     assert sum(c == 0 for _, c in found) / 3000 == pytest.approx(p[0], abs=0.02)
     with pytest.raises(DataError, match="no source image has more than 990 pixels of any class"):
         RareClassSampler(COUNTS, 0.2, min_pixels=990, seed=1)
+    with pytest.raises(DataError, match="no source image has more than 0 pixels of any class"):
+        RareClassSampler(np.zeros((2, 3), np.int64), 0.01, 0, seed=0)  # all pixels are ignored
 
 
 def test_the_stream_depends_on_the_seed_alone_and_processes_take_turns(monkeypatch):

@@ -63,7 +63,7 @@ def test_quality_and_strips_by_hand():
     logits[1, 1] = 9.0
     logits[1, :, 2:] = 77.0  # padding, which must not count
     settings = SemSegSettings(threshold=0.968, ignore_top=1, ignore_bottom=2)
-    found, quality = teacher_pixel_labels(FixedLogits(logits), None, [(4, 6), (2, 6)], [(4, 6), (2, 6)], settings)
+    found, quality, _ = teacher_pixel_labels(FixedLogits(logits), None, [(4, 6), (2, 6)], [(4, 6), (2, 6)], settings)
     assert [q.item() for q in quality] == [0.5, 1.0]
     assert found[0].labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
     assert found[0].weights.tolist() == [[0] * 6, [0.5] * 6, [0] * 6, [0] * 6]
@@ -74,7 +74,7 @@ def test_labels_come_in_the_students_frame():
     logits = torch.zeros(1, 2, 4, 4)
     logits[0, 1, :, 2:] = 8.0
     logits[0, 0, :, :2] = 8.0
-    found, _ = teacher_pixel_labels(FixedLogits(logits), None, [(4, 4)], [(8, 12)], SemSegSettings())
+    found, *_ = teacher_pixel_labels(FixedLogits(logits), None, [(4, 4)], [(8, 12)], SemSegSettings())
     assert found[0].labels.shape == (8, 12)
     assert (found[0].labels[:, :5] == 0).all() and (found[0].labels[:, 7:] == 1).all()
 

@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 
 from helpers.models import ALL_BOXES, random_image, source_input, target_input, tiny_cfg
+from mic_det.errors import ConfigError
 from mic_det.modeling.pixel_labels import SemSegSettings, teacher_pixel_labels
 
 HEAD = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5, "MODEL__SEM_SEG_HEAD__CONVS_DIM": 16, "MODEL__SEM_SEG_HEAD__NORM": "",
@@ -112,7 +113,7 @@ def test_strips_as_high_as_the_image_leave_nothing(top, bottom):
         return logits, {}
 
     settings = SemSegSettings(ignore_top=top, ignore_bottom=bottom)
-    found, quality = teacher_pixel_labels(head, None, [(4, 6)], [(4, 6)], settings)
+    found, quality, _ = teacher_pixel_labels(head, None, [(4, 6)], [(4, 6)], settings)
     assert (found[0].weights == 0).all() and quality[0] == 1
 
 
@@ -163,3 +164,66 @@ def test_instance_masks_and_pixels_through_detectron2s_panoptic_fpn():
     (answer,) = model.eval()([{"image": random_image(), "height": 32, "width": 48}])
     assert answer["sem_seg"].shape == (5, 32, 48) and answer["panoptic_seg"][0].shape == (32, 48)
     assert answer["instances"].pred_masks.shape[1:] == (32, 48)
+
+
+def masked_batch(domains, targets, **overrides):
+    """What the student's backbone gets in the masked views, (N, 3, 64, 96) in [0, 255], and the losses."""
+    model = model_of(
+        **HEAD, MODEL__MIC__STUDENT="SemanticSegmentor", MODEL__MIC__MASK__DOMAINS=domains,
+        MODEL__MIC__SEM_SEG__MASK__RATIO=0.0, **overrides,
+    )  # fmt: skip
+    seen = []
+    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append((args[0].detach(), output)))
+    batch = [{**source_input(), "image": plain(200 + i), "sem_seg": torch.full((64, 96), i)} for i in range(2)]
+    batch += [{**target_input(), "image": plain(40 + i)} for i in range(targets)]
+    losses = model(batch)
+    images, features = seen[0]
+    images = (images[2:] * model.student.pixel_std + model.student.pixel_mean)[:, :, :64, :96]
+    return model, images, {k: v[2:] for k, v in features.items()}, losses, batch
+
+
+def test_separate_masking_has_one_image_of_each_domain():
+    """Published for clear to adverse: one source image with its truth, one target image with its pseudo-label."""
+    keys = {"MODEL__MIC__STRONG_AUG__ON_MASKED": False, "MODEL__MIC__SEM_SEG__PIXEL_THRESHOLD": 0.0}
+    model, images, features, losses, batch = masked_batch("separate", 2, **keys)
+    assert [round(x) for x in images.mean(dim=(1, 2, 3)).tolist()] == [40, 200], "with their own colours"
+    pseudo = model.pseudo_labels(batch[2:])["pixels"].pixels[0].labels
+    head = model.student.sem_seg_head.eval()
+    logits = head(features)[0]
+    expected = F.cross_entropy(logits, torch.stack([pseudo, torch.zeros_like(pseudo)])) * head.loss_weight
+    torch.testing.assert_close(losses["masked/loss_sem_seg"], expected)
+
+
+def test_an_odd_number_of_separate_images_is_shared_at_random():
+    found = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model = model_of(**HEAD, MODEL__MIC__STUDENT="SemanticSegmentor", MODEL__MIC__MASK__DOMAINS="separate")
+        torch.manual_seed(seed)
+        term = next(t for t in model.terms if t.name == "masked")
+        labels = torch.zeros(64, 96, dtype=torch.int64)
+        step = model.new_step([{**source_input(), "sem_seg": labels}, *[target_input()] * 3])
+        term.views(step)
+        found.add(step.num_masked)
+    assert found == {(2, 1)}, "there is one source image"
+    counts = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        step.num_masked, step.target = None, [target_input()]
+        term.views(step)
+        counts.add(step.num_masked)
+    assert counts == {(1, 0), (0, 1)}
+
+
+def test_masked_images_keep_their_colours_where_the_key_says_so():
+    torch.manual_seed(3)
+    jitter = {JITTER: 1.0, BLUR: 0.0}
+    changed = masked_batch("target", 2, **jitter)[1]
+    kept = masked_batch("target", 2, **jitter, MODEL__MIC__STRONG_AUG__ON_MASKED=False)[1]
+    assert [round(x) for x in kept.mean(dim=(1, 2, 3)).tolist()] == [40, 41]
+    assert (changed - kept).abs().mean() > 0.5
+
+
+def test_separate_masking_is_for_label_maps_alone():
+    with pytest.raises(ConfigError, match="'separate', which is for label maps without boxes"):
+        model_of(**HEAD, MODEL__MIC__STUDENT="BoxPanopticFPN", MODEL__MIC__MASK__DOMAINS="separate")

@@ -46,7 +46,10 @@ def test_mic_on_sada_trains_and_is_evaluated_on_all_foggy_images(tmp_path, monke
 
 def test_boxes_masks_and_pixels_of_teacher_and_student(tmp_path, monkeypatch):
     """The tree has no label maps: they are made at the start."""
-    masks = {"MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": "bitmask", "MODEL__MIC__SEM_SEG__MIX_WEIGHT": 1.0}
+    masks = {
+        "MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": "bitmask",
+        "MODEL__MIC__SEM_SEG__MARGINS": "(0.03, 0.2, 0, 0)",  # the config's are pixels of 1024 x 2048
+    }  # fmt: skip
     out, last = train(tmp_path, monkeypatch, "panoptic_mic.yaml", **masks)
     losses = {"source/loss_mask", "source/loss_sem_seg", "masked/loss_sem_seg", "masked/loss_cls", "mix/loss_sem_seg"}
     metrics = {"bbox/AP50", "segm/AP50", "sem_seg/mIoU", "sem_seg/IoU-car", "panoptic_seg/PQ"}

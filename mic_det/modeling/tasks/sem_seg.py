@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from detectron2.utils.events import get_event_storage
 
+from ...config.label_kinds import num_classes
 from ...utils.step_timer import record
+from ..class_shares import ClassShares
 from ..pixel_labels import (
     PixelLabels,
     SemSegSettings,
@@ -20,10 +22,18 @@ HEAD_NEEDS = ("layers", "predictor", "common_stride", "ignore_value", "loss_weig
 
 @dataclass
 class PseudoLabelMaps:
-    """Pseudo-labels of N target images: ``pixels`` (N ``PixelLabels``) and ``quality``, the q of each image."""
+    """Pseudo-labels of N target images: ``pixels`` (N ``PixelLabels``) and ``quality``, the q of each image.
+
+    ``mean_probs`` are N tensors (K,), the teacher's mean probabilities where the task has :class:`ClassShares`.
+    """
 
     pixels: list = field(default_factory=list)
     quality: list = field(default_factory=list)
+    mean_probs: list = field(default_factory=list)
+
+    def first(self, count):
+        """Those of the first images."""
+        return PseudoLabelMaps(self.pixels[:count], self.quality[:count], self.mean_probs[:count])
 
 
 class SemSegTask(Task):
@@ -31,17 +41,24 @@ class SemSegTask(Task):
 
     name = "pixels"
 
-    def __init__(self, settings=None):
+    def __init__(self, settings=None, shares=None):
         """
         Args:
             settings (SemSegSettings): settings of pseudo-labels.
+            shares (ClassShares): corrects the teacher's shares of classes; None = they stay as they are.
         """
         self.settings = settings or SemSegSettings()
+        self.module = shares
 
     @classmethod
     def from_config(cls, cfg):
         s = cfg.MODEL.MIC.SEM_SEG
-        return cls(SemSegSettings(s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM, any(s.MARGINS)))
+        settings = SemSegSettings(s.PIXEL_THRESHOLD, s.IGNORE_TOP, s.IGNORE_BOTTOM, any(s.MARGINS))
+        shares = None
+        if s.MATCH_SOURCE_SHARES:
+            ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+            shares = ClassShares(num_classes(cfg, cls.name), s.MATCH_SOURCE_SHARES, ignore_value=ignored)
+        return cls(settings, shares)
 
     @classmethod
     def applies_to(cls, model):
@@ -84,8 +101,13 @@ class SemSegTask(Task):
                     view.sizes,
                     self.settings,
                     [x.get("valid_pixels") for x in view.inputs],
+                    self.module,
                 )  # fmt: skip
             )
+
+    def follow(self, pseudo, truth):
+        if self.module is not None:
+            self.module.observe(torch.stack(pseudo.mean_probs), [x.labels for x in truth])
 
     def no_pseudo_labels(self):
         return PseudoLabelMaps()

@@ -1,6 +1,7 @@
 """The interface of a term of the loss L = L_S + L_T + lambda_M L_M."""
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 from ...data.target_labels import LABELLED_TARGET
 
@@ -19,6 +20,7 @@ class Step:
             of task.
         pseudo (dict): pseudo-labels of the target images by name of task; of no image where no term needs them.
         mixed_labels (list): labels of the mixed target images.
+        num_masked (int, int): the masked views have the first images of the target and of the source; None = all.
     """
 
     source: list
@@ -30,6 +32,7 @@ class Step:
     mixed_labels: list = field(default_factory=list)
     labelled_target: list = field(default_factory=list)
     labelled_truth: dict = field(default_factory=dict)
+    num_masked: Optional[tuple] = None
 
     @classmethod
     def of_batch(cls, batch, tasks, device, number, ramp):

@@ -1,5 +1,6 @@
 """lambda_M L_M: the student predicts on masked images what the teacher sees in whole ones (MIC, Eq. 6)."""
 
+import torch
 from detectron2.utils.events import get_event_storage
 
 from ...config.label_kinds import consistency_weights
@@ -15,10 +16,12 @@ class MaskedConsistency(Term):
         """
         Args:
             weights (dict[str, float]): lambda_M by name of task; a task without one is left out.
-            domains (str): whose masked views are trained on: "target", "source" (with its true labels) or "both".
+            domains (str): whose masked views are trained on: "target", "source" (with its true labels), "both", or
+                "separate": as many images as the target has, half of them of each domain; for label maps alone.
         """
         self.weights = {k: v for k, v in weights.items() if v}
-        self.domains = ("target", "source") if domains == "both" else (domains,)
+        self.separate = domains == "separate"
+        self.domains = ("target", "source") if domains in ("both", "separate") else (domains,)
 
     @classmethod
     def from_config(cls, cfg, tasks):
@@ -32,6 +35,10 @@ class MaskedConsistency(Term):
         return "target" in self.domains
 
     def views(self, step):
+        if self.separate and step.num_masked is None:
+            images = len(step.target)  # the odd one of them is of a random domain
+            sources = min(images // 2 + int(images % 2 and torch.rand(()) < 0.5), len(step.source))
+            step.num_masked = (images - sources, sources)
         return tuple(f"masked_{domain}" for domain in self.domains)
 
     def losses(self, model, views, step):
@@ -42,6 +49,9 @@ class MaskedConsistency(Term):
             # not where a term of another kind alone needed the teacher
             pseudo = step.pseudo[task.name] if "target" in self.domains else task.no_pseudo_labels()
             truth = step.truth[task.name] if "source" in self.domains else []
+            if self.separate:
+                targets, sources = step.num_masked
+                pseudo, truth = pseudo.first(targets), truth[:sources]
             weight = self.weights[task.name] * step.ramp
             with get_event_storage().name_scope("masked"):
                 for name, value in task.consistency(model.student, view, pseudo, truth).items():
