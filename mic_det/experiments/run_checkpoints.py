@@ -18,7 +18,7 @@ from ..data.loader import build_test_loader
 from ..engine.setup import get_mic_cfg
 from ..errors import CheckpointError, ConfigError, DataError
 from ..evaluation.coco import DetectionEvaluator
-from ..evaluation.label_free.measure import dicts_of, evenly, measure, read_labelled, read_unlabelled
+from ..evaluation.label_free.measure import dicts_of, evenly, measure, read_source, read_unlabelled
 from ..inference.media import find_images
 from ..modeling.build import build_checked_model
 
@@ -152,11 +152,8 @@ class ImageSets:
         return [{"file_name": str(s.path), "image_id": s.name} for s in sources]
 
     def _source(self, cfg):
-        if not self.source_images or not cfg.DATASETS.TRAIN:
-            return None
         try:
-            labelled = [d for d in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if d.get("annotations")]
-            return read_labelled(cfg, evenly(labelled, self.source_images))
+            return read_source(cfg, self.source_images)
         except (DataError, OSError, KeyError) as e:
             self.notes.append(f"The source images cannot be read, so criteria that need them are left out: {e}")
             return None

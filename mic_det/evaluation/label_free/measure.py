@@ -1,5 +1,6 @@
 """All criteria of one detector on a list of images."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -7,11 +8,13 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
+from ...config.label_kinds import num_classes
 from ...data.mapper import DomainMapper
 from ...modeling import MIC
 from ...modeling.tasks import RCNNTask
 from .criteria import CRITERIA
 from .passes import look, true_box_features
+from .ranking import COMBINATION, combined
 
 VIEW_NAMES = ("flip", "masked", "noise", "dropout", "other")
 
@@ -96,6 +99,34 @@ def dicts_of(name, most=0):
     return evenly(DatasetCatalog.get(name), most)
 
 
+def read_source(cfg, most):
+    """At most ``most`` labelled images with boxes of the first set of ``DATASETS.TRAIN``; None for 0."""
+    if not most or not cfg.DATASETS.TRAIN:
+        return None
+    labelled = [d for d in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if d.get("annotations")]
+    return read_labelled(cfg, evenly(labelled, most))
+
+
+def evaluate_label_free(cfg, model):
+    """What ``TEST.LABEL_FREE`` asks for: ``score`` (higher is better) and the values of its criteria.
+
+    Args:
+        cfg (CfgNode): also ``TEST.LABEL_FREE``.
+        model (nn.Module): MIC or a detector, not wrapped for distributed training.
+
+    Returns:
+        dict[str, float]
+    """
+    keys = cfg.TEST.LABEL_FREE
+    target = read_unlabelled(cfg, dicts_of(keys.DATASET or cfg.DATASETS.TARGET[0], keys.MAX_IMAGES))
+    source = read_source(cfg, keys.SOURCE_IMAGES)
+    values = measure(model, target, num_classes(cfg), source, tuple(COMBINATION)).values
+    results = {"score": combined(values), **values}
+    text = ", ".join(f"{k} {v:.3f}" for k, v in results.items())
+    logging.getLogger(__name__).info("Without labels, on %d target images: %s", len(target), text)
+    return results
+
+
 def two_detectors(model):
     """The detector that is evaluated and the other one of a MIC; a plain detector has None."""
     if not isinstance(model, MIC):
@@ -111,13 +142,13 @@ def same_weights(first, second):
     return all((x == other[k]).all() for k, x in first.state_dict().items())
 
 
-def measure(model, images, num_classes, source=None, criteria=tuple(CRITERIA), after_image=None):
+def measure(model, images, count, source=None, criteria=tuple(CRITERIA), after_image=None):
     """Measure a model on target images.
 
     Args:
         model (nn.Module): MIC or a plain detector, in eval mode.
         images (Images): N target images; their labels, if any, are not used.
-        num_classes (int): K.
+        count (int): K, the number of classes.
         source (Images): labelled source images; None leaves the criteria out that need them.
         criteria (sequence of str): names of :data:`CRITERIA`.
         after_image (callable): called after each image.
@@ -137,9 +168,9 @@ def measure(model, images, num_classes, source=None, criteria=tuple(CRITERIA), a
     reference = Source()
     if source is not None and len(source):
         if "source_counts" in asked:
-            reference.counts = np.bincount(np.concatenate(source.classes), minlength=num_classes) / len(source)
+            reference.counts = np.bincount(np.concatenate(source.classes), minlength=count) / len(source)
         if "source_features" in asked and RCNNTask.applies_to(detector):
-            reference.prototypes = prototypes(detector, source, num_classes, after_image)
+            reference.prototypes = prototypes(detector, source, count, after_image)
     if other is not None:
         other.train(was_training[1])
     detector.train(was_training[0])
@@ -148,21 +179,21 @@ def measure(model, images, num_classes, source=None, criteria=tuple(CRITERIA), a
     first = views["whole"][0]
     there |= {x for x in ("probs", "features", "removed") if getattr(first, x) is not None}
     usable = [name for name in criteria if there.issuperset(CRITERIA[name].needs)]
-    return Measured({name: CRITERIA[name].statistics(views, num_classes) for name in usable}, reference)
+    return Measured({name: CRITERIA[name].statistics(views, count) for name in usable}, reference)
 
 
-def prototypes(detector, source, num_classes, after_image=None):
+def prototypes(detector, source, count, after_image=None):
     """Mean features (K, D) of the true boxes of each class; NaN where it has none."""
-    total, count = None, np.zeros(num_classes)
+    total, boxes_of = None, np.zeros(count)
     for (_, image), boxes, classes in zip(source.items, source.boxes, source.classes):
         if len(boxes):
             features = true_box_features(detector, image, boxes)
-            total = np.zeros((num_classes, features.shape[1])) if total is None else total
+            total = np.zeros((count, features.shape[1])) if total is None else total
             np.add.at(total, classes, features)
-            np.add.at(count, classes, 1)
+            np.add.at(boxes_of, classes, 1)
         if after_image:
             after_image()
     if total is None:
         return None
     with np.errstate(invalid="ignore"):
-        return total / count[:, None]
+        return total / boxes_of[:, None]
