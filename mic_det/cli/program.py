@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": Command("predict", "find objects in images, folders and videos"),
     "visualize": Command("visualize", "draw pseudo-boxes, masked views and predictions"),
     "select": Command("select_checkpoint", "choose a checkpoint without target labels"),
+    "estimate": Command("estimate", "estimate AP50 on target images without labels"),
     "report": Command("report", "write one HTML page about one or several runs"),
     "export": Command("export", "write the model for ONNX, TorchScript, a web page, or plain Detectron2"),
     "demo": Command("demo", "train and adapt on the miniature city, without any download"),

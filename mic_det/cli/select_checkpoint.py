@@ -35,21 +35,28 @@ def main(args):
         for row in measure_runs(runs, sets, criteria, args.judge, args.trust_checkpoint, skip=skip):
             rows.append(row)
             resampled.append(resampled_scores(row.measured))
+            write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), complete=False)
             progress.update()
     for note in sets.notes:
         print(printable(note), file=sys.stderr)
-    scores = [combined(row.measured.values) for row in rows]
-    if all(math.isnan(s) for s in scores):
+    content = write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg))
+    if all(c["score"] is None for c in content["checkpoints"]):
         raise DataError("none of the criteria can be measured of these models on these images.")
-    choice = choose(scores, resampled, [row.checkpoint.start for row in rows])
-    content = report(args, rows, scores, choice, sets.target_name(runs[0].cfg))
-    outputs.write_text(output.name, json.dumps(content, indent=1))
     print_table(content)
     print_choice(content, output)
 
 
-def report(args, rows, scores, choice, images):
+def write(args, outputs, name, rows, resampled, images, complete=True):
+    """Write the JSON file, also after each checkpoint: a program that is ended early leaves what it has measured."""
+    content = {"complete": complete, **report(args, rows, resampled, images)}
+    outputs.write_text(name, json.dumps(content, indent=1))
+    return content
+
+
+def report(args, rows, resampled, images):
     """The content of the JSON file: the best checkpoint first."""
+    scores = [combined(row.measured.values) for row in rows]
+    choice = choose(scores, resampled, [row.checkpoint.start for row in rows])
     found = []
     for i in choice.order:
         c, row = rows[i].checkpoint, rows[i]
