@@ -229,8 +229,11 @@ def test_features_of_weighted_images_are_those_of_the_repeated_images():
         scores = mean_score(whole).sum(axis=0)
         expected = [
             mean_agreement(agreement(whole, flip, K).sum(axis=0)),
-            mean_agreement(agreement(whole, mask, K).sum(axis=0)), mean(stability(whole, drop).sum(axis=0)), mean(scores), math.log(scores[0] / len(whole) + 0.05),
-        ]  # fmt: skip
+            mean_agreement(agreement(whole, mask, K).sum(axis=0)),
+            mean(stability(whole, drop).sum(axis=0)),
+            mean(scores),
+            math.log(scores[0] / len(whole) + 0.05),
+        ]
         np.testing.assert_allclose(o, expected, rtol=1e-6)
         assert c[:, 0].mean() == pytest.approx(expected[0]) and c[:, 1].mean() == pytest.approx(expected[1])
     np.testing.assert_allclose(found.features()[0], overall[0])
