@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config.label_kinds import label_kinds, num_classes
 from ..data.corruptions import CORRUPTIONS
+from ..data.custom_sets import targets_alone
 from ..engine.setup import config_of
 from ..errors import ConfigError, DataError
 from ..evaluation.label_free.average_precision import MatchedBoxes
@@ -59,7 +60,8 @@ def labelled_images(cfg, name, most, option):
         raise ConfigError(f"{option} {name!r} is neither registered nor in DATASETS.CUSTOM.")
     dicts = dicts_of(name, most)
     if not any(d.get("annotations") for d in dicts):
-        raise DataError(f"{option} {name}: the set has no labels.")
+        hint = " Labels of a set of DATASETS.TARGET are not read: declare it again by another name."
+        raise DataError(f"{option} {name}: the set has no labels.{hint if name in targets_alone(cfg) else ''}")
     return read_labelled(cfg, dicts)
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "visualize": Command("visualize", "draw pseudo-boxes, masked views and predictions"),
     "select": Command("select_checkpoint", "choose a checkpoint without target labels"),
     "estimate": Command("estimate", "estimate AP50 on target images without labels"),
+    "which-images": Command("which_images", "the target images that are most worth a label"),
     "report": Command("report", "write one HTML page about one or several runs"),
     "export": Command("export", "write the model for ONNX, TorchScript, a web page, or plain Detectron2"),
     "demo": Command("demo", "train and adapt on the miniature city, without any download"),

@@ -139,10 +139,10 @@ class ImageSets:
         """(target, source) :class:`Images`; the source is None where it is not wanted, or cannot be read."""
         key = str((cfg.INPUT, cfg.DATASETS.TRAIN[:1], self.target_name(cfg)))
         if key not in self._read:
-            self._read[key] = read_unlabelled(cfg, self._target_dicts(cfg)), self._source(cfg)
+            self._read[key] = read_unlabelled(cfg, self.target_dicts(cfg)), self._source(cfg)
         return self._read[key]
 
-    def _target_dicts(self, cfg):
+    def target_dicts(self, cfg):
         name = self.target_name(cfg)
         if name in DatasetCatalog.list():
             return dicts_of(name, self.most)
