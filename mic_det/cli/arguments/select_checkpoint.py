@@ -29,8 +29,8 @@ def add(parser):
         help="labelled images of DATASETS.TRAIN to compare with; 0 = none (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--criteria", choices=("used", "all"), default="used",
-        help="used: those of the combination. all: also those that are only reported, at twice the cost (%(default)s)",
+        "--criteria", choices=("used", "all"), default="used", metavar="used|all",
+        help="used: those of the combination. all: all, at three times the cost (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--start", default="", metavar="FILE", help="the start (default: MODEL.WEIGHTS of each run)")
     parser.add_argument(
