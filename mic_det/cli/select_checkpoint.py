@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..evaluation.label_free.criteria import CRITERIA
+from ..evaluation.label_free.measure import needs_source
 from ..evaluation.label_free.ranking import COMBINATION, choose, combined, resampled_scores
 from ..experiments.run_checkpoints import ImageSets, measure_runs, read_runs
 from ..utils.outputs import Outputs
@@ -27,8 +28,8 @@ def main(args):
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     logging.getLogger("fvcore").setLevel(logging.WARNING)
     runs = read_runs(args.runs, args.opts, args.start)
-    sets = ImageSets(args.images, args.max_images, args.source_images)
     criteria = tuple(CRITERIA if args.criteria == "all" else COMBINATION)
+    sets = ImageSets(args.images, args.max_images, args.source_images if needs_source(criteria) else 0)
     rows, resampled = [], []
     with progress_bar(sum(len(r.checkpoints) for r in runs), "checkpoint") as progress:
         skip = lambda c, why: progress.write(printable(f"{c.file} is left out: {why}"), file=sys.stderr)  # noqa: E731

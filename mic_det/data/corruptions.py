@@ -11,13 +11,14 @@ import numpy as np
 
 from .fog import add_fog, estimate_airlight
 
-NEAREST, FARTHEST, HORIZON = 5.0, 250.0, 0.45  # metres at the lower rim and at the horizon; its height from above
+NEAREST, FARTHEST, HORIZON = 5.0, 80.0, 0.45  # metres at the lower rim and beyond the horizon; its height from above
 
 
 def road_distance(height, width):
     """Distance in metres of a flat road that a camera looks along: (H, W). All above the horizon is far.
 
-    It stands in for depth where there is none. Objects are then as far away as the road behind their pixels.
+    It stands in for depth where there is none. Objects are then as far away as the road behind their pixels, and those
+    that stand out above the horizon at most 80 metres, as houses are.
     """
     below = (np.arange(height) + 0.5) / height - HORIZON
     with np.errstate(divide="ignore"):
@@ -64,10 +65,10 @@ def _rounded(values):
 
 LEVELS = {
     fog: (0.005, 0.01, 0.02, 0.03, 0.05),
-    darkness: (0.7, 0.5, 0.35, 0.2),
-    noise: (6.0, 12.0, 20.0, 32.0),
-    blur: (3.0, 6.0, 10.0, 16.0),
-    contrast: (0.7, 0.5, 0.3, 0.18),
+    darkness: (0.5, 0.3, 0.15, 0.08),
+    noise: (12.0, 25.0, 40.0, 60.0),
+    blur: (6.0, 12.0, 20.0, 30.0),
+    contrast: (0.5, 0.25, 0.12, 0.06),
 }
 
 

@@ -14,6 +14,7 @@ from ..checkpoint.checkpointer import MICCheckpointer
 from ..checkpoint.formats import read_torch
 from ..checkpoint.storage import FINAL, numbered_checkpoints
 from ..config.label_kinds import label_kinds, num_classes
+from ..data.custom_sets import register_declared_datasets
 from ..data.loader import build_test_loader
 from ..engine.setup import get_mic_cfg
 from ..errors import CheckpointError, ConfigError, DataError
@@ -137,7 +138,7 @@ class ImageSets:
 
     def of(self, cfg):
         """(target, source) :class:`Images`; the source is None where it is not wanted, or cannot be read."""
-        key = str((cfg.INPUT, cfg.DATASETS.TRAIN[:1], self.target_name(cfg)))
+        key = str((cfg.INPUT, cfg.DATASETS.CUSTOM, cfg.DATASETS.TRAIN[:1], self.target_name(cfg)))
         if key not in self._read:
             self._read[key] = read_unlabelled(cfg, self.target_dicts(cfg)), self._source(cfg)
         return self._read[key]
@@ -195,6 +196,7 @@ def measure_runs(runs, sets, criteria, judge="", trust=False, after_image=None, 
     """
     for run in runs:
         cfg, model = run.cfg, build_checked_model(run.cfg).eval()
+        register_declared_datasets(cfg)  # of several runs, the last one's sets are registered
         target, source = sets.of(cfg)
         if judge and judge not in DatasetCatalog.list():
             raise ConfigError(f"--judge {judge} is neither registered nor in DATASETS.CUSTOM of {run.name}.")

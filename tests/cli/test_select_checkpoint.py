@@ -118,6 +118,23 @@ def test_a_folder_of_images_an_absent_start_and_no_source(runs, tmp_path, capsys
     assert f"Ship {found['best']}" in text and "start" not in text
 
 
+def test_each_run_is_measured_on_the_sets_of_its_own_config(runs, tmp_path):
+    """Two runs whose sets of one name differ: the set that was registered last must not serve both."""
+    alone, both = tmp_path / "alone.json", tmp_path / "both.json"
+    other = tmp_path / "other"
+    shutil.copytree(runs / "slow", other)
+    text = (other / "config.yaml").read_text()
+    (tmp_path / "few").mkdir()
+    for i in range(2):
+        shutil.copy(runs / "fog" / f"{i}.png", tmp_path / "few")
+    (other / "config.yaml").write_text(text.replace(str(runs / "fog"), str(tmp_path / "few")))
+    sizes = ["--source-images", 0, "--start", runs / "start" / "model_final.pth"]
+    run("select", runs / "fast", *sizes, "--output", alone)
+    run("select", runs / "fast", other, *sizes, "--output", both)
+    found = [{c["file"]: c["criteria"] for c in json.loads(f.read_text())["checkpoints"]} for f in (alone, both)]
+    assert len(found[0]) == 3 and all(found[1][file] == values for file, values in found[0].items())
+
+
 def test_a_start_that_looks_better_than_all_is_warned_of(runs, tmp_path, capsys):
     """Adapted checkpoints without a single box: the start is the best."""
     folder = tmp_path / "blind"

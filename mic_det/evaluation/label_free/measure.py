@@ -99,6 +99,11 @@ def dicts_of(name, most=0):
     return evenly(DatasetCatalog.get(name), most)
 
 
+def needs_source(criteria):
+    """Whether any of these criteria (names) compares with the source."""
+    return any(need.startswith("source") for name in criteria for need in CRITERIA[name].needs)
+
+
 def read_source(cfg, most):
     """At most ``most`` labelled images with boxes of the first set of ``DATASETS.TRAIN``; None for 0."""
     if not most or not cfg.DATASETS.TRAIN:
@@ -119,7 +124,7 @@ def evaluate_label_free(cfg, model):
     """
     keys = cfg.TEST.LABEL_FREE
     target = read_unlabelled(cfg, dicts_of(keys.DATASET or cfg.DATASETS.TARGET[0], keys.MAX_IMAGES))
-    source = read_source(cfg, keys.SOURCE_IMAGES)
+    source = read_source(cfg, keys.SOURCE_IMAGES) if needs_source(COMBINATION) else None
     values = measure(model, target, num_classes(cfg), source, tuple(COMBINATION)).values
     results = {"score": combined(values), **values}
     text = ", ".join(f"{k} {v:.3f}" for k, v in results.items())
