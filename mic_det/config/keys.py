@@ -72,8 +72,8 @@ SECTIONS = (
         Key("TEST.LABEL_FREE.MAX_IMAGES", 60, COUNT,
             "At most this number of its images, evenly spread over the set.", "images"),
         Key("TEST.LABEL_FREE.SOURCE_IMAGES", 60, AT_LEAST_0,
-            "Labelled images of DATASETS.TRAIN for criteria that compare with the source; 0 = none. The current score has "
-            "no such criterion.", "images"),
+            "Labelled images of DATASETS.TRAIN for criteria that compare with the source; 0 = none. The current score "
+            "has no such criterion.", "images"),
         Key("DATALOADER.WORKER_TIMEOUT", 300, AT_LEAST_0,
             "Longest time that the training waits for a batch from the DATALOADER.NUM_WORKERS processes. Then it stops "
             "with an error: shared memory may be too small, or a disk hangs. 0 = no limit.", "s"),
