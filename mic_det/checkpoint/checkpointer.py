@@ -115,9 +115,15 @@ class MICCheckpointer(CheckpointFiles):
 
     def save(self, name, **kwargs):
         """See :class:`CheckpointFiles`; the names of the classes are written too, where they are known."""
+        super().save(name, **self._named(), **kwargs)
+
+    def save_weights(self, name, **kwargs):
+        """See :class:`CheckpointFiles`; with the names of the classes, too."""
+        super().save_weights(name, **self._named(), **kwargs)
+
+    def _named(self):
         known = {"class_names": self.class_names, "pixel_class_names": self.pixel_class_names}
-        named = {key: [str(n) for n in names] for key, names in known.items() if names}
-        super().save(name, **named, **kwargs)
+        return {key: [str(n) for n in names] for key, names in known.items() if names}
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """See Detectron2.

@@ -17,7 +17,7 @@ from .finite_state import first_nonfinite, nested_tensors
 from .formats import read_torch, with_tensors
 from .trainer_state import state_problem
 
-LAST, FINAL = "last_checkpoint", "model_final.pth"
+LAST, FINAL, BEST_LABEL_FREE = "last_checkpoint", "model_final.pth", "model_best_label_free.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
@@ -116,6 +116,22 @@ class CheckpointFiles(DetectionCheckpointer):
         write_atomically(file, lambda f: torch.save(data, f))
         self.tag_last_checkpoint(os.path.basename(file))
         self.last_good = file
+
+    def save_weights(self, name, **kwargs):
+        """Write the weights alone, whole or not at all. A run does not resume from this file.
+
+        Args:
+            name (str): file name, without .pth.
+            kwargs: what is written beside the weights.
+
+        Raises:
+            CheckpointError: where the disk refuses it.
+        """
+        if self.save_dir and self.save_to_disk:
+            data = {"model": self.model.state_dict(), **kwargs}
+            file = os.path.join(self.save_dir, f"{name}.pth")
+            self.logger.info("Saving weights to %s", file)
+            write_atomically(file, lambda f: torch.save(data, f))
 
     def check_finite(self, data=None):
         """Refuse weights, and what an optimizer has gathered, that are not finite. Cheap beside a save.

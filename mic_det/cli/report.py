@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import DataError
+from ..experiments.label_free_tables import read_table
 from ..experiments.report import build_report
 from ..experiments.run_files import FILES_OF_A_RUN, distinct_names, read_run
 from ..utils.outputs import Outputs
@@ -16,10 +17,11 @@ def main(args):
         raise DataError(f"--pictures {missing}: there is no such folder.")
     output = Path(args.output)
     read = [Path(folder) / name for folder in args.runs for name in FILES_OF_A_RUN]
-    outputs = Outputs(output.parent, "report", [*read, *args.pictures], args.overwrite)
+    outputs = Outputs(output.parent, "report", [*read, *args.pictures, *args.label_free], args.overwrite)
     outputs.check([output.name])
     runs = distinct_names([read_run(folder) for folder in args.runs])
-    html = build_report(runs, args.pictures, args.max_pictures)
+    tables = [read_table(file) for file in args.label_free]
+    html = build_report(runs, args.pictures, args.max_pictures, tables)
     outputs.write_text(output.name, html)
     for run in runs:
         for note in run.notes:

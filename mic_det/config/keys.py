@@ -69,6 +69,18 @@ SECTIONS = (
             "student. \"\" = none."),
         Key("TEST.PSEUDO_LABELS.MAX_IMAGES", 200, AT_LEAST_0,
             "At most this number of its images, evenly spread over the set; 0 = all.", "images"),
+        Key("TEST.LABEL_FREE.ENABLED", False, YES_NO,
+            "True: each evaluation (TEST.EVAL_PERIOD, the end of training, --eval-only) also measures, without labels, "
+            "how good the model is on target images: `label_free/score` and its criteria in metrics.json. The run "
+            "keeps the weights with the highest score as model_best_label_free.pth. `mic-det select` measures the same "
+            "afterwards. It needs a model with boxes."),
+        Key("TEST.LABEL_FREE.DATASET", "", TEXT,
+            "The set of target images for it, whose labels are not used; \"\" = the first of DATASETS.TARGET."),
+        Key("TEST.LABEL_FREE.MAX_IMAGES", 60, COUNT,
+            "At most this number of its images, evenly spread over the set.", "images"),
+        Key("TEST.LABEL_FREE.SOURCE_IMAGES", 60, AT_LEAST_0,
+            "Labelled images of DATASETS.TRAIN for criteria that compare with the source; 0 = none. The current score "
+            "has no such criterion.", "images"),
         Key("DATALOADER.WORKER_TIMEOUT", 300, AT_LEAST_0,
             "Longest time that the training waits for a batch from the DATALOADER.NUM_WORKERS processes. Then it stops "
             "with an error: shared memory may be too small, or a disk hangs. 0 = no limit.", "s"),

@@ -64,6 +64,7 @@ def check_datasets(cfg, training=True):
     if training and cfg.DATASETS.TARGET:
         used = [x for dicts in chosen.values() for x in dicts]
         lines += target_images(cfg, used)[1]
+    check_label_free_set(cfg)
     if not training or not model_class_names(cfg):
         lines += [note for kind in kinds for note in kind.notes_of_evaluation()]
     return lines
@@ -110,6 +111,17 @@ def check_pseudo_label_set(cfg, kinds):
         raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
     for kind in kinds:
         kind.check_measured(name)
+
+
+def check_label_free_set(cfg):
+    """Whether the set of ``TEST.LABEL_FREE`` exists and has images."""
+    name = cfg.TEST.LABEL_FREE.DATASET
+    if not cfg.TEST.LABEL_FREE.ENABLED or not name:
+        return
+    if name not in DatasetCatalog.list():
+        raise ConfigError(f"TEST.LABEL_FREE.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
+    if not DatasetCatalog.get(name):
+        raise DataError(f"{name} (TEST.LABEL_FREE.DATASET) has no images.")
 
 
 def describe(key, name, dicts, classes):

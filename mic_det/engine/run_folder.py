@@ -8,11 +8,11 @@ import sys
 
 from detectron2.utils import comm
 
-from ..checkpoint.storage import FINAL, LAST, has_checkpoint
+from ..checkpoint.storage import BEST_LABEL_FREE, FINAL, LAST, has_checkpoint
 from ..errors import ConfigError
 
 # What a training or an evaluation writes. Checkpoints go first and config.yaml, which tells that all is ours, last.
-CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, "model_*.pth.tmp")
+CHECKPOINTS = (LAST, f"{LAST}.tmp", "model_[0-9]*.pth", FINAL, BEST_LABEL_FREE, "model_*.pth.tmp")
 COMMANDS = "command_line.txt"  # a line for each start of the run
 LOGS = ("log.txt", "log.txt.rank*", COMMANDS)
 TRACKERS = "trackers"  # ids of the runs at wandb and MLflow, and wandb's own files

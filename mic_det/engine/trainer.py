@@ -21,12 +21,13 @@ from ..checkpoint.reference import load_reference
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError, NonFiniteError
 from ..evaluation.evaluators import make_evaluators
+from ..evaluation.label_free.measure import evaluate_label_free
 from ..evaluation.pseudo_label_quality import evaluate_pseudo_labels
 from ..modeling import MIC
 from ..modeling.build import build_checked_model
 from ..utils.signals import StopRequest, TrainingStopped
 from .gradient_clipping import build_with_clipping
-from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
+from .hooks import EvalAfterSuccess, KeepBestLabelFree, PseudoBoxPictures, undisturbed
 from .monitor import PseudoLabelMonitor
 from .non_finite import (
     CatchNonFinite,
@@ -154,6 +155,8 @@ class MICTrainer(DefaultTrainer):
         hooks[-1:-1] = [self.saver.state, self.saver]  # before the evaluation, which may fail
         if isinstance(model, MIC) and cfg.DATASETS.TARGET and cfg.MODEL.MIC.TEACHER.STATISTICS_IMAGES:
             hooks.insert(0, TargetStatistics(cfg, model))
+        if cfg.TEST.LABEL_FREE.ENABLED:
+            hooks.append(KeepBestLabelFree(self.checkpointer))  # after the evaluation
         if is_main and isinstance(model, MIC) and cfg.DATASETS.TARGET:
             hooks.append(PseudoLabelMonitor.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
@@ -191,6 +194,7 @@ class MICTrainer(DefaultTrainer):
     ) -> dict:
         """As Detectron2's; for MIC also what ``TEST.PSEUDO_LABELS`` asks for, under ``pseudo_labels``.
 
+        With ``TEST.LABEL_FREE``, ``label_free`` has what the main process finds without labels.
         ``MODEL.MIC.EVALUATE both`` adds the student's results under ``student``. A training goes on with the
         random numbers that it would have without the evaluation.
         """
@@ -200,6 +204,8 @@ class MICTrainer(DefaultTrainer):
             if broken:
                 raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")
             results = super().test(cfg, model, evaluators)
+            if cfg.TEST.LABEL_FREE.ENABLED and comm.is_main_process():
+                results["label_free"] = evaluate_label_free(cfg, mic)
             if not isinstance(mic, MIC):
                 return results
             if cfg.TEST.PSEUDO_LABELS.DATASET:

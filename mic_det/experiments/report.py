@@ -17,12 +17,13 @@ CLASS_PREFIXES = ("AP50-", "IoU-")
 SHOWN = ("seed", "hardware", "PyTorch", "GPU", "CUDA", "training time", "seconds")  # of the environment, at once
 
 
-def build_report(runs, extra_pictures=(), max_pictures=12):
+def build_report(runs, extra_pictures=(), max_pictures=12, tables=()):
     """
     Args:
         runs (list[Run]): see :func:`read_run`.
         extra_pictures (sequence of path): folders whose pictures are shown at the end.
         max_pictures (int): of each folder, evenly spread; the page holds them all in itself.
+        tables (list[Table]): of :func:`read_table`, shown after the results.
 
     Returns:
         str: an HTML document that refers to nothing outside of it.
@@ -46,6 +47,7 @@ def build_report(runs, extra_pictures=(), max_pictures=12):
         sections_of_runs=[(run, _sections(run)) for run in runs],
         extra_pictures=[(folder, list_pictures(folder)) for folder in extra_pictures],
         max_pictures=max_pictures,
+        tables=tables,
         SHOWN=SHOWN,
     )
 
@@ -110,6 +112,7 @@ def _sections(run):
             f"Measured on {run.setting('TEST.PSEUDO_LABELS.DATASET', 'a labelled set')}; its labels were not trained "
             "on. Agreement is that of teacher and student.",
         ),
+        ("Without target labels", label_free_charts(run), _kept(run)),
         (
             "Alignment",
             alignment if accuracies else [],
@@ -198,6 +201,26 @@ def quality_charts(run):
         if by_class:
             charts.append(line_chart(f"{prefix} of pseudo-labels, by class", by_class, ylabel="%", ylim=(0, 105)))
     return charts
+
+
+def label_free_charts(run):
+    """The score of ``TEST.LABEL_FREE`` over steps, then the criteria that it combines."""
+    curves = _curves(run, "label_free/")
+    score = {k: v for k, v in curves.items() if k == "score"}
+    criteria = {k: v for k, v in curves.items() if k != "score"}
+    titles = ("score without labels", "criteria without labels")
+    return [line_chart(title, x) for title, x in zip(titles, (score, criteria)) if x]
+
+
+def _kept(run):
+    steps, scores = run.curve("label_free/score")
+    if not steps:
+        return ""
+    best = max(range(len(steps)), key=scores.__getitem__)
+    return (
+        f"Higher is better. The highest score of the evaluations in metrics.json is {scores[best]:.3f}, after step "
+        f"{steps[best] + 1}. model_best_label_free.pth has the weights with the highest score of the run."
+    )
 
 
 def _evenly(files, most):

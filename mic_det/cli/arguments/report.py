@@ -24,4 +24,7 @@ def add(parser):
         metavar="N",
         help="at most N of each folder, evenly spread (%(default)s)",
     )
+    parser.add_argument(
+        "--label-free", nargs="+", default=[], metavar="FILE", help="files of `mic-det select` and `mic-det estimate`"
+    )
     add_overwrite_argument(parser)

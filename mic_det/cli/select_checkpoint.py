@@ -1,0 +1,107 @@
+"""Rank checkpoints on unlabelled target images."""
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+from ..errors import DataError
+from ..evaluation.label_free.criteria import CRITERIA
+from ..evaluation.label_free.measure import needs_source
+from ..evaluation.label_free.ranking import COMBINATION, choose, combined, resampled_scores
+from ..experiments.run_checkpoints import ImageSets, measure_runs, read_runs
+from ..utils.outputs import Outputs
+from ..utils.own_code import import_own_code
+from ..utils.printable import printable
+from ..utils.progress import progress_bar
+
+FORMAT = "mic_det select 1"
+UNSURE = 0.5  # share of resamplings below which a choice is called unsure
+
+
+def main(args):
+    import_own_code(args.modules)
+    output = Path(args.output)
+    outputs = Outputs(output.parent, "select", [c for r in args.runs for c in Path(r).glob("*.pth")], args.overwrite)
+    outputs.check([output.name])
+    logging.getLogger("detectron2").setLevel(logging.WARNING)
+    logging.getLogger("fvcore").setLevel(logging.WARNING)
+    runs = read_runs(args.runs, args.opts, args.start)
+    criteria = tuple(CRITERIA if args.criteria == "all" else COMBINATION)
+    sets = ImageSets(args.images, args.max_images, args.source_images if needs_source(criteria) else 0)
+    rows, resampled = [], []
+    with progress_bar(sum(len(r.checkpoints) for r in runs), "checkpoint") as progress:
+        skip = lambda c, why: progress.write(printable(f"{c.file} is left out: {why}"), file=sys.stderr)  # noqa: E731
+        for row in measure_runs(runs, sets, criteria, args.judge, args.trust_checkpoint, skip=skip):
+            rows.append(row)
+            resampled.append(resampled_scores(row.measured))
+            write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), complete=False)
+            progress.update()
+    for note in sets.notes:
+        print(printable(note), file=sys.stderr)
+    content = write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg))
+    if all(c["score"] is None for c in content["checkpoints"]):
+        raise DataError("none of the criteria can be measured of these models on these images.")
+    print_table(content)
+    print_choice(content, output)
+
+
+def write(args, outputs, name, rows, resampled, images, complete=True):
+    """Write the JSON file, also after each checkpoint: a program that is ended early leaves what it has measured."""
+    content = {"complete": complete, **report(args, rows, resampled, images)}
+    outputs.write_text(name, json.dumps(content, indent=1))
+    return content
+
+
+def report(args, rows, resampled, images):
+    """The content of the JSON file: the best checkpoint first."""
+    scores = [combined(row.measured.values) for row in rows]
+    choice = choose(scores, resampled, [row.checkpoint.start for row in rows])
+    found = []
+    for i in choice.order:
+        c, row = rows[i].checkpoint, rows[i]
+        entry = {"run": c.run, "step": c.step, "start": c.start, "file": c.file, "score": _finite(scores[i])}
+        entry["criteria"] = {name: _finite(v) for name, v in row.measured.values.items()}
+        if c.start:
+            entry["runs"] = c.runs
+        if row.truth is not None:
+            entry["AP50"] = _finite(row.truth["AP50"])
+            entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}
+        found.append(entry)
+    return {
+        "format": FORMAT, "images": images, "num_images": len(rows[0].measured), "judge": args.judge,
+        "combination": COMBINATION, "best": found[0]["file"], "sure": choice.sure, "above_start": choice.above_start,
+        "start_is_best": choice.start_is_best, "checkpoints": found,
+    }  # fmt: skip
+
+
+def _finite(value):
+    return value if math.isfinite(value) else None
+
+
+def print_table(content):
+    names = [n for n in COMBINATION if any(n in c["criteria"] for c in content["checkpoints"])]
+    judged = ["AP50"] if content["judge"] else []
+    print(f"{'score':>7s} {'step':>7s}" + "".join(f" {n:>18s}" for n in [*names, *judged]) + "  run")
+    for c in content["checkpoints"]:
+        values = [c["criteria"].get(n) for n in names] + [c.get("AP50")] * len(judged)
+        cells = "".join(f" {v:18.3f}" if v is not None else f" {'-':>18s}" for v in values)
+        score = "      -" if c["score"] is None else f"{c['score']:7.3f}"
+        print(printable(f"{score} {c['step']:7d}{cells}  {c['run']}"))
+
+
+def print_choice(content, output):
+    best, count = content["checkpoints"][0], len(content["checkpoints"])
+    print()
+    print(printable(f"Ship {best['file']}"))
+    if count > 1:
+        print(
+            f"It is the best of {count} checkpoints in {content['sure']:.0%} of {content['num_images']} images' "
+            "resamplings" + (": the choice is not sure." if content["sure"] < UNSURE else ".")
+        )
+    if content["above_start"] is not None:
+        print(f"It is better than its start in {content['above_start']:.0%} of them.")
+    if content["start_is_best"]:
+        print("Warning: the start looks better than every adapted checkpoint. The adaptation did not help.")
+    print(printable(f"{output}: all criteria"))

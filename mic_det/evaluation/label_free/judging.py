@@ -1,0 +1,57 @@
+"""How well criteria choose, where labels are there to judge: regret, rank correlation, collapsed checkpoints."""
+
+import math
+
+import numpy as np
+
+COLLAPSED = 3.0  # AP50 below the start's from which a checkpoint counts as collapsed
+
+
+def ranks(values):
+    """Ranks from 1; equal values share the mean of their ranks."""
+    values = np.asarray(values, float)
+    return np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
+
+
+def spearman(first, second):
+    """Spearman's rank correlation; NaN where one of the two does not vary, or with less than 3 values."""
+    a, b = ranks(first), ranks(second)
+    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def judge(checkpoints, score):
+    """How well one score would have chosen.
+
+    Args:
+        checkpoints (list[dict]): with ``run``, ``step``, ``start`` (bool), ``AP50``; a start's ``runs`` are those that
+            began with it.
+        score (callable): of a checkpoint, higher = better; NaN = undefined, the worst. Checkpoints of which it is None
+            (not measured) are left out.
+
+    Returns:
+        dict: ``rho`` over all checkpoints; ``regret`` and ``last_regret``, the mean over runs of the best AP50 minus
+        that of the chosen checkpoint, or of the last one (a start is one of its runs' checkpoints); ``runs``;
+        ``collapsed``, the number of checkpoints with an AP50 more than 3 below their start's, and ``found``, how many
+        of them have a lower score than the start.
+    """
+    known = [c for c in checkpoints if c.get("AP50") is not None and score(c) is not None]
+    value = {id(c): score(c) if math.isfinite(score(c)) else -math.inf for c in known}
+    regrets, last, collapsed, found = [], [], 0, 0
+    for run in dict.fromkeys(c["run"] for c in known if not c["start"]):
+        own = [c for c in known if c["run"] == run and not c["start"]]
+        starts = [c for c in known if c["start"] and run in c.get("runs", ())]
+        best = max(c["AP50"] for c in own + starts)
+        regrets.append(best - max(own + starts, key=lambda c: value[id(c)])["AP50"])
+        last.append(best - max(own, key=lambda c: c["step"])["AP50"])
+        for start in starts:
+            worse = [c for c in own if c["AP50"] < start["AP50"] - COLLAPSED]
+            collapsed += len(worse)
+            found += sum(value[id(c)] < value[id(start)] for c in worse)
+    mean = lambda x: float(np.mean(x)) if x else float("nan")  # noqa: E731
+    return {
+        "rho": spearman([value[id(c)] for c in known], [c["AP50"] for c in known]),
+        "regret": mean(regrets), "last_regret": mean(last), "runs": len(regrets), "checkpoints": len(known),
+        "collapsed": collapsed, "found": found,
+    }  # fmt: skip
