@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..utils.printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
-from .label_kinds import classes_key, label_kinds, num_classes
+from .label_kinds import classes_key, label_kinds, num_classes, weights_regions
 from .models import HRDA_BACKBONE, HRDA_HEAD, VIT_BACKBONE, backbone_name, is_mic, student_architecture
 from .renamed import RENAMED
 from .tree import check_key, value_of
@@ -42,6 +42,12 @@ def validate_mic_config(cfg):
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
+    weight = cfg.MODEL.MIC.CONSISTENCY.MASK_WEIGHT
+    if weight and is_mic(cfg) and not (cfg.MODEL.MASK_ON and weights_regions(cfg)):
+        raise ConfigError(
+            f"MODEL.MIC.CONSISTENCY.MASK_WEIGHT is {weight}, which needs instance masks of an R-CNN without cascade: "
+            "set MODEL.MASK_ON True with such a student, or the weight to 0."
+        )
     _check_sequential_backward(cfg)
     _check_rates(cfg.SOLVER)
     _check_vit(cfg)
