@@ -59,9 +59,9 @@ class TimmStages(Stages):
         self._indices = [last[stride] for stride in STRIDES]
         if hasattr(self.body, "prune_intermediate_layers"):
             self._indices = self.body.prune_intermediate_layers(self._indices, prune_norm=True, prune_head=True)
-        settings = self.body.pretrained_cfg
-        self.pixel_mean = tuple(255 * x for x in settings["mean"])
-        self.pixel_std = tuple(255 * x for x in settings["std"])
+        settings = self.body.pretrained_cfg or {}
+        if settings.get("mean") and settings.get("std"):
+            self.pixel_mean, self.pixel_std = (tuple(255 * x for x in settings[k]) for k in ("mean", "std"))
         self.describe(self._checked_channels(), output_norm)
         self._freeze(timm, norm, freeze_at)
 

@@ -116,6 +116,8 @@ def layer_lr_factor(name, decay, depth):
         decay (float): factor from each block to the one before it.
         depth (int): number of blocks.
     """
+    if decay == 1:
+        return 1.0
     return get_vit_lr_decay_rate(name[name.find("backbone.") :] if "backbone." in name else name, decay, depth)
 
 

@@ -9,7 +9,8 @@ from detectron2.modeling import build_model
 
 from helpers.models import random_image, tiny_cfg
 from mic_det.checkpoint.checkpointer import MICCheckpointer
-from mic_det.errors import ConfigError
+from mic_det.checkpoint.libraries import fetch
+from mic_det.errors import CheckpointError, ConfigError
 from mic_det.modeling.timm_backbone import TimmStages
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")]
@@ -124,3 +125,8 @@ def test_timms_file_fills_student_and_teacher_and_its_statistics_are_asked_for(t
     for x in maps.values():
         torch.testing.assert_close(x.mean(dim=1), torch.zeros_like(x[:, 0]), atol=1e-5, rtol=0)
         torch.testing.assert_close(x.var(dim=1, unbiased=False), torch.ones_like(x[:, 0]), atol=1e-2, rtol=0)
+
+
+def test_weights_of_an_unknown_name_are_refused(timm):
+    with pytest.raises(CheckpointError, match="MODEL.WEIGHTS is timm://convnext_of_nobody: timm has no such model"):
+        fetch("timm://convnext_of_nobody")

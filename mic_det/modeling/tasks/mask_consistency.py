@@ -71,8 +71,10 @@ def resampled(masks, boxes, regions, side):
     x, y = (p[:, None, :].expand(-1, side, -1) if i == 0 else p[:, :, None].expand(-1, -1, side)
             for i, p in enumerate(places))  # fmt: skip
     inside = (x.abs() <= 1) & (y.abs() <= 1)
-    grid = torch.stack([x, y], dim=3).to(masks.dtype)
-    found = F.grid_sample(masks[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    grid = torch.stack([x, y], dim=3).float()
+    found = F.grid_sample(masks[:, None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[
+        :, 0
+    ]
     return found * inside
 
 

@@ -69,14 +69,9 @@ class BoxTask(Task):
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
         )  # fmt: skip
         weights = ConsistencyWeights(
-            c.RPN_CLS_WEIGHT,
-            c.ROI_CLS_WEIGHT,
-            c.RPN_BOX_REG_WEIGHT,
-            c.ROI_BOX_REG_WEIGHT,
-            c.QUALITY,
-            c.TARGETS,
-            c.MASK_WEIGHT,
-        )
+            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS,
+            mask=c.MASK_WEIGHT,
+        )  # fmt: skip
         return cls(
             select=select, empty_images=c.EMPTY_IMAGES, weights=weights, thresholds=thresholds,
             ignore_score=p.IGNORE_SCORE, **others,
@@ -188,11 +183,11 @@ class RCNNTask(BoxTask):
         return pseudo
 
     def consistency(self, student, view, pseudo, truth):
-        undecided = pseudo.undecided
+        undecided, masks = pseudo.undecided, bool(self.weights.mask)
         if undecided is not None:
             undecided = undecided + [x.gt_boxes.tensor[:0] for x in truth]
         views = MaskedViews(
-            view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
+            view.images, view.features, pseudo_targets(pseudo.boxes, masks) + true_targets(truth, masks),
             self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
             [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher, undecided,
         )  # fmt: skip

@@ -145,20 +145,20 @@ def chosen_anchors(anchors, matched, labels, logits, deltas, num_sampled):
     )  # fmt: skip
 
 
-def pseudo_targets(pseudo):
+def pseudo_targets(pseudo, masks=False):
     """Pseudo-boxes with their scores as ``gt_scores``, because Detectron2's sampling keeps names with ``gt_``."""
-    return [_labelled(x, x.scores) for x in pseudo]
+    return [_labelled(x, x.scores, masks) for x in pseudo]
 
 
-def true_targets(truth):
+def true_targets(truth, masks=False):
     """True boxes, in the same form."""
-    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device)) for x in truth]
+    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device), masks) for x in truth]
 
 
-def _labelled(instances, scores):
+def _labelled(instances, scores, masks):
     kept = Instances(instances.image_size)
     kept.gt_boxes, kept.gt_classes, kept.gt_scores = instances.gt_boxes, instances.gt_classes, scores
     for name, own in (("gt_masks", "gt_masks"), ("mask_probs", "gt_mask_probs")):
-        if instances.has(name) and len(instances):
+        if masks and instances.has(name) and len(instances):
             kept.set(own, instances.get(name))
     return kept
