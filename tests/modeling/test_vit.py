@@ -42,17 +42,14 @@ def randomised(module, std=0.2, seed=5):
 # ------------------------------------------------------------------------------------------- the network
 
 
-@pytest.mark.parametrize("rotary", [False, True])
-@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("rotary, window", [(False, 0), (False, 3), (True, 0)])
 def test_features_are_those_of_timms_vit_without_tokens(rotary, window):
     """DINOv2's and DINOv3's networks in timm, without class token, registers and last norm, on a 6 x 9 grid.
 
     With windows of 3 x 3, timm sees each window as an image of its own. Rotary positions then need the scale of the
     whole image, so that case has no counterpart in timm: see the next test.
     """
-    if rotary and window:
-        pytest.skip("the next test")
-    settings = dict(embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0, class_token=False)
+    settings = dict(embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0, class_token=False, global_pool="")
     if rotary:
         theirs = timm.create_model("vit_small_patch16_dinov3", num_reg_tokens=0, pretrained=False, **settings)
     else:
@@ -66,9 +63,8 @@ def test_features_are_those_of_timms_vit_without_tokens(rotary, window):
         norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-5 if rotary else 1e-6), window_size=window,
         window_block_indexes=range(DEPTH),
     ).eval()  # fmt: skip
-    state = theirs.state_dict()
-    state = {**state, **({} if rotary else {"mask_token": torch.zeros(1, WIDTH)})}
-    ours.load_state_dict(vit_names(state, ours, "file"), strict=True)
+    found = vit_names(theirs.state_dict(), ours, "file")
+    ours.load_state_dict(found, strict=True)
     x = torch.randn(2, 3, 96, 96 if window or not rotary else 144)
     with torch.no_grad():
         if window:  # patches of each window, with their positions of the whole image
@@ -246,11 +242,11 @@ def small():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["dinov2", "dinov2_reg4", "dinov3", "mae"])
-@pytest.mark.parametrize("names", [authors_file, transformers_file])
+@pytest.mark.parametrize("version, names", [
+    (version, names) for version in ("dinov2", "dinov2_reg4", "dinov3", "mae")
+    for names in (authors_file, transformers_file)
+])  # fmt: skip
 def test_every_tensor_of_the_model_is_filled_from_the_real_names_and_shapes(small, version, names, caplog):
-    if names is transformers_file and version == "dinov2_reg4":
-        pytest.skip("it has the same names as dinov2")
     caplog.set_level("INFO")
     model = small[version.split("_")[0]]
     found = vit_names(names(version), model, "the file")
