@@ -177,6 +177,10 @@ PRESETS = {
         "SOLVER.IMS_PER_BATCH_TARGET": 2,
     },
 }  # fmt: skip
+PRESETS["pretrained_adamw"] = {
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL.PIXEL_STD": [58.395, 57.12, 57.375], "INPUT.FORMAT": "RGB",
+    "SOLVER.OPTIMIZER": "AdamW", "SOLVER.BASE_LR": 1e-4, "SOLVER.WEIGHT_DECAY": 0.05,
+}  # fmt: skip
 PRESETS["mic_daformer"] = {**PRESETS["daformer"], "SEM_SEG.MASK.BLOCK_SIZE": 32}
 del PRESETS["mic_daformer"]["SEM_SEG.WEIGHT"]  # 1 is the default
 PRESETS["hrda"] = {

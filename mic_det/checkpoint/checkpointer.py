@@ -6,7 +6,6 @@ from typing import Any, Optional
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
@@ -28,6 +27,7 @@ from .formats import (
     read_torch,
     with_tensors,
 )
+from .libraries import LIBRARIES, fetch
 from .matching import (
     OPTIONAL,
     match_shapes,
@@ -41,8 +41,6 @@ from .trainer_state import MOST_STEPS
 
 __all__ = ["CheckpointError", "MICCheckpointer"]
 
-TORCHVISION_PREFIX = "torchvision://"
-
 
 class MICCheckpointer(CheckpointFiles):
     """Detectron2's checkpointer, for plain detectors and for MIC.
@@ -50,7 +48,7 @@ class MICCheckpointer(CheckpointFiles):
     - Files are never executed: ``.pth`` with ``weights_only``, ``.pkl`` through an unpickler that
       admits arrays and plain containers alone; ``.safetensors`` holds no code.
     - A plain detector's weights go into student and teacher; so do backbone weights, of Detectron2's
-      zoo or of torchvision (``torchvision://NAME`` or a local state dict).
+      zoo, of torchvision or timm (``torchvision://NAME``, ``timm://NAME``, or a local state dict).
     - A plain detector takes MIC's teacher, which is what MIC is evaluated by, or its student
       (``MODEL.MIC.WEIGHTS_FROM``). Teachers and students of other frameworks are understood.
     - Loading stops where less than ``min_matched_keys`` of the backbone is found, and where shapes
@@ -131,8 +129,8 @@ class MICCheckpointer(CheckpointFiles):
         Raises:
             CheckpointError: where the file is missing, broken, unsafe, or lacks the backbone.
         """
-        if path and path.startswith(TORCHVISION_PREFIX):
-            self._load_checked({"model": _fetch_torchvision(path)}, path)
+        if path and path.startswith(LIBRARIES):
+            self._load_checked({"model": fetch(path)}, path)
             return {}
         self._source = path
         try:
@@ -299,14 +297,3 @@ class MICCheckpointer(CheckpointFiles):
         if wrong:
             self.logger.warning("%s: %d tensors of another shape are left out: %s", path, len(wrong), ", ".join(wrong))
         return {k: v for k, v in rest.items() if k not in wrong}
-
-
-def _fetch_torchvision(url):
-    """The default weights of ``torchvision://NAME``."""
-    try:
-        weights = torchvision.models.get_model_weights(url[len(TORCHVISION_PREFIX) :]).DEFAULT
-        return dict(weights.get_state_dict(progress=True))
-    except ValueError as e:
-        raise CheckpointError(f"MODEL.WEIGHTS is {url}: torchvision has no such model ({e}).") from e
-    except OSError as e:
-        raise CheckpointError(f"cannot fetch {url} ({e}). Download it, and give MODEL.WEIGHTS the file.") from e

@@ -6,13 +6,15 @@ import re
 import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
+from detectron2.modeling.backbone.vit import ViT
 from tabulate import tabulate
 
 from ..config.label_kinds import box_section
 from ..errors import CheckpointError
 from ..modeling.encoder import innermost
 from ..modeling.mit import MixTransformer, segformer_names
-from ..modeling.torchvision_backbone import TorchvisionStages
+from ..modeling.stages import IMAGENET_MEAN, IMAGENET_STD, Stages
+from ..modeling.vit_weights import vit_names
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ PREDICTORS = {
 }
 # Set when a model is built, or without meaning for its predictions
 OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|cell_anchors\.\d+)$")
-# ImageNet as torchvision's classifiers and SegFormer's see it (RGB in [0, 255])
-TORCHVISION_MEAN, TORCHVISION_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# What no file of ImageNet weights has: relative positions begin with 0, norms of a pyramid's input with 1
+ADDED = re.compile(r"\.(rel_pos_[hw]$|output_norms\.)")
 
 
 def split_parts(checkpoint):
@@ -81,7 +83,7 @@ def rename_keys(state, detector, path, heuristics=False, author=""):
     """Call tensors what they are called in ``detector``.
 
     Args:
-        state (dict): names -> tensors, of the detector itself, of a zoo's, of a torchvision classifier or of a MiT.
+        state (dict): names -> tensors, of the detector itself, of a zoo's, of a classifier, of a MiT or of a plain ViT.
         heuristics (bool): Detectron2 is to match names by their endings.
         author (str): of a zoo's file; "Caffe2" has names of its own.
 
@@ -91,13 +93,16 @@ def rename_keys(state, detector, path, heuristics=False, author=""):
     state = _for_two_scales(state, detector)
     where, bottom_up = innermost(detector.backbone)
     prefixed = any(k.startswith(("backbone.", "proposal_generator.", "roi_heads.")) for k in state)
-    if isinstance(bottom_up, TorchvisionStages) and not prefixed:
+    if isinstance(bottom_up, Stages) and not prefixed:
         wanted = bottom_up.body.state_dict().keys()
-        warn_of_preprocessing(detector, path)
+        warn_of_preprocessing(detector, path, bottom_up.library, bottom_up.pixel_mean, bottom_up.pixel_std)
         return {f"{where}body.{k}": v for k, v in state.items() if k in wanted}
     if isinstance(bottom_up, MixTransformer) and not any(k.startswith(where) for k in state):
         warn_of_preprocessing(detector, path, "SegFormer")
         return {f"{where}{k}": v for k, v in segformer_names(state).items()}
+    if isinstance(bottom_up, ViT) and not any(k.startswith(where) for k in state):
+        warn_of_preprocessing(detector, path, "a plain ViT")
+        return {f"{where}{k}": v for k, v in vit_names(state, bottom_up, path).items()}
     if isinstance(bottom_up, ResNet) and "layer1.0.conv1.weight" in state:
         state, heuristics = resnet_names(state), True
         warn_of_preprocessing(detector, path)
@@ -151,16 +156,16 @@ def _by_endings(state, detector, path, author):
     return found
 
 
-def warn_of_preprocessing(detector, path, origin="torchvision"):
-    """Warn where a detector sees images otherwise than torchvision's classifier did, or strides elsewhere."""
+def warn_of_preprocessing(detector, path, origin="torchvision", mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    """Warn where a detector sees images otherwise than its backbone's classifier did, or strides elsewhere."""
     # a SemanticSegmentor does not know the order of its channels
     advice = [] if getattr(detector, "input_format", None) in (None, "RGB") else ["INPUT.FORMAT RGB"]
     for key, own, wanted in (
-        ("MEAN", detector.pixel_mean, TORCHVISION_MEAN),
-        ("STD", detector.pixel_std, TORCHVISION_STD),
+        ("MEAN", detector.pixel_mean, mean),
+        ("STD", detector.pixel_std, std),
     ):
         if not torch.allclose(own.flatten().cpu(), torch.tensor(wanted), atol=0.5):
-            advice.append(f"MODEL.PIXEL_{key} {list(wanted)}")
+            advice.append(f"MODEL.PIXEL_{key} {[round(x, 3) for x in wanted]}")
     blocks = [m for m in detector.backbone.modules() if isinstance(m, BottleneckBlock)]
     if any(b.conv1.stride != (1, 1) for b in blocks):
         advice.append("MODEL.RESNETS.STRIDE_IN_1X1 False")
@@ -227,7 +232,7 @@ def _check_backbone(fits, own, where, path, least):
     """Stop where too few of the backbone's tensors are there."""
     own = {k: v for k, v in own.items() if k.startswith("backbone.") and not k.endswith("num_batches_tracked")}
     # ImageNet weights have no FPN: what they must fill is the bottom-up part
-    bottom_up = {k: v for k, v in own.items() if k.startswith(where)}
+    bottom_up = {k: v for k, v in own.items() if k.startswith(where) and not ADDED.search(k)}
     missing = [k for k in bottom_up if k not in fits]
     matched = len(bottom_up) - len(missing)
     share = matched / max(len(bottom_up), 1)

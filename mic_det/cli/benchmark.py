@@ -2,7 +2,9 @@
 
 import json
 import logging
+from argparse import Namespace
 
+from ..benchmark.compare import compare_configs, compared_as_text
 from ..benchmark.latency import as_table, measure_latency
 from ..benchmark.run import (
     as_text,
@@ -13,6 +15,7 @@ from ..benchmark.run import (
     plot_sweep,
     sweep,
 )
+from ..benchmark.synthetic import image_size
 from ..benchmark.variants import TITLES, variant_names
 from ..engine.setup import config_of
 from ..errors import ConfigError, MICError
@@ -51,6 +54,18 @@ def measure(args):
         print(as_table(result["latency"]))
         if outputs:
             outputs.write_text("benchmark.json", json.dumps(result, indent=1))
+        return
+    if args.compare:
+        cfgs = {
+            args.config_file: cfg,
+            **{x: config_of(Namespace(**{**vars(args), "config_file": x})) for x in args.compare},
+        }
+        size = tuple(args.size or image_size(cfg))
+        found = compare_configs(cfgs, size, args.repeats, not args.no_memory, args.modules)
+        print(compared_as_text(found))
+        if outputs:
+            content = {"opts": args.opts, "machine": machine(), "image_size": size, "compare": found}
+            outputs.write_text("benchmark.json", json.dumps(content, indent=1))
         return
     names = variant_names(cfg, args.only)
     result = {"config": args.config_file, "opts": args.opts, "machine": machine()}

@@ -1,13 +1,15 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
-Sections of the student's views are in ``view_keys.py``, those of L_M and L_T in ``loss_keys.py``, those of DAFormer and
-HRDA in ``segmentation_keys.py``, those of target labels and another labeller in ``target_keys.py``.
+Sections of backbones are in ``backbone_keys.py``, those of the student's views in ``view_keys.py``, those of L_M and
+L_T in ``loss_keys.py``, those of DAFormer and HRDA in ``segmentation_keys.py``, those of target labels and another
+labeller in ``target_keys.py``.
 
 ``docs/configuration.md`` is made from these files: ``python -m mic_det.config.docs docs/configuration.md``.
 """
 
 from detectron2.config import CfgNode as CN
 
+from .backbone_keys import BACKBONE_SECTIONS
 from .loss_keys import LOSS_SECTIONS
 from .rules import (
     AT_LEAST_0,
@@ -119,20 +121,7 @@ SECTIONS = (
             "Without a network: WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:////path/mlflow.db."),
         Key("LOG.PROJECT", "mic_det", TEXT, "Name of the project in wandb, or of the experiment in MLflow."),
     )),
-    Section("Backbone", "", (
-        Key("MODEL.TORCHVISION.NAME", "mobilenet_v2", TEXT,
-            "Torchvision's classifier, for MODEL.BACKBONE.NAME build_torchvision_fpn_backbone (an FPN on it) and "
-            "build_torchvision_backbone (its stages res2 to res5): resnet*, resnext*, wide_resnet*, mobilenet_v2, "
-            "mobilenet_v3_*, efficientnet_*, convnext_*, ... MODEL.WEIGHTS loads its ImageNet weights: "
-            "\"torchvision://NAME\" (a download), or a file with torchvision's state dict."),
-        Key("MODEL.TORCHVISION.NORM", "FrozenBN", one_of("FrozenBN", "BN"),
-            "FrozenBN: BatchNorm layers become fixed affine maps. BN: they are trained, except in frozen stages. "
-            "MODEL.BACKBONE.FREEZE_AT is the number of finest stages that are frozen, including the stem."),
-        Key("MODEL.BACKBONE.MIN_MATCHED_KEYS", 0.9, SHARE,
-            "Loading stops where MODEL.WEIGHTS has less than this share of the backbone's tensors. It also stops where "
-            "the shape of another tensor differs from the file's, except in predictors of another number of classes. "
-            "0 = load all tensors that fit.", "share of tensors"),
-    )),
+    *BACKBONE_SECTIONS,
     Section("FCOS",
         "For MODEL.META_ARCHITECTURE or MODEL.MIC.STUDENT FCOS: Detectron2's FCOS (Tian et al., ICCV 2019), which has "
         "no keys of its own. The defaults are those of its model zoo. Detections: TEST.DETECTIONS_PER_IMAGE.", (

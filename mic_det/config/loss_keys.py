@@ -58,6 +58,12 @@ LOSS_SECTIONS = (
             source="published: 0 (pseudo-boxes are not exact)"),
         Key("MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT", 0.0, WEIGHT,
             "Weight of the RoIs' box regression in L_M.", source="published: 0"),
+        Key("MODEL.MIC.CONSISTENCY.MASK_WEIGHT", 0.0, WEIGHT,
+            "Weight of instance masks in L_M. The teacher's masks of the pseudo-boxes are the labels of the regions "
+            "that are matched to them, with the region's q. A pixel's label is whether its probability is at least "
+            "0.5; with TARGETS soft it is the probability. It needs MODEL.MASK_ON and an R-CNN student (see "
+            "MODEL.MIC.STUDENT).",
+            source="published: 0 (boxes alone)"),
     )),
     Section("Alignment",
         "Adversarial alignment L_T of SADA (Chen et al., IJCV 2021), the host method of MIC's published detection "

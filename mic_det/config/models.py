@@ -3,6 +3,7 @@
 from detectron2.modeling import META_ARCH_REGISTRY
 
 HRDA_BACKBONE, HRDA_HEAD = "build_hrda_backbone", "HRDAHead"
+VIT_BACKBONE = "build_vitdet_backbone"
 
 
 def student_architecture(cfg):

@@ -9,8 +9,8 @@ from ..errors import ConfigError
 from ..utils.printable import printable
 from .detectron2_keys import RULES
 from .keys import KEYS
-from .label_kinds import classes_key, label_kinds, num_classes
-from .models import HRDA_BACKBONE, HRDA_HEAD, backbone_name, is_mic, student_architecture
+from .label_kinds import classes_key, label_kinds, num_classes, weights_regions
+from .models import HRDA_BACKBONE, HRDA_HEAD, VIT_BACKBONE, backbone_name, is_mic, student_architecture
 from .renamed import RENAMED
 from .tree import check_key, value_of
 
@@ -42,8 +42,15 @@ def validate_mic_config(cfg):
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
         raise ConfigError("PanopticFPN needs instance masks: set MODEL.MASK_ON True, or use BoxPanopticFPN.")
+    weight = cfg.MODEL.MIC.CONSISTENCY.MASK_WEIGHT
+    if weight and is_mic(cfg) and not (cfg.MODEL.MASK_ON and weights_regions(cfg)):
+        raise ConfigError(
+            f"MODEL.MIC.CONSISTENCY.MASK_WEIGHT is {weight}, which needs instance masks of an R-CNN without cascade: "
+            "set MODEL.MASK_ON True with such a student, or the weight to 0."
+        )
     _check_sequential_backward(cfg)
     _check_rates(cfg.SOLVER)
+    _check_vit(cfg)
     _check_segmentation(cfg)
     _check_classes(cfg)
     _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
@@ -73,7 +80,7 @@ def _check_names(cfg):
 
 
 def _check_sequential_backward(cfg):
-    own = "TORCHVISION" if "torchvision" in backbone_name(cfg) else "RESNETS"
+    own = next((x for x in ("TORCHVISION", "TIMM") if x.lower() in backbone_name(cfg)), "RESNETS")
     norms = {key: cfg.MODEL[key].NORM for key in (own, "FPN")}
     trained = [key for key, norm in norms.items() if "BN" in norm and norm != "FrozenBN"]
     if cfg.SOLVER.SEQUENTIAL_BACKWARD and trained:
@@ -88,6 +95,28 @@ def _check_rates(s):
         raise ConfigError(
             f"SOLVER.HEAD_LR_FACTOR is {s.HEAD_LR_FACTOR} and SOLVER.BIAS_LR_FACTOR {s.BIAS_LR_FACTOR}: biases of the "
             "head would get one of the two alone. Set one of them to 1.0."
+        )
+
+
+def _check_vit(cfg):
+    s, vit, is_vit = cfg.SOLVER, cfg.MODEL.VIT, backbone_name(cfg) == VIT_BACKBONE
+    if s.LAYER_LR_DECAY != 1 and not (is_vit and s.OPTIMIZER == "AdamW"):
+        raise ConfigError(
+            f"SOLVER.LAYER_LR_DECAY is {s.LAYER_LR_DECAY}, but MODEL.BACKBONE.NAME is {backbone_name(cfg)} and "
+            f"SOLVER.OPTIMIZER {s.OPTIMIZER}: it is for {VIT_BACKBONE} with AdamW. Set it to 1.0 otherwise."
+        )
+    if not is_vit:
+        return
+    if vit.GLOBAL_BLOCKS and vit.GLOBAL_BLOCKS[-1] >= vit.DEPTH:
+        raise ConfigError(
+            f"MODEL.VIT.GLOBAL_BLOCKS is {tuple(vit.GLOBAL_BLOCKS)}, but MODEL.VIT.DEPTH is {vit.DEPTH}: name blocks "
+            f"from 0 to {vit.DEPTH - 1}."
+        )
+    head, rest = divmod(vit.EMBED_DIM, vit.NUM_HEADS)
+    if rest or (vit.POSITIONS == "rotary" and head % 4):
+        raise ConfigError(
+            f"MODEL.VIT.EMBED_DIM is {vit.EMBED_DIM} and MODEL.VIT.NUM_HEADS {vit.NUM_HEADS}: the channels of a head "
+            "must be a whole number, and a multiple of 4 with MODEL.VIT.POSITIONS rotary."
         )
 
 

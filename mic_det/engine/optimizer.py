@@ -6,6 +6,8 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from detectron2.utils.env import TORCH_VERSION
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
+from ..modeling.vit import layer_lr_factor
+
 
 def build_fused_optimizer(cfg, model):
     """The optimizer of ``SOLVER.OPTIMIZER``, with PyTorch's fused kernel where ``SOLVER.FUSED`` asks for it.
@@ -29,10 +31,15 @@ def build_fused_optimizer(cfg, model):
 
 
 def _plain_optimizer(cfg, model):
-    """Detectron2's SGD, or AdamW on Detectron2's groups of parameters; the head's rate is another where asked for."""
+    """Detectron2's SGD, or AdamW on Detectron2's groups of parameters; some rates are others where asked for."""
     solver = cfg.SOLVER
     if solver.OPTIMIZER == "SGD" and solver.HEAD_LR_FACTOR == 1.0:
         return build_optimizer(cfg, model)
+
+    def lr_factor(name):
+        factor = 1.0 if "backbone" in name.split(".") else solver.HEAD_LR_FACTOR
+        return factor * layer_lr_factor(name, solver.LAYER_LR_DECAY, cfg.MODEL.VIT.DEPTH)
+
     groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
@@ -40,7 +47,8 @@ def _plain_optimizer(cfg, model):
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        lr_factor_func=lambda name: 1.0 if "backbone" in name.split(".") else solver.HEAD_LR_FACTOR,
+        lr_factor_func=lr_factor,
+        overrides={"pos_embed": {"weight_decay": 0.0}},  # as ViTDet and all pretrainings of ViTs
     )
     if solver.OPTIMIZER == "AdamW":
         optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS))

@@ -5,7 +5,9 @@ from . import (  # noqa: F401  registers meta-architectures, backbones and heads
     hrda,
     mit,
     sliding,
+    timm_backbone,
     torchvision_backbone,
+    vit,
 )
 from .mic import MIC
 from .mic_rcnn import MICRCNN

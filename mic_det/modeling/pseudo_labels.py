@@ -11,7 +11,8 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
 
     Args:
         instances (Instances): detections with ``pred_boxes`` (M boxes, XYXY pixels), ``scores`` (M)
-            and ``pred_classes`` (M).
+            and ``pred_classes`` (M); those of Mask R-CNN also with ``pred_masks`` (M, 1, S, S), probabilities in each
+            box.
         score_threshold (float or sequence): minimum score delta: one value, or one for each class.
         nms_threshold (float): IoU of a class-wise non-maximum suppression. None = no suppression.
         max_boxes (int): at most this number of boxes is kept, those with the highest scores. None = all.
@@ -21,7 +22,7 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
 
     Returns:
         Instances: ``gt_boxes``, ``gt_classes`` and ``scores``, sorted by descending score, in the coordinates of
-        ``instances``.
+        ``instances``; with masks also ``mask_probs`` (K, S, S).
     """
     boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
     keep = _confident(instances, score_threshold) & _large(boxes, min_size)
@@ -32,9 +33,12 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
     else:
         order = batched_nms(boxes.float(), scores.float(), classes, nms_threshold)
     order = order[:max_boxes]
-    return Instances(
+    pseudo = Instances(
         instances.image_size, gt_boxes=Boxes(boxes[order]), gt_classes=classes[order], scores=scores[order]
     )
+    if instances.has("pred_masks") and instances.pred_masks.dim() == 4:  # not yet pasted into the image
+        pseudo.mask_probs = instances.pred_masks[keep[order], 0]
+    return pseudo
 
 
 @torch.no_grad()

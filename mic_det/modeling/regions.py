@@ -63,6 +63,13 @@ def _pooled_and_features(roi_heads, features, boxes):
     return x, x.mean(dim=[2, 3])
 
 
+def mask_features(roi_heads, features, boxes):
+    """The mask head's input (R, C, S, S) for given regions; arguments as above."""
+    if isinstance(roi_heads, StandardROIHeads):
+        return roi_heads.mask_pooler([features[f] for f in roi_heads.mask_in_features], boxes)
+    return _pooled_and_features(roi_heads, features, boxes)[0]
+
+
 def region_scores(roi_heads, features, boxes):
     """Class logits (R, K + 1), background last, and box deltas of given regions; arguments as above."""
     return roi_heads.box_predictor(region_features(roi_heads, features, boxes))

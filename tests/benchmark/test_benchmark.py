@@ -202,6 +202,25 @@ def test_the_tool_writes_what_it_measured(folder, monkeypatch, capsys):
         assert text in printed
 
 
+def test_the_tool_compares_the_steps_of_configs(folder, monkeypatch, capsys):
+    wider = {**KEYS, "MODEL__FPN__OUT_CHANNELS": 64}
+    write_config(folder / "wider.yaml", tiny_config(folder, **wider))
+    run_tool_here(
+        "benchmark.py", "--config-file", folder / "config.yaml", "--compare", folder / "wider.yaml", "--repeats", 2,
+        "--size", 64, 96, "--output", folder / "compared", monkeypatch=monkeypatch,
+    )  # fmt: skip
+    found = json.loads((folder / "compared" / "benchmark.json").read_text())
+    assert found["image_size"] == [64, 96]
+    first, second = found["compare"].values()
+    # the FPN's four 1 x 1 and four 3 x 3 convolutions without biases, each with a GroupNorm
+    lateral, output, norms = (64 + 128 + 256 + 512) * (64 - 32), 4 * 9 * (64**2 - 32**2), 8 * 2 * (64 - 32)
+    assert second["backbone_parameters"] - first["backbone_parameters"] == lateral + output + norms
+    for row in (first, second):
+        assert row["peak_mib"] > 4 * 2 * row["parameters"] / 2**20, "weights of student and teacher"
+    assert first["ratio"] == 1 and second["ratio"] > 0 and second["parameters"] > first["parameters"]
+    assert "x first" in capsys.readouterr().out
+
+
 def test_the_picture(tmp_path):
     points = [
         {"size": [h, 2 * h], "batch": b, "mic_ms": 2.0 * h * b, "floor_ms": 1.9 * h * b, "ratio": 2 / 1.9}

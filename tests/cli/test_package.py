@@ -68,7 +68,7 @@ def test_the_wheel_holds_the_package_the_configs_and_nothing_else(wheel):
     assert {n for n in names if ".dist-info/" not in n} == expected
     metadata = zipfile.ZipFile(wheel).read(f"mic_det-{mic_det.__version__}.dist-info/METADATA").decode()
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
-    assert extras >= {"fast", "formats", "onnx", "wandb", "mlflow", "docs", "dev"}
+    assert extras >= {"fast", "formats", "onnx", "timm", "wandb", "mlflow", "docs", "dev"}
     assert "License-Expression: Apache-2.0" in metadata and "Requires-Dist: torch>=2.3" in metadata
 
 

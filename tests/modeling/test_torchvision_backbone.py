@@ -16,6 +16,7 @@ NODES = {
     "resnet18": ("layer1", "layer2", "layer3", "layer4"),
     "mobilenet_v2": ("features.3", "features.6", "features.13", "features.18"),
     "convnext_tiny": ("features.1", "features.3", "features.5", "features.7"),
+    "swin_t": ("features.1", "features.3", "features.5", "features.7"),
 }
 
 
@@ -35,6 +36,8 @@ def test_outputs_equal_torchvisions_own(name, norm):
     with torch.no_grad():
         ours, theirs = backbone(x), extractor(x)
     assert ours.keys() == theirs.keys()
+    if name == "swin_t":  # torchvision's maps have the channels last
+        theirs = {k: x.permute(0, 3, 1, 2) for k, x in theirs.items()}
     for key, shape in backbone.output_shape().items():
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5)
         assert ours[key].shape == (2, shape.channels, 64 // shape.stride, 96 // shape.stride)
@@ -69,6 +72,17 @@ def test_frozen_stages_keep_their_statistics_where_the_others_train_theirs(name,
     moved = [k for k in statistics if not torch.equal(before[k], backbone.body.state_dict()[k])]
     assert moved == [k for k in statistics if not k.startswith(prefixes or "?")]
     assert len(moved) < len(statistics) or not frozen
+
+
+def test_swin_takes_images_of_any_size_and_its_maps_can_be_normalised():
+    backbone = TorchvisionStages("swin_t", freeze_at=2, output_norm="LN").eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 64, 128))
+    assert [x.shape[1:] for x in maps.values()] == [(96, 16, 32), (192, 8, 16), (384, 4, 8), (768, 2, 4)]
+    for x in maps.values():
+        torch.testing.assert_close(x.mean(dim=1), torch.zeros_like(x[:, 0]), atol=1e-5, rtol=0)
+    frozen = {k.split(".")[1] for k, p in backbone.body.named_parameters() if not p.requires_grad}
+    assert frozen == {"0", "1"}  # the patch embedding and the blocks of res2
 
 
 @pytest.mark.parametrize("name", ["resnet_of_nobody", "vit_b_16"])

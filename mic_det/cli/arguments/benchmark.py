@@ -8,6 +8,7 @@ Examples:
     {program} --config-file minicity/mic.yaml --output output/benchmark
     {program} --config-file cityscapes_to_foggy/mic.yaml --size 256 512 --repeats 5 --no-memory
     {program} --config-file minicity/mic.yaml --sweep --only mic
+    {program} --config-file cityscapes_to_foggy/mic.yaml --size 128 256 --compare cityscapes_to_foggy/swin_mic.yaml
 """
 
 from ...utils.arguments import add_config_argument, add_import_argument, add_opts_argument, add_overwrite_argument
@@ -28,6 +29,9 @@ def add(parser):
     parser.add_argument("--sweep", action="store_true", help="also measure several batch and image sizes")
     parser.add_argument(
         "--latency", metavar="FOLDER", help="measure only predictions on a folder's images: PyTorch, ONNX Runtime (CPU)"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", metavar="FILE", help="measure only the MIC step of the config and of these configs"
     )
     add_overwrite_argument(parser)
     add_import_argument(parser)

@@ -1,4 +1,5 @@
-"""The task for boxes of Faster, Mask and Keypoint R-CNN. L_S also trains instance masks and keypoints."""
+"""The task for boxes of Faster, Mask and Keypoint R-CNN. L_S also trains instance masks and keypoints; L_M can train
+instance masks."""
 
 from dataclasses import dataclass, field
 from typing import Callable, Optional
@@ -6,6 +7,7 @@ from typing import Callable, Optional
 import torch
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.utils.events import get_event_storage
 
 from ...config.label_kinds import box_section, num_classes
@@ -74,8 +76,9 @@ class BoxTask(Task):
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
         )  # fmt: skip
         weights = ConsistencyWeights(
-            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS
-        )
+            c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS,
+            mask=c.MASK_WEIGHT,
+        )  # fmt: skip
         return cls(
             select=select, empty_images=c.EMPTY_IMAGES, weights=weights, thresholds=thresholds,
             ignore_score=p.IGNORE_SCORE, labeller=LabellerFusion.from_config(cfg), **others,
@@ -160,6 +163,14 @@ class RCNNTask(BoxTask):
         super().__init__(**others)
         self.share_regions = share_regions
 
+    def check(self, model):
+        head = getattr(model.roi_heads, "mask_head", None)
+        if self.weights.mask and not isinstance(head, BaseMaskRCNNHead):
+            raise TypeError(
+                f"MODEL.MIC.CONSISTENCY.MASK_WEIGHT is {self.weights.mask}, but the student's mask head is "
+                f"{type(head).__name__}: use MODEL.MASK_ON True with a head of Mask R-CNN, or the weight 0."
+            )
+
     @classmethod
     def applies_to(cls, model):
         heads = getattr(model, "roi_heads", None)
@@ -189,11 +200,11 @@ class RCNNTask(BoxTask):
         return pseudo
 
     def consistency(self, student, view, pseudo, truth):
-        undecided = pseudo.undecided
+        undecided, masks = pseudo.undecided, bool(self.weights.mask)
         if undecided is not None:
             undecided = undecided + [x.gt_boxes.tensor[:0] for x in truth]
         views = MaskedViews(
-            view.images, view.features, pseudo_targets(pseudo.boxes) + true_targets(truth),
+            view.images, view.features, pseudo_targets(pseudo.boxes, masks) + true_targets(truth, masks),
             self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
             [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher, undecided,
         )  # fmt: skip

@@ -20,13 +20,13 @@ class MaskedViews:
     """Masked images of one step, and their labels.
 
     ``images`` (ImageList) and ``features`` (dict of (N, C, H, W)) are the student's. ``targets`` are N ``Instances``
-    with ``gt_boxes``, ``gt_classes`` and ``gt_scores`` (the quality of regions that are matched to a box). ``used[i]``
-    is True where the loss uses image i. ``true_labels[i]`` is True where its labels are true: all its regions have
-    q = 1 (None: all images have pseudo-labels). ``background_prob`` takes box tensors (R_i, 4) of the images with
-    pseudo-labels, in the images' frame. It returns a tensor (R_i,) for each: the teacher's probability that a region is
-    background. ``soft_teacher`` has seen these images, too. If it is given, its outputs are the targets of their
-    regions, and pseudo-boxes only decide which regions are drawn. ``undecided`` are N box tensors (M_i, 4), whose
-    places are not drawn as background.
+    with ``gt_boxes``, ``gt_classes`` and ``gt_scores`` (the quality of regions that are matched to a box); with masks
+    also ``gt_mask_probs`` (in the boxes) or ``gt_masks``. ``used[i]`` is True where the loss uses image i.
+    ``true_labels[i]`` is True where its labels are true: all its regions have q = 1 (None: all images have pseudo-
+    labels). ``background_prob`` takes box tensors (R_i, 4) of the images with pseudo-labels, in the images' frame. It
+    returns a tensor (R_i,) for each: the teacher's probability that a region is background. ``soft_teacher`` has seen
+    these images, too. If it is given, its outputs are the targets of their regions, and pseudo-boxes only decide
+    which regions are drawn. ``undecided`` are N box tensors (M_i, 4), whose places are not drawn as background.
     """
 
     images: object
@@ -145,17 +145,20 @@ def chosen_anchors(anchors, matched, labels, logits, deltas, num_sampled):
     )  # fmt: skip
 
 
-def pseudo_targets(pseudo):
+def pseudo_targets(pseudo, masks=False):
     """Pseudo-boxes with their scores as ``gt_scores``, because Detectron2's sampling keeps names with ``gt_``."""
-    return [_labelled(x, x.scores) for x in pseudo]
+    return [_labelled(x, x.scores, masks) for x in pseudo]
 
 
-def true_targets(truth):
+def true_targets(truth, masks=False):
     """True boxes, in the same form."""
-    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device)) for x in truth]
+    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device), masks) for x in truth]
 
 
-def _labelled(instances, scores):
+def _labelled(instances, scores, masks):
     kept = Instances(instances.image_size)
     kept.gt_boxes, kept.gt_classes, kept.gt_scores = instances.gt_boxes, instances.gt_classes, scores
+    for name, own in (("gt_masks", "gt_masks"), ("mask_probs", "gt_mask_probs")):
+        if masks and instances.has(name) and len(instances):
+            kept.set(own, instances.get(name))
     return kept
