@@ -58,10 +58,12 @@ def register_with_detectron2():
     from .data.datasets.builtin import register_cityscapes
     from .data.datasets.camvid import register_camvid
     from .data.datasets.driving import register_driving
+    from .data.datasets.image_folders import register_image_folders
 
     register_cityscapes()
     register_camvid()
     register_driving()
+    register_image_folders()
 
 
 # trainer, evaluators and drawing are imported at their first use

@@ -10,7 +10,7 @@ import torchvision
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config.label_kinds import label_kinds
+from ..config.label_kinds import has_class_names, label_kinds
 from ..data.classes import (
     class_names,
     expect_classes,
@@ -100,7 +100,7 @@ class MICCheckpointer(CheckpointFiles):
             "weights_from": cfg.MODEL.MIC.WEIGHTS_FROM,
             "targets": targets_alone(cfg),
         }
-        if "boxes" in label_kinds(cfg) and cfg.DATASETS.TRAIN:
+        if has_class_names(cfg) and cfg.DATASETS.TRAIN:
             keys["class_names"] = class_names(cfg.DATASETS.TRAIN[0])
         if "pixels" in label_kinds(cfg):
             sets = [MetadataCatalog.get(n) for n in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]

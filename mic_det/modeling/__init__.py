@@ -3,9 +3,11 @@ from . import (  # noqa: F401  registers meta-architectures, backbones and heads
     daformer_head,
     fcos,
     hrda,
+    image_classifier,
     mit,
     sliding,
     torchvision_backbone,
+    torchvision_vit,
 )
 from .mic import MIC
 from .mic_rcnn import MICRCNN
