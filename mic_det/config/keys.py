@@ -57,7 +57,8 @@ SECTIONS = (
             "(8-bit PNG, 255 = ignored) for models with a segmentation head. A map has its image's name with .png, or "
             "the \"sem_seg_file_name\" of the JSON's image. SEM_SEG_CLASSES: the names of the labels 0, 1, ..., or "
             "\"cityscapes\" for its 19 train ids. CLASS_FOLDERS: True for an image classifier: the sub-folders of "
-            "IMAGES are the classes. Relative paths are below $DETECTRON2_DATASETS (default ./datasets). \"~\" and \"$VAR\" are expanded."),
+            "IMAGES are the classes. Relative paths are below $DETECTRON2_DATASETS (default ./datasets). \"~\" and "
+            "\"$VAR\" are expanded."),
         Key("TEST.PSEUDO_LABELS.DATASET", "", TEXT,
             "A set of target images, for analysis alone. Each evaluation (TEST.EVAL_PERIOD, the end of training, "
             "--eval-only) measures the quality of its pseudo-labels. With labels: precision, recall, AP50, mIoU. "
@@ -150,7 +151,8 @@ SECTIONS = (
             "The architecture of student and teacher: a registered meta-architecture, such as GeneralizedRCNN, "
             "RetinaNet, FCOS, BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that "
             "Detectron2 merges with the pixels), SemanticSegmentor or ImageClassifier. L_M weights each region of a "
-            "GeneralizedRCNN. With RetinaNet, FCOS and Cascade R-CNN it weights each image by the mean score of its pseudo-boxes."),
+            "GeneralizedRCNN. With RetinaNet, FCOS and Cascade R-CNN it weights each image by the mean score of its "
+            "pseudo-boxes."),
         Key("MODEL.MIC.EVALUATE", "teacher", one_of("teacher", "student", "both"),
             "The model that predicts, in evaluation and elsewhere. both: the teacher predicts; evaluation measures the "
             "teacher, then the student (metrics \"student/...\").", source="published: student"),

@@ -57,6 +57,7 @@ class ImageClassEvaluator(DatasetEvaluator):
         return OrderedDict(image_class=results)
 
     def _write(self, names, counts):
+        os.makedirs(self.output_dir, exist_ok=True)
         content = json.dumps({"classes": names, "counts": counts.tolist()}, ensure_ascii=False)
         file = os.path.join(self.output_dir, FILE)
         write_whole(file, lambda f: f.write(content.encode("utf-8")))
