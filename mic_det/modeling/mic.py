@@ -19,14 +19,7 @@ from .sharpness import SharpnessAware
 from .student_teacher import StudentTeacher
 from .supported import check_pair
 from .tasks import RCNNTask, Task, find_tasks
-from .terms import (
-    Alignment,
-    MaskedConsistency,
-    Step,
-    Supervised,
-    Term,
-    unsupervised_terms,
-)
+from .terms import Alignment, MaskedConsistency, Step, Supervised, Term, unsupervised_terms
 from .views import Views
 
 
