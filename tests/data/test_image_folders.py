@@ -7,6 +7,7 @@ from PIL import Image
 
 from helpers.data import write_image
 from helpers.image_classes import CLASSES, tiny_options, write_class_folders
+from mic_det.data.audit import check_config_datasets
 from mic_det.data.class_crops import CenterCrop, RandomResizedCrop
 from mic_det.data.classes import expect_classes
 from mic_det.data.datasets.image_folders import SETS, load_class_folders, register_class_folders
@@ -66,6 +67,8 @@ def test_folders_that_cannot_be_used_are_named(files, message, tmp_path):
 
 def test_a_run_checks_its_sets_and_the_target_has_no_labels(folders, tmp_path):
     write_image(tmp_path / "loose" / "a.png", PIXEL)  # a folder of images without classes
+    report = check_config_datasets(load_config("", tiny_options(folders)), workers=1, progress=False)[0][0]
+    assert report.per_class == {"blue": 4, "green": 4, "red": 4} and not report.problems and not report.notes
     loose = {"loose": {"IMAGES": str(tmp_path / "loose")}}
     cfg = load_config("", tiny_options(folders))
     lines = check_datasets(cfg)
