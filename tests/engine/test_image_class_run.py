@@ -17,10 +17,10 @@ pytestmark = pytest.mark.slow
 def test_a_run_learns_resumes_exactly_and_is_evaluated(tmp_path, monkeypatch):
     write_class_folders(tmp_path)
     config = tmp_path / "config.yaml"
-    host = ["MODEL.MIC.MCC.WEIGHT", 1.0, "MODEL.MIC.CDAN.WEIGHT", 1.0, "MODEL.MIC.CDAN.FC_DIM", 8,
+    host = ["MODEL.MIC.MCC.WEIGHT", 0.1, "MODEL.MIC.CDAN.WEIGHT", 0.1, "MODEL.MIC.CDAN.FC_DIM", 8,
             "MODEL.MIC.SAM.RHO", 0.02, "TEST.PSEUDO_LABELS.DATASET", "target"]  # fmt: skip
     solver = ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 0.01, "SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", (),
-              "SOLVER.MAX_ITER", 40, "SOLVER.CHECKPOINT_PERIOD", 20]  # fmt: skip
+              "SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", 20]  # fmt: skip
     cfg = load_config("", tiny_options(tmp_path, *host, *solver))
     config.write_text(cfg.dump())
 
@@ -29,7 +29,7 @@ def test_a_run_learns_resumes_exactly_and_is_evaluated(tmp_path, monkeypatch):
         run_tool_here("train_net.py", *args, monkeypatch=monkeypatch)
         return torch.load(output / "model_final.pth", weights_only=False)["model"]
 
-    whole = train(tmp_path / "whole", "VIS_PERIOD", 20)
+    whole = train(tmp_path / "whole", "VIS_PERIOD", 30)
     rows = [json.loads(x) for x in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
     logged = {k for row in rows for k in row}
     losses = {"source/loss_class", "masked/loss_class", "target/loss_confusion", "align/loss_class"}

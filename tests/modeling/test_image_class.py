@@ -199,7 +199,9 @@ def test_a_step_with_sam_is_that_at_the_worst_weights_for_all_but_the_adversary(
     expected = gradients(reference)
     assert ours.keys() == expected.keys()
     for k, value in ours.items():
-        torch.testing.assert_close(value, expected[k], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            value, expected[k], rtol=1e-4, atol=1e-5
+        )  # before BatchNorm it is 0, except for rounding
     for k, p in model.student.named_parameters():  # the optimizer stepped from the weights themselves
         torch.testing.assert_close(p.detach(), before[k] - 0.1 * ours[f"student.{k}"], rtol=1e-6, atol=1e-7)
     model.update_teacher()
@@ -237,17 +239,18 @@ def test_masked_views_have_a_pass_of_their_own_so_that_batch_norm_does_not_mix_t
 
 
 def test_a_classifier_learns_and_predicts_probabilities():
-    model, inputs = mic(sharpness=SharpnessAware(0.02)), batch()
+    terms = [Supervised(), MaskedConsistency({"image_class": 1.0}), ClassConfusion()]
+    model, inputs = mic(terms, SharpnessAware(0.02)), batch()
     assert find_tasks(model.student) == [ImageClassTask]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     history = []
-    for i in range(60):
+    for i in range(100):
         optimizer.zero_grad()
         losses = losses_of(model, inputs, seed=i)
         sum(losses.values()).backward()
         optimizer.step()
-        history.append(float(losses["source/loss_class"]))
-    assert history[-1] < 0.5 * history[0]
+        history.append(losses["source/loss_class"].item())
+    assert history[-1] < 0.2 * history[0]
     model.eval()
     model.evaluate = "student"
     outputs = model(inputs)
