@@ -35,7 +35,7 @@ def test_a_run_learns_resumes_exactly_and_is_evaluated(tmp_path, monkeypatch):
     losses = {"source/loss_class", "masked/loss_class", "target/loss_confusion", "align/loss_class"}
     assert losses | {"pseudo/confidence", "align/accuracy_class", "pseudo_labels/precision"} <= logged
     accuracy = rows[-1]["image_class/accuracy"]
-    assert accuracy > 60, "three colours"
+    assert accuracy > 50, "three colours: by chance it is 33"
     assert len(list((tmp_path / "whole" / "visuals").glob("*.jpg"))) == 6
     # stopped in the middle, and resumed: the same weights, bit for bit
     train(tmp_path / "part", "SOLVER.MAX_ITER", 20)

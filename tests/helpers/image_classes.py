@@ -17,7 +17,7 @@ def write_class_folders(root, number=4, side=20, seed=0):
             for i in range(number):
                 picture = rng.integers(0, 60, (side, side + 4, 3)).astype(float)
                 picture[5:15, 5:15] = color
-                picture = picture * 0.6 + 90 if domain == "target" else picture
+                picture = picture * 0.9 + 20 if domain == "target" else picture
                 write_image(Path(root) / domain / name / f"{i}.png", picture.astype(np.uint8))
 
 
