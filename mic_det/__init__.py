@@ -58,11 +58,13 @@ def register_with_detectron2():
     from .data.datasets.builtin import register_cityscapes
     from .data.datasets.camvid import register_camvid
     from .data.datasets.driving import register_driving
+    from .data.datasets.image_folders import register_image_folders
     from .data.datasets.street_scenes import register_street_scenes
 
     register_cityscapes()
     register_camvid()
     register_driving()
+    register_image_folders()
     register_street_scenes()
 
 

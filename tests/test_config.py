@@ -198,6 +198,17 @@ PRESETS["dacs"] = {
 PRESETS["mic_dacs"] = {**PRESETS["dacs"], "SEM_SEG.MASK.BLOCK_SIZE": 32}
 del PRESETS["mic_dacs"]["SEM_SEG.WEIGHT"]
 PRESETS["mic_adverse"] = {"MASK.DOMAINS": "separate", "STRONG_AUG.ON_MASKED": False}
+PRESETS["sdat"] = {
+    "MODEL.META_ARCHITECTURE": "MIC", "STUDENT": "ImageClassifier", "EVALUATE": "student", "CONSISTENCY.WEIGHT": 0.0,
+    "MCC.WEIGHT": 1.0, "CDAN.WEIGHT": 1.0, "SAM.RHO": 0.02, "SOLVER.NESTEROV": True, "SOLVER.BASE_LR": 0.0002,
+    "SOLVER.HEAD_LR_FACTOR": 10.0, "SOLVER.WEIGHT_DECAY": 0.001, "SOLVER.WEIGHT_DECAY_NORM": 0.001,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupInverseLR", "SOLVER.WARMUP_ITERS": 0,
+}  # fmt: skip
+PRESETS["mic_sdat"] = {
+    **PRESETS["sdat"], "MASK.BLOCK_SIZE": 64, "MASK.RATIO": 0.7, "STRONG_AUG.JITTER_PROB": 1.0,
+    "STRONG_AUG.BLUR_PROB": 1.0,
+}  # fmt: skip
+del PRESETS["mic_sdat"]["CONSISTENCY.WEIGHT"]
 
 
 @pytest.mark.parametrize("file", sorted((CONFIGS / "_methods").glob("*.yaml")), ids=lambda p: p.stem)

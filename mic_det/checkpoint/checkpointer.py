@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config.label_kinds import label_kinds
+from ..config.label_kinds import has_class_names, label_kinds
 from ..config.models import is_label_free
 from ..data.classes import (
     expect_classes,
@@ -101,7 +101,7 @@ class MICCheckpointer(CheckpointFiles):
         }
         sets = cfg.DATASETS
         # a model that predicts gets the names of the file, unless a set or the config tells them
-        if "boxes" in label_kinds(cfg) and (sets.TRAIN or sets.CLASS_NAMES or not kwargs.get("complete")):
+        if has_class_names(cfg) and (sets.TRAIN or sets.CLASS_NAMES or not kwargs.get("complete")):
             keys["class_names"] = model_class_names(cfg)
         if "pixels" in label_kinds(cfg):
             names = (*sets.TRAIN, *sets.TARGET_LABELLED, *sets.TEST)

@@ -2,7 +2,7 @@
 
 import os
 
-from ..config.label_kinds import classes_key, label_kinds, num_classes
+from ..config.label_kinds import classes_key, named_kind, num_classes
 from ..config.models import is_mic
 from ..data.classes import expect_classes, stated_classes
 from ..data.custom_sets import targets_alone
@@ -24,7 +24,8 @@ def state_model_classes(cfg, trust=False):
     Raises:
         ConfigError: where the number of names is not that of the model's classes.
     """
-    if cfg.DATASETS.TRAIN or not is_mic(cfg) or "boxes" not in label_kinds(cfg):
+    kind = named_kind(cfg)
+    if cfg.DATASETS.TRAIN or not is_mic(cfg) or not kind:
         return
     names, whose = list(cfg.DATASETS.CLASS_NAMES), "DATASETS.CLASS_NAMES"
     if not names:
@@ -32,12 +33,12 @@ def state_model_classes(cfg, trust=False):
             stated_classes() or checkpoint_class_names(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, trust),
             "the checkpoint",
         )
-    if names and len(names) != num_classes(cfg):
+    if names and len(names) != num_classes(cfg, kind):
         if cfg.DATASETS.TARGET_LABELLED and whose == "the checkpoint":
             return  # a model of other classes, such as COCO's: the labelled images tell those of this one
         raise ConfigError(
-            f"{whose} names {len(names)} classes ({', '.join(names)}), but {classes_key(cfg)} is {num_classes(cfg)}: "
-            "set it to their number."
+            f"{whose} names {len(names)} classes ({', '.join(names)}), but {classes_key(cfg, kind)} is "
+            f"{num_classes(cfg, kind)}: set it to their number."
         )
     if names:
         expect_classes(classes=names, except_for=targets_alone(cfg))

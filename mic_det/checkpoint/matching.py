@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..modeling.encoder import innermost
 from ..modeling.mit import MixTransformer, segformer_names
 from ..modeling.stages import IMAGENET_MEAN, IMAGENET_STD, Stages
+from ..modeling.torchvision_vit import TorchvisionViT
 from ..modeling.vit_weights import vit_names
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ PREDICTORS = {
     r"(roi_heads\.box_predictor)\.(\d+\.)?(cls_score|bbox_pred)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
     r"(roi_heads\.mask_head\.predictor)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
     r"(sem_seg_head\.(head\.|scale_attention\.)?predictor)\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    r"(classifier)\.": "MODEL.IMAGE_CLASSIFIER.NUM_CLASSES",
     r"(head\.cls_score)\.": "MODEL.{}.NUM_CLASSES",  # RetinaNet or FCOS
 }
 # Set when a model is built, or without meaning for its predictions
@@ -93,7 +95,7 @@ def rename_keys(state, detector, path, heuristics=False, author=""):
     state = _for_two_scales(state, detector)
     where, bottom_up = innermost(detector.backbone)
     prefixed = any(k.startswith(("backbone.", "proposal_generator.", "roi_heads.")) for k in state)
-    if isinstance(bottom_up, Stages) and not prefixed:
+    if isinstance(bottom_up, (Stages, TorchvisionViT)) and not prefixed:
         wanted = bottom_up.body.state_dict().keys()
         warn_of_preprocessing(detector, path, bottom_up.library, bottom_up.pixel_mean, bottom_up.pixel_std)
         return {f"{where}body.{k}": v for k, v in state.items() if k in wanted}

@@ -17,6 +17,7 @@ from ..benchmark.run import (
 )
 from ..benchmark.synthetic import image_size
 from ..benchmark.variants import TITLES, variant_names
+from ..config.label_kinds import refuse_image_classes
 from ..engine.setup import config_of
 from ..errors import ConfigError, MICError
 from ..utils.outputs import Outputs
@@ -43,6 +44,7 @@ def measure(args):
         raise ConfigError(f"--repeats is {args.repeats}: use at least 1.")
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     cfg = config_of(args)
+    refuse_image_classes(cfg, "The benchmark")
     outputs = None
     if args.output:
         outputs = Outputs(args.output, "benchmark", [args.config_file, cfg.MODEL.WEIGHTS], args.overwrite)

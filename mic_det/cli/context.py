@@ -11,7 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 
-from ..config.label_kinds import label_kinds, mask_keys
+from ..config.label_kinds import label_kinds, mask_keys, refuse_image_classes
 from ..data.label_checks import labels_of
 from ..data.mapper import DomainMapper
 from ..data.run_sets import what_is_read
@@ -45,6 +45,7 @@ OBJECTS, CONTEXT = "objects alone", "context alone"  # the two views that --obje
 
 def main(args):
     cfg = config_of(args)
+    refuse_image_classes(cfg, "The measurement of context")
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
     dicts = labelled_set(cfg, name)
     if args.objects and "boxes" not in label_kinds(cfg):

@@ -30,7 +30,7 @@ RESAMPLES = 300
 def main(args):
     cfg = config_of(args)
     if "boxes" not in label_kinds(cfg):
-        raise ConfigError("the config's model predicts pixels alone: AP50 is of boxes.")
+        raise ConfigError("the config's model predicts no boxes: AP50 is of boxes.")
     output = Path(args.output)
     outputs = Outputs(output.parent, "estimate", [args.config_file, args.weights or ""], args.overwrite)
     outputs.check([output.name])

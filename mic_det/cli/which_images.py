@@ -32,7 +32,7 @@ SET = "labelled_target"
 def main(args):
     cfg = config_of(args)
     if "boxes" not in label_kinds(cfg):
-        raise ConfigError("the config's model predicts pixels alone: this command chooses by boxes.")
+        raise ConfigError("the config's model predicts no boxes: this command chooses by boxes.")
     weights = args.weights or cfg.MODEL.WEIGHTS
     outputs = Outputs(args.output, "which-images", [args.config_file, weights], args.overwrite)
     outputs.check([PRE_LABELS, LIST, CONFIG])

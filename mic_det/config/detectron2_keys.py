@@ -58,7 +58,7 @@ RULES = {
     "SEED": SEEDS, "VIS_PERIOD": AT_LEAST_0,
     "SOLVER.IMS_PER_BATCH": COUNT, "SOLVER.MAX_ITER": COUNT, "SOLVER.CHECKPOINT_PERIOD": COUNT,
     "SOLVER.LR_SCHEDULER_NAME": one_of(
-        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR",
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR", "WarmupInverseLR",
     ),
     "SOLVER.BASE_LR": WEIGHT, "SOLVER.BASE_LR_END": WEIGHT, "SOLVER.BIAS_LR_FACTOR": WEIGHT,
     "SOLVER.MOMENTUM": number(0, 1, open_right=True), "SOLVER.WEIGHT_DECAY": WEIGHT,

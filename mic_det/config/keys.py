@@ -1,8 +1,8 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
 Sections of backbones are in ``backbone_keys.py``, those of the student's views in ``view_keys.py``, those of L_M and
-L_T in ``loss_keys.py``, those of DAFormer and HRDA in ``segmentation_keys.py``, those of target labels and another
-labeller in ``target_keys.py``.
+L_T in ``loss_keys.py``, those of DAFormer and HRDA in ``segmentation_keys.py``, those of image classes in
+``classification_keys.py``, those of target labels and another labeller in ``target_keys.py``.
 
 ``docs/configuration.md`` is made from these files: ``python -m mic_det.config.docs docs/configuration.md``.
 """
@@ -10,6 +10,7 @@ labeller in ``target_keys.py``.
 from detectron2.config import CfgNode as CN
 
 from .backbone_keys import BACKBONE_SECTIONS
+from .classification_keys import CLASSIFICATION_SECTIONS
 from .loss_keys import LOSS_SECTIONS
 from .rules import (
     AT_LEAST_0,
@@ -46,7 +47,9 @@ MARGINS = Rule(
     lambda v: len(v) == 4 and all(is_number(m) and 0 <= m and (m < 1 or m == int(m)) for m in v),
     "four numbers (top, bottom, left, right), each a share in [0, 1) or a whole number of pixels",
 )
-SETS = Rule(lambda v: isinstance(v, dict), "a mapping of names to IMAGES, JSON, SEM_SEG and SEM_SEG_CLASSES")
+SETS = Rule(
+    lambda v: isinstance(v, dict), "a mapping of names to IMAGES, JSON, CLASS_FOLDERS, SEM_SEG and SEM_SEG_CLASSES"
+)
 
 
 # fmt: off
@@ -62,8 +65,9 @@ SECTIONS = (
             "file names are relative to IMAGES; without JSON the set is unlabelled. SEM_SEG: a folder of label maps "
             "(8-bit PNG, 255 = ignored) for models with a segmentation head. A map has its image's name with .png, or "
             "the \"sem_seg_file_name\" of the JSON's image. SEM_SEG_CLASSES: the names of the labels 0, 1, ..., or "
-            "\"cityscapes\" for its 19 train ids. Relative paths are below $DETECTRON2_DATASETS (default ./datasets). "
-            "\"~\" and \"$VAR\" are expanded."),
+            "\"cityscapes\" for its 19 train ids. CLASS_FOLDERS: True for an image classifier: the sub-folders of "
+            "IMAGES are the classes. Relative paths are below $DETECTRON2_DATASETS (default ./datasets). \"~\" and "
+            "\"$VAR\" are expanded."),
         Key("TEST.PSEUDO_LABELS.DATASET", "", TEXT,
             "A set of target images, for analysis alone. Each evaluation (TEST.EVAL_PERIOD, the end of training, "
             "--eval-only) measures the quality of its pseudo-labels. With labels: precision, recall, AP50, mIoU. "
@@ -155,8 +159,9 @@ SECTIONS = (
         Key("MODEL.MIC.STUDENT", "GeneralizedRCNN", TEXT,
             "The architecture of student and teacher: a registered meta-architecture, such as GeneralizedRCNN, "
             "RetinaNet, FCOS, BoxPanopticFPN (boxes and segmentation), PanopticFPN (the same, with instance masks that "
-            "Detectron2 merges with the pixels) or SemanticSegmentor. L_M weights each region of a GeneralizedRCNN. "
-            "With RetinaNet, FCOS and Cascade R-CNN it weights each image by the mean score of its pseudo-boxes."),
+            "Detectron2 merges with the pixels), SemanticSegmentor or ImageClassifier. L_M weights each region of a "
+            "GeneralizedRCNN. With RetinaNet, FCOS and Cascade R-CNN it weights each image by the mean score of its "
+            "pseudo-boxes."),
         Key("MODEL.MIC.EVALUATE", "teacher", one_of("teacher", "student", "both"),
             "The model that predicts, in evaluation and elsewhere. both: the teacher predicts; evaluation measures the "
             "teacher, then the student (metrics \"student/...\").", source="published: student"),
@@ -262,6 +267,7 @@ SECTIONS = (
             "same kind of scene. 0 = no correction.", source="our own; distribution alignment (ReMixMatch, 2020)"),
     )),
     *SEGMENTATION_SECTIONS,
+    *CLASSIFICATION_SECTIONS,
 )
 # fmt: on
 KEYS = {key.name: key for section in SECTIONS for key in section.keys}

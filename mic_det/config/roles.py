@@ -57,6 +57,7 @@ def _check_without_source(cfg):
         "MODEL.MIC.ALIGNMENT.INSTANCE.ENABLED": (a.INSTANCE.ENABLED and a.INSTANCE.WEIGHT, False),
         "MODEL.MIC.SEM_SEG.MIX_WEIGHT": ("pixels" in label_kinds(cfg) and mic.SEM_SEG.MIX_WEIGHT, 0.0),
         "MODEL.MIC.FEATURE_DISTANCE.WEIGHT": (mic.FEATURE_DISTANCE.WEIGHT, 0.0),
+        "MODEL.MIC.CDAN.WEIGHT": (mic.CDAN.WEIGHT, 0.0),
         "MODEL.KEYPOINT_ON": (cfg.MODEL.KEYPOINT_ON, False),
     }
     for key, (on, off) in needs.items():

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode as CN
 
 from ..errors import ConfigError
 from ..utils.printable import printable
+from .classification_rules import check_classification
 from .detectron2_keys import RULES
 from .keys import KEYS
 from .label_kinds import classes_key, label_kinds, num_classes, weights_regions
@@ -52,6 +53,7 @@ def validate_mic_config(cfg):
     _check_rates(cfg.SOLVER)
     _check_vit(cfg)
     _check_segmentation(cfg)
+    check_classification(cfg)
     _check_classes(cfg)
     _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
     _check_label_free(cfg)
@@ -63,7 +65,7 @@ def _check_label_free(cfg):
     if not cfg.TEST.LABEL_FREE.ENABLED:
         return
     if "boxes" not in label_kinds(cfg):
-        raise ConfigError("TEST.LABEL_FREE.ENABLED is True, but the model predicts pixels alone: set it to False.")
+        raise ConfigError("TEST.LABEL_FREE.ENABLED is True, but the model predicts no boxes: set it to False.")
     if not (cfg.TEST.LABEL_FREE.DATASET or cfg.DATASETS.TARGET):
         raise ConfigError(
             "TEST.LABEL_FREE.ENABLED is True, but DATASETS.TARGET is empty: name target images in "
@@ -255,12 +257,16 @@ def _check_custom_sets(sets):
                 f"{key}: the name of a set is also the name of a folder for its results. It must not be a path with "
                 "'..', '.' or a slash at an end."
             )
-        known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES"}
+        known = {"JSON", "IMAGES", "SEM_SEG", "SEM_SEG_CLASSES", "CLASS_FOLDERS"}
         if not isinstance(entry, CN) or not set(entry) <= known or not entry.get("IMAGES"):
             raise ConfigError(
                 f"{key} must be a mapping with IMAGES (a folder) and, where the set is "
-                "labelled, JSON (a COCO file), SEM_SEG (a folder) and SEM_SEG_CLASSES; "
+                "labelled, JSON (a COCO file), SEM_SEG (a folder) and SEM_SEG_CLASSES, or CLASS_FOLDERS; "
                 f"it is {dict(entry) if isinstance(entry, CN) else entry!r}."
+            )
+        if entry.get("CLASS_FOLDERS") and (entry.get("JSON") or entry.get("SEM_SEG")):
+            raise ConfigError(
+                f"{key}: with CLASS_FOLDERS, the sub-folders of IMAGES are the labels: leave out JSON and SEM_SEG."
             )
         if entry.get("SEM_SEG") and not entry.get("SEM_SEG_CLASSES"):
             raise ConfigError(f"{key}.SEM_SEG has no SEM_SEG_CLASSES: give a list of names, or 'cityscapes'.")

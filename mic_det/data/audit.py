@@ -152,10 +152,12 @@ def _count(report, dicts, classes):
             tiny += min(x1 - x0, y1 - y0) < TINY
             outside += min(x0, y0) < -1 or x1 > d["width"] + 1 or y1 > d["height"] + 1
     report.boxes = sum(counts.values())
+    of_images = Counter(d["image_class"] for d in dicts if "image_class" in d)
+    counts += of_images
     report.per_class = {c: counts[i] for i, c in enumerate(classes)}
     absent = [c for c, n in report.per_class.items() if not n]
     if absent:
-        report.notes.append(f"no box of {', '.join(absent)}.")
+        report.notes.append(f"no {'image' if of_images else 'box'} of {', '.join(absent)}.")
     if tiny:
         report.notes.append(f"{tiny} boxes have a side of less than {TINY} pixels.")
     if outside:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config.label_kinds import label_kinds
+from ..config.label_kinds import has_class_names
 from ..errors import ConfigError, DataError
 from .classes import expect_classes, set_metadata, with_model_classes
 from .coco.annotation_file import (
@@ -19,23 +19,13 @@ from .coco.annotation_file import (
 )
 from .coco.normalize import in_order, read_normalized
 from .datasets.cityscapes_labels import SEM_SEG_CLASSES
+from .datasets.image_folders import register_class_folders
 from .files import IMAGE_SUFFIXES, list_images
+from .paths import expanded, resolve_path
 
-__all__ = ["DataError", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
+__all__ = ["DataError", "expanded", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
 
 _reported = set()  # (name, annotation file) of sets whose images outside their folder were reported
-
-
-def expanded(path):
-    """A path of a config with ``~`` and ``$VARIABLES`` put in, as a shell does; unknown ones stay."""
-    return os.path.expandvars(os.path.expanduser(path))
-
-
-def resolve_path(path):
-    """Absolute paths as they are; others below ``$DETECTRON2_DATASETS`` (default ``./datasets``)."""
-    path = Path(expanded(path))
-    root = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    return path if path.is_absolute() else Path(root) / path
 
 
 def register_declared_datasets(cfg):
@@ -58,6 +48,9 @@ def register_declared_datasets(cfg):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         with_labels = name not in targets
+        if entry.get("CLASS_FOLDERS"):
+            register_class_folders(name, entry.IMAGES, with_labels, declared=declared)
+            continue
         keys = {"labelled": with_labels, "true_ids": has_labeller and not with_labels}
         DatasetCatalog.register(name, functools.partial(load_declared, name, *declared, **keys))
         MetadataCatalog.get(name).set(declared=declared, evaluator_type="coco", **_coco_metadata(*declared[:2]))
@@ -68,11 +61,11 @@ def register_declared_datasets(cfg):
             classes = entry.SEM_SEG_CLASSES
             classes = list(SEM_SEG_CLASSES) if classes == "cityscapes" else [str(c) for c in classes]
             MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-    if "boxes" in label_kinds(cfg) and not cfg.DATASETS.TRAIN and cfg.DATASETS.CLASS_NAMES:
+    if has_class_names(cfg) and not cfg.DATASETS.TRAIN and cfg.DATASETS.CLASS_NAMES:
         expect_classes(classes=list(cfg.DATASETS.CLASS_NAMES), except_for=targets)
         return
     labelled = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET_LABELLED)
-    expect_classes(labelled[0] if labelled and "boxes" in label_kinds(cfg) else None, except_for=targets)
+    expect_classes(labelled[0] if labelled and has_class_names(cfg) else None, except_for=targets)
 
 
 def targets_alone(cfg):

@@ -252,7 +252,41 @@ def label_map_problem(job):
     return f"{file} has the label {wrong[0]}: there are {num_classes} classes." if wrong.size else None
 
 
-KINDS = {kind.name: kind for kind in (BoxLabels, LabelMaps)}
+class ImageClasses(BoxLabels):
+    """The class of each image: ``image_class`` in Detectron2's dicts, ``thing_classes`` in the metadata."""
+
+    name = "image_class"
+
+    def check(self, key, name, dicts):
+        self.first = self.first or (name, _thing_classes(name))
+        absent = next((d for d in dicts if "image_class" not in d), None)
+        if absent:
+            raise DataError(
+                f"{name} (DATASETS.{key}) has images without a class, such as {absent['file_name']}: an image "
+                f"classifier needs a folder with one sub-folder for each class. Declare DATASETS.CUSTOM.{name} with "
+                "CLASS_FOLDERS True; unlabelled sets belong in DATASETS.TARGET."
+            )
+        classes = self.check_same(f"DATASETS.{key}", name)
+        if len(classes) != num_classes(self.cfg, self.name):
+            raise DataError(
+                f"{name} (DATASETS.{key}) has {len(classes)} classes ({', '.join(classes)}), but "
+                f"{classes_key(self.cfg, self.name)} is {num_classes(self.cfg, self.name)}."
+            )
+
+    def check_measured(self, name):
+        if all("image_class" in d for d in DatasetCatalog.get(name)):
+            self.check_same("TEST.PSEUDO_LABELS", name)
+
+    def check_for_metrics(self, name, dicts):
+        self.check("TEST", name, dicts)
+
+    def notes(self, name, dicts):
+        seen, classes = {d["image_class"] for d in dicts}, _thing_classes(name)
+        absent = [c for i, c in enumerate(classes) if i not in seen]
+        return [f"{name}: these classes have no image, and count in no mean: {', '.join(absent)}."] if absent else []
+
+
+KINDS = {kind.name: kind for kind in (BoxLabels, LabelMaps, ImageClasses)}
 
 
 def labels_of(cfg):

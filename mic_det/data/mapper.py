@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..config.label_kinds import label_kinds
 from ..errors import DataError
+from .class_crops import class_augmentations
 from .crops import of_domain, with_labelled_crop
 from .labeller import LABELLER, labeller_instances
 from .margins import RecordedAugmentations
@@ -87,12 +88,14 @@ class DomainMapper(DatasetMapper):
         """
         cfg = of_domain(cfg, domain)
         keys = DatasetMapper.from_config(cfg, is_train)
-        self.crop = None
-        if is_train:
+        self.crop, kinds = None, label_kinds(cfg)
+        if kinds == ("image_class",):
+            keys["augmentations"] = class_augmentations(cfg, is_train)
+        elif is_train:
             keys["augmentations"], self.crop = with_labelled_crop(cfg, keys["augmentations"])
         super().__init__(**keys)
         self.domain, self.resize = domain, Resize.from_config(cfg, is_train)
-        self.has_pixels = "pixels" in label_kinds(cfg)
+        self.has_pixels = "pixels" in kinds
         self.sem_seg = is_train and self.has_pixels
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE

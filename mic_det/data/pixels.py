@@ -9,6 +9,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image, UnidentifiedImageError
 
+from ..config.label_kinds import label_kinds
+
 # modes of PIL that become RGB without loss of more than transparency
 EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -36,6 +38,8 @@ class Resize:
 
     @classmethod
     def from_config(cls, cfg, is_train):
+        if label_kinds(cfg) == ("image_class",):  # INPUT.IMAGE_CLASS: squares of a side above 0
+            return cls((), 0, "")
         if is_train:
             return cls(tuple(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN, "TRAIN")
         return cls((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, "TEST")

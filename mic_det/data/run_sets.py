@@ -130,6 +130,10 @@ def describe(key, name, dicts, classes):
     name = f"{name} ({what})" if what else name
     if key == "TARGET":
         return f"{key:6s} {name}: {len(dicts)} images (labels, if any, are not used)"
+    if any("image_class" in d for d in dicts):
+        images = Counter(d["image_class"] for d in dicts)
+        per_class = ", ".join(f"{c} {images[i]}" for i, c in enumerate(classes))
+        return f"{key:6s} {name}: {len(dicts)} images ({per_class})"
     if not classes:
         return f"{key:6s} {name}: {len(dicts)} images"
     boxes = Counter(a["category_id"] for d in dicts for a in d.get("annotations", []) if not a.get("iscrowd", 0))

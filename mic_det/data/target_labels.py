@@ -13,11 +13,15 @@ from .labeller import add_labeller
 LABELLED_TARGET = "labelled_target"  # the domain of these images in a batch
 
 
+NEEDS = {"boxes": "boxes", "pixels": "a label map", "image_class": "a class"}  # what a labelled image has, by kind
+
+
 def has_all_labels(x, kinds):
-    """Whether an image has every kind of label that a model learns from: a box that is no crowd, a label map."""
+    """Whether an image has every kind of label that a model learns from: a box (no crowd), a label map, a class."""
     boxes = any(not a.get("iscrowd", 0) for a in x.get("annotations", ()))
     pixels = "pixels" in kinds and os.path.isfile(x.get("sem_seg_file_name") or "")
-    return ("boxes" not in kinds or boxes) and ("pixels" not in kinds or pixels)
+    found = {"boxes": boxes, "pixels": pixels, "image_class": "image_class" in x}
+    return all(found[kind] for kind in kinds)
 
 
 def labelled_target_images(cfg):
@@ -35,7 +39,7 @@ def labelled_target_images(cfg):
             prepare_label_maps(name)
         own = [(name, x) for x in DatasetCatalog.get(name) if has_all_labels(x, kinds)]
         if not own:
-            needs = " and ".join({"boxes": "boxes", "pixels": "a label map"}[k] for k in kinds)
+            needs = " and ".join(NEEDS[k] for k in kinds)
             raise DataError(
                 f"{name} (DATASETS.TARGET_LABELLED) has no image with {needs}: label some images, or set it to ()."
             )

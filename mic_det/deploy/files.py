@@ -5,7 +5,7 @@ import json
 import torch
 
 from ..config import student_architecture
-from ..config.label_kinds import label_kinds
+from ..config.label_kinds import label_kinds, refuse_image_classes
 from ..data.pixels import Resize
 from ..errors import ConfigError
 from ..inference.detections import Detections
@@ -29,6 +29,7 @@ def describe(cfg, named_classes, size, opset=None):
     """
     from .. import __version__
 
+    refuse_image_classes(cfg, "The export")
     kinds, (score, key, nms) = label_kinds(cfg), threshold_facts(cfg)
     rule = Resize.from_config(cfg, is_train=False)
     return {

@@ -4,7 +4,7 @@ import torch
 from detectron2.solver import LRMultiplier, WarmupParamScheduler, build_lr_scheduler, build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils.env import TORCH_VERSION
-from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
 
 from ..modeling.vit import layer_lr_factor
 
@@ -66,13 +66,31 @@ def _start_momentum(optimizer, *_):
                     optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
+class InverseDecay(ParamScheduler):
+    """(1 + gamma i)^-power at step i of a training."""
+
+    def __init__(self, gamma, power, num_steps):
+        self.gamma, self.power, self.num_steps = gamma, power, num_steps
+
+    def __call__(self, where):
+        """The factor of the rate; ``where``: share of the steps that are done, in [0, 1)."""
+        return (1 + self.gamma * where * self.num_steps) ** -self.power
+
+
 def build_schedule(cfg, optimizer):
-    """Detectron2's schedules, and ``WarmupPolyLR``: after the warm-up, (1 - step / MAX_ITER) to a power."""
+    """Detectron2's schedules, and two more after the warm-up.
+
+    ``WarmupPolyLR``: (1 - step / MAX_ITER) to a power. ``WarmupInverseLR``: see ``SOLVER.INVERSE_LR``.
+    """
     solver = cfg.SOLVER
-    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+    if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
+        decay = PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER)
+    elif solver.LR_SCHEDULER_NAME == "WarmupInverseLR":
+        decay = InverseDecay(solver.INVERSE_LR.GAMMA, solver.INVERSE_LR.POWER, solver.MAX_ITER)
+    else:
         return build_lr_scheduler(cfg, optimizer)
     multiplier = WarmupParamScheduler(
-        PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER),
+        decay,
         solver.WARMUP_FACTOR,
         min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
         solver.WARMUP_METHOD,

@@ -24,7 +24,7 @@ from ..config import (
     validate_mic_config,
 )
 from ..config.bundled import find_config
-from ..config.label_kinds import consistency_weights
+from ..config.label_kinds import consistency_weights, label_kinds
 from ..data.custom_sets import expanded, register_declared_datasets, resolve_path
 from ..data.run_sets import check_datasets
 from ..errors import ConfigError
@@ -143,8 +143,9 @@ def setup(args):
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
         if is_mic(cfg) and cfg.DATASETS.TARGET and any(consistency_weights(cfg).values()) and not args.eval_only:
-            sizes = PatchMask.from_config(cfg).describe(cfg.INPUT.MIN_SIZE_TRAIN)
-            logging.getLogger("detectron2").info(f"Patch mask: {sizes}")
+            squares = label_kinds(cfg) == ("image_class",)
+            sides = [cfg.INPUT.IMAGE_CLASS.CROP] if squares else cfg.INPUT.MIN_SIZE_TRAIN
+            logging.getLogger("detectron2").info(f"Patch mask: {PatchMask.from_config(cfg).describe(sides)}")
     return cfg
 
 

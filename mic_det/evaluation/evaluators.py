@@ -2,13 +2,14 @@
 
 from ..config.label_kinds import label_kinds
 from .coco import DetectionEvaluator
+from .image_class import ImageClassEvaluator
 from .panoptic import PanopticQuality
 from .sem_seg import LabelMapEvaluator
 from .submission import SubmissionFiles, is_submission
 
-EVALUATORS = {"boxes": DetectionEvaluator, "pixels": LabelMapEvaluator}
+EVALUATORS = {"boxes": DetectionEvaluator, "pixels": LabelMapEvaluator, "image_class": ImageClassEvaluator}
 # The one number that says most
-METRICS = {"boxes": "AP50", "pixels": "mIoU"}
+METRICS = {"boxes": "AP50", "pixels": "mIoU", "image_class": "accuracy"}
 
 
 def make_evaluators(cfg, dataset_name, output_dir=None, panoptic=False):

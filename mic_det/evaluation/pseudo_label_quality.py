@@ -74,8 +74,13 @@ def _pixel_answers(answers, key, pseudo, inputs, model):
             answer["sem_seg"] = _one_hot(pixels.labels, model.sem_seg_head, x["height"], x["width"])
 
 
+def _class_answers(answers, key, pseudo, inputs, model):
+    for answer, label in zip(answers, pseudo.labels):
+        answer["image_class" if key == "instances" else "student"] = int(label)
+
+
 # Each kind's pseudo-labels, put into the answers
-ANSWERS = {"boxes": _box_answers, "pixels": _pixel_answers}
+ANSWERS = {"boxes": _box_answers, "pixels": _pixel_answers, "image_class": _class_answers}
 
 
 def _as_detections(pseudo):
@@ -99,7 +104,8 @@ class PseudoLabelEvaluator(DatasetEvaluator):
 
     Where the set has labels also, of boxes at IoU 0.5 and with pycocotools' matching (crowds do not count),
     ``precision``, ``recall``, ``AP50``, and each for every class (``precision-car``); with label maps ``mIoU`` and
-    ``IoU-road``.
+    ``IoU-road``. Of image classes there are ``agreement`` (same class of teacher and student) and, with labels,
+    ``precision``, the share of images whose pseudo-label is right.
     """
 
     def __init__(self, name, dicts, model, output_dir):
@@ -189,7 +195,33 @@ class _PixelPart:
         return {k: v for k, v in found.items() if k.startswith(("mIoU", "IoU-"))}
 
 
-QUALITIES = {part.name: part for part in (_BoxPart, _PixelPart)}
+class _ClassPart:
+    """What :class:`PseudoLabelEvaluator` says of image classes: agreement, and the share that is right."""
+
+    name = "image_class"
+
+    def __init__(self, task, dataset_name, dicts, model, output_dir):
+        self.truth = {d["image_id"]: d.get("image_class") for d in dicts}
+
+    def reset(self):
+        self.labels = []  # (true, teacher's, student's class) of each image
+
+    def process(self, inputs, outputs):
+        for x, output in zip(inputs, outputs):
+            self.labels.append((self.truth[x["image_id"]], output["image_class"], output["student"]))
+
+    def evaluate(self):
+        labels = [x for part in comm.gather(self.labels, dst=0) for x in part]
+        if not labels:
+            return {}
+        known = [(true, teacher) for true, teacher, _ in labels if true is not None]
+        results = {"agreement": 100 * sum(t == s for _, t, s in labels) / len(labels)}
+        if known:
+            results["precision"] = 100 * sum(true == teacher for true, teacher in known) / len(known)
+        return results
+
+
+QUALITIES = {part.name: part for part in (_BoxPart, _PixelPart, _ClassPart)}
 
 
 def number_of_pairs(first, second, iou=0.5):

@@ -132,7 +132,7 @@ def _add_run(result, plan, seed, run):
     if not found or plan.metric not in found[1]:
         raise DataError(f"{run.folder} has no {plan.metric} on {plan.test}: is the plan's TEST in DATASETS.TEST?")
     result.seeds.append(seed)
-    prefix = "AP50-" if plan.metric == "AP50" else "IoU-"
+    prefix = {"mIoU": "IoU-"}.get(plan.metric, f"{plan.metric}-")
     for name, value in found[1].items():
         if name == plan.metric or name.startswith(prefix):
             result.values.setdefault(name, []).append(value)

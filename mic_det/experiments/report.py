@@ -11,9 +11,9 @@ from ..utils.ordinary_files import is_ordinary
 from ..visualization.curves import bar_chart, line_chart, svg_uri
 from .run_files import list_pictures
 
-METRICS = ("AP50", "AP", "AP75", "mask AP", "mIoU", "PQ")
-CLASS_METRICS = ("AP50", "mIoU")  # shown over steps; by class they are called
-CLASS_PREFIXES = ("AP50-", "IoU-")
+METRICS = ("AP50", "AP", "AP75", "mask AP", "mIoU", "PQ", "accuracy", "top-1")
+CLASS_METRICS = ("AP50", "mIoU", "accuracy")  # shown over steps; by class they are called
+CLASS_PREFIXES = ("AP50-", "IoU-", "accuracy-")
 SHOWN = ("seed", "hardware", "PyTorch", "GPU", "CUDA", "training time", "seconds")  # of the environment, at once
 
 
@@ -140,8 +140,10 @@ def loss_charts(run):
     total = run.curve("total_loss")
     if total[0]:
         charts.append(line_chart("total loss", {"_total": total}))
-    for prefix, title in (("loss_", "losses"), ("source/", "source/ (L_S)"), ("masked/", "masked/ (L_M)"),
-                          ("align/", "align/ (L_T)"), ("mix/", "mix/ (ClassMix)")):  # fmt: skip
+    for prefix, title in (
+        ("loss_", "losses"), ("source/", "source/ (L_S)"), ("masked/", "masked/ (L_M)"), ("align/", "align/ (L_T)"),
+        ("target/", "target/ (MCC)"), ("mix/", "mix/ (ClassMix)"),
+    ):  # fmt: skip
         curves = _curves(run, prefix, lambda n: n.split("/")[-1].startswith("loss"))
         if curves:
             charts.append(line_chart(title, curves))

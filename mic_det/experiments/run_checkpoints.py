@@ -69,7 +69,7 @@ def read_runs(folders, opts=(), start=""):
             raise DataError(f"there is no {config}: name the OUTPUT_DIR of a training.")
         cfg = get_mic_cfg(str(config), opts)
         if "boxes" not in label_kinds(cfg):
-            raise ConfigError(f"{config}: the model predicts pixels alone. The criteria of this command are of boxes.")
+            raise ConfigError(f"{config}: the model predicts no boxes. The criteria of this command are of boxes.")
         found = [Checkpoint(name, file, step) for step, file in checkpoint_files(folder)]
         if not found:
             raise DataError(f"{folder} has no checkpoint (model_*.pth).")

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..utils.ordinary_files import NotOrdinary, read_text
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
-EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": ""}
+EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": "", "image_class": ""}
 RESULT = re.compile(rf"(?:(student)/)?(?:(.+?)/)?({'|'.join(EVALUATED)})/(.+)")
 FILES_OF_A_RUN = ("metrics.json", "config.yaml", "log.txt", "command_line.txt")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -97,7 +97,7 @@ def read_run(folder):
     _read_metrics(run)
     _read_log(run)
     _check_end(run)
-    run.pictures = list_pictures(folder / "visuals")
+    run.pictures = list_pictures(folder / "visuals") + glob_files(folder, "inference/*/confusion.png")
     return run
 
 

@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import Instances
 
 from ..checkpoint.checkpointer import MICCheckpointer
-from ..config.label_kinds import box_keys, label_kinds, num_classes
+from ..config.label_kinds import box_keys, label_kinds, num_classes, refuse_image_classes
 from ..data.classes import categories, positions
 from ..data.pixels import Resize
 from ..errors import ConfigError
@@ -61,6 +61,7 @@ class Predictor:
             ConfigError: where no weights are named.
             CheckpointError: where the file cannot be used.
         """
+        refuse_image_classes(cfg, "The predictor")
         cfg = cfg.clone()
         cfg.defrost()
         keys = box_keys(cfg)

@@ -3,10 +3,12 @@ from . import (  # noqa: F401  registers meta-architectures, backbones and heads
     daformer_head,
     fcos,
     hrda,
+    image_classifier,
     mit,
     sliding,
     timm_backbone,
     torchvision_backbone,
+    torchvision_vit,
     vit,
 )
 from .mic import MIC

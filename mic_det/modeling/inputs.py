@@ -35,6 +35,11 @@ def preprocess(model, batched_inputs):
     )
 
 
+def encoder(model):
+    """What makes features of normalised, padded images: the backbone, or more of a model that has ``encode``."""
+    return getattr(model, "encode", None) or model.backbone
+
+
 def unnormalised(model, images):
     """The images of a normalised, padded ``ImageList`` in the range of the model's inputs, without padding."""
     pixels = images.tensor * model.pixel_std + model.pixel_mean
@@ -56,7 +61,7 @@ def teacher_view(model, batched_inputs, input_size=0, with_features=True, step=0
     """
     inputs, scales = _inputs_at(batched_inputs, input_size, model.device)
     images = preprocess(model, inputs)
-    features = model.backbone(images.tensor) if with_features else None
+    features = encoder(model)(images.tensor) if with_features else None
     sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
     return TeacherView(batched_inputs, images, features, sizes, scales, step)
 

@@ -13,21 +13,14 @@ from ..config import validate_mic_config
 from ..config.models import is_label_free
 from ..data.classes import known_class_names
 from ..utils.step_timer import record
-from .inputs import preprocess, teacher_view
+from .inputs import encoder, preprocess, teacher_view
 from .masking import PatchMask, RandomErasing, StrongAugmentation
 from .mixing import mix_batch
+from .sharpness import SharpnessAware
 from .student_teacher import StudentTeacher
 from .supported import check_pair
 from .tasks import RCNNTask, Task, find_tasks
-from .terms import (
-    Alignment,
-    ClassMix,
-    FeatureDistance,
-    MaskedConsistency,
-    Step,
-    Supervised,
-    Term,
-)
+from .terms import Alignment, MaskedConsistency, Step, Supervised, Term, unsupervised_terms
 from .views import Views
 
 
@@ -68,6 +61,7 @@ class MIC(StudentTeacher):
         teacher_input_size: int = 0,
         evaluate: str = "teacher",
         class_names: Sequence[str] = (),
+        sharpness: Optional[SharpnessAware] = None,
     ) -> None:
         """
         Args:
@@ -86,6 +80,7 @@ class MIC(StudentTeacher):
             teacher_input_size (int): short side in pixels at which the teacher sees images; 0 = as the student does.
             evaluate (str): "teacher", "student" or "both"; see :class:`StudentTeacher`.
             class_names (sequence of str): used in logs; the index where there is none.
+            sharpness (SharpnessAware): takes the losses at the worst weights nearby; None = at the weights themselves.
 
         Raises:
             TypeError: where the masked loss is not defined for the student's heads.
@@ -95,10 +90,12 @@ class MIC(StudentTeacher):
         tasks = [task() for task in find_tasks(student)] if tasks is None else list(tasks)
         check_pair(student, teacher, tasks)
         super().__init__(
-            student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, ema_in_burn_in=ema_in_burn_in, evaluate=evaluate
-        )
+            student, teacher, alpha=alpha, burn_in_steps=burn_in_steps, ema_in_burn_in=ema_in_burn_in,
+            evaluate=evaluate, sharpness=sharpness,
+        )  # fmt: skip
         self.tasks = tasks
         self.needs_features = any(task.needs_features for task in tasks)
+        self.masked_apart = any(task.masked_apart for task in tasks)
         if terms is None:
             terms = [Supervised(), MaskedConsistency({task.name: 1.0 for task in tasks})]
         self.terms = list(terms)
@@ -121,12 +118,8 @@ class MIC(StudentTeacher):
         alignment = Alignment.from_config(cfg, student)
         shared = {"share_regions": bool(alignment) and alignment.module.shares_source_regions}
         tasks = [kind.from_config(cfg, **(shared if kind is RCNNTask else {})) for kind in find_tasks(student)]
-        terms = [*([] if is_label_free(cfg) else [Supervised()]), MaskedConsistency.from_config(cfg, tasks)]
-        if any(task.name == "pixels" for task in tasks) and mic.SEM_SEG.MIX_WEIGHT:
-            terms.append(ClassMix.from_config(cfg))
-        distance = FeatureDistance.from_config(cfg, student)
-        if distance:
-            terms.append(distance)
+        supervised = [] if is_label_free(cfg) else [Supervised()]
+        terms = [*supervised, MaskedConsistency.from_config(cfg, tasks), *unsupervised_terms(cfg, student, tasks)]
         if alignment:
             terms.append(alignment)
         strong = mic.STRONG_AUG
@@ -150,6 +143,7 @@ class MIC(StudentTeacher):
             "teacher_input_size": mic.TEACHER.INPUT_SIZE,
             "evaluate": mic.EVALUATE,
             "class_names": known_class_names(cfg),
+            "sharpness": SharpnessAware(mic.SAM.RHO) if mic.SAM.RHO else None,
         }  # fmt: skip
 
     def forward(self, batched_inputs: list[dict]) -> Union[dict[str, torch.Tensor], list[dict]]:
@@ -191,10 +185,17 @@ class MIC(StudentTeacher):
         # 2. the student's views, by name
         wanted = [(term, term.views(step)) for term in terms]
         views = self.make_views(step, {name for _, names in wanted for name in names})
+        if self.sharpness is not None:  # what follows is taken at the worst weights nearby
+            smoothed = [(term, names) for term, names in wanted if term.smoothed]
+            losses = next(self._losses_on(views, smoothed, step, merged=True))
+            self.sharpness.ascend(sum(losses.values()), self.student.parameters())
+        yield from self._losses_on(views, wanted, step, merged)
+
+    def _losses_on(self, views, wanted, step, merged):
         for part in views.parts(wanted, merged):
-            # 3. one pass of the student's backbone, or one for each part
+            # 3. one pass of the student's encoder, or one for each part
             with record("student forward"):
-                views.run(self.student.backbone if self.needs_features else None, part.names)
+                views.run(encoder(self.student) if self.needs_features else None, part.names, self.masked_apart)
             # 4. the terms
             losses = {}
             with record("losses"):

@@ -5,7 +5,7 @@ import weakref
 import torch
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ..utils.step_timer import record
 from .batch_norm import average_statistics
@@ -21,19 +21,29 @@ def _watch_optimizers(model):
     # iterates over the hooks. Version counters of the parameters cannot be used: fused optimizers do not change them.
     global _hook
     if _hook is None:
+        register_optimizer_step_pre_hook(_before_optimizer_step)
         _hook = register_optimizer_step_post_hook(_after_optimizer_step)
     _watched.add(model)
 
 
-def _after_optimizer_step(optimizer, *_):
+def _before_optimizer_step(optimizer, *_):
+    for model in _models_of(optimizer):
+        model.before_optimizer_step()
+
+
+def _models_of(optimizer):
+    """The watched models whose student has parameters of an optimizer."""
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [x for x in list(_watched) if any(id(p) in stepped for p in x.student.parameters())]
+
+
+def _after_optimizer_step(optimizer, *_):
     # During the call, a GradScaler gives this tensor to a fused optimizer. The optimizer's kernel skips the step where
     # the tensor is not 0. We read it when the teacher is needed: here, the host would wait for the device.
     overflow = getattr(optimizer, "found_inf", None)
-    for model in list(_watched):
-        if any(id(p) in stepped for p in model.student.parameters()):
-            model._pending_steps.append(overflow)
-            model.after_optimizer_step()
+    for model in _models_of(optimizer):
+        model._pending_steps.append(overflow)
+        model.after_optimizer_step()
 
 
 class StudentTeacher(nn.Module):
@@ -47,7 +57,9 @@ class StudentTeacher(nn.Module):
     They are averaged over all processes after each step.
     """
 
-    def __init__(self, student, teacher, *, alpha, burn_in_steps=0, ema_in_burn_in=False, evaluate="teacher"):
+    def __init__(
+        self, student, teacher, *, alpha, burn_in_steps=0, ema_in_burn_in=False, evaluate="teacher", sharpness=None
+    ):
         """
         Args:
             student, teacher (nn.Module): two models of the same architecture.
@@ -58,6 +70,8 @@ class StudentTeacher(nn.Module):
                 step.
             evaluate (str): the model whose ``inference`` is used, "teacher" or "student". "both" = the teacher, and
                 trainers evaluate the student, too.
+            sharpness (SharpnessAware): moves the student's weights within a step. They are back before the optimizer
+                steps, and before anything else uses them. None = no such moves.
         """
         super().__init__()
         self.student = student
@@ -66,6 +80,7 @@ class StudentTeacher(nn.Module):
         self.burn_in_steps = burn_in_steps
         self.steps_before_ema = 0 if ema_in_burn_in else burn_in_steps
         self.evaluate = evaluate
+        self.sharpness = sharpness
         # number of optimizer steps; it is on the CPU, so that no step waits for the device
         self.steps = 0
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
@@ -94,12 +109,19 @@ class StudentTeacher(nn.Module):
             self._teacher_ready = True
         self.update_teacher()
 
+    def before_optimizer_step(self):
+        """The optimizer steps from the student's weights themselves."""
+        if self.sharpness is not None:
+            self.sharpness.restore()
+
     def after_optimizer_step(self):
         """Average the statistics of all processes. Unlike :meth:`update_teacher`, all processes do this together."""
         average_statistics(self.student)
 
     def update_teacher(self):
         """Update the average if the student took an optimizer step since the last call. A second call does nothing."""
+        if self.sharpness is not None:  # a step was left out
+            self.sharpness.restore()
         pending, self._pending_steps = self._pending_steps, []
         if any(overflow is None or not overflow.item() for overflow in pending):
             self.steps += 1

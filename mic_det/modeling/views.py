@@ -87,9 +87,20 @@ class Views:
         ]
         return sorted(parts, key=lambda part: self._spans[part.names[0]])
 
-    def run(self, backbone, names):
-        """Compute the features of some views in one pass; without a backbone there are none."""
-        features = backbone(_rows(self.images.tensor, self._ranges(names))) if backbone is not None else {}
+    def run(self, backbone, names, masked_apart=False):
+        """Compute the features of some views in one pass; without a backbone there are none.
+
+        With ``masked_apart``, masked views have a pass of their own: their features do not depend on those of whole
+        images through BatchNorm, nor the other way round.
+        """
+        passes = [names]
+        if masked_apart:
+            masked = [name for name in names if name.startswith("masked_")]
+            passes = [x for x in ([name for name in names if name not in masked], masked) if x]
+        features = {}
+        if backbone is not None:
+            outputs = [backbone(_rows(self.images.tensor, self._ranges(x))) for x in passes]
+            features = {k: torch.cat([x[k] for x in outputs]) if outputs[1:] else v for k, v in outputs[0].items()}
         sizes = [stop - start for start, stop in map(self._spans.get, names)]
         # The gradients of the pieces of one split are put together in one go. Each slice of a tensor would have a
         # gradient of the whole tensor's size, mostly zeros.

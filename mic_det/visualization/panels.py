@@ -192,7 +192,18 @@ def _pixel_panels(task, scene):
     return [(text, draw_boxes(labels, [], [])) for text, labels in found]
 
 
-PANELS = {"boxes": _box_panels, "pixels": _pixel_panels}
+def _class_panels(task, scene):
+    student, panels = scene.model.student, []
+    pseudo = task.pseudo_labels(scene.model.teacher, scene.seen)
+    on_masked = task.predict(student, student.encode(scene.masked.tensor))
+    for what, picture, found in (("teacher, whole image", scene.picture, pseudo), (MASKED, scene.view, on_masked)):
+        label = int(found.labels[0])
+        name = scene.class_names[label] if label < len(scene.class_names) else f"class {label}"
+        panels.append((f"{what}: {name} {float(found.confidence[0]):.2f}", draw_boxes(picture, [], [])))
+    return panels
+
+
+PANELS = {"boxes": _box_panels, "pixels": _pixel_panels, "image_class": _class_panels}
 
 
 def _prediction_panels(model, batched_input, picture, truth, score_threshold, class_names):

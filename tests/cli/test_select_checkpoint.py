@@ -175,5 +175,5 @@ def test_a_model_of_pixels_alone_is_refused(runs, tmp_path):
     with forget_registered_sets():
         load(folder, run_config(runs, folder, **keys))
     shutil.copy(runs / "slow" / "model_final.pth", folder)
-    with pytest.raises(SystemExit, match="pixels alone"):
+    with pytest.raises(SystemExit, match="no boxes"):
         run("select", folder, "--output", tmp_path / "a.json")

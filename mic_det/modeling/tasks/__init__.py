@@ -1,13 +1,14 @@
 """Tasks: the part of a training step that depends on the kind of head."""
 
 from .base import Task
+from .image_class import ImageClassTask, PseudoClasses
 from .rcnn import BoxTask, PseudoBoxes, RCNNTask
 from .sem_seg import PseudoLabelMaps, SemSegTask
 from .whole_model import WholeModelTask
 
 __all__ = [
-    "BoxTask", "PseudoBoxes", "PseudoLabelMaps", "RCNNTask", "SemSegTask", "Task", "WholeModelTask",
-    "find_tasks",
+    "BoxTask", "ImageClassTask", "PseudoBoxes", "PseudoClasses", "PseudoLabelMaps", "RCNNTask", "SemSegTask", "Task",
+    "WholeModelTask", "find_tasks",
 ]  # fmt: skip
 
 
@@ -18,12 +19,13 @@ def find_tasks(model):
         TypeError: where no task is for its heads.
     """
     found = [SemSegTask] if SemSegTask.applies_to(model) else []
-    for task in (RCNNTask, WholeModelTask):
+    for task in (RCNNTask, WholeModelTask, ImageClassTask):
         if task.applies_to(model):
             return [*found, task]
     if not found or getattr(model, "roi_heads", None) is not None:
         raise TypeError(
             f"MODEL.MIC.STUDENT is {type(model).__name__}, whose heads are unknown to MIC: it wraps "
-            "meta-architectures such as GeneralizedRCNN, RetinaNet, FCOS, PanopticFPN and SemanticSegmentor."
+            "meta-architectures such as GeneralizedRCNN, RetinaNet, FCOS, PanopticFPN, SemanticSegmentor and "
+            "ImageClassifier."
         )
     return found

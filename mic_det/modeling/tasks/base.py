@@ -8,10 +8,12 @@ class Task:
     them to :meth:`consistency`, and other code finds them by the task's name.
     """
 
-    #: "boxes" or "pixels": the key of labels and settings.
+    #: "boxes", "pixels" or "image_class": the key of labels and settings.
     name = ""
     #: Whether the task needs the features of the backbone, not only images.
     needs_features = True
+    #: Whether masked views go through the encoder in a pass of their own, which matters to trained BatchNorm.
+    masked_apart = False
     #: An ``nn.Module`` with the task's memory (a part of MIC under the task's name), or None. MIC calls its ``step``
     #: after each optimizer step, and its ``reset`` before a new training.
     module = None

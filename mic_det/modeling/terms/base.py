@@ -67,6 +67,8 @@ class Term:
     """
 
     name = ""
+    #: Whether sharpness-aware minimisation looks for the worst weights of this term, too.
+    smoothed = True
 
     def active(self, step):
         """Whether the term has a part in a step."""
