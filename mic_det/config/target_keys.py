@@ -28,9 +28,9 @@ CLASS_MAP = Rule(_is_class_map, "a mapping of the model's class names to lists o
 # fmt: off
 LABELLED_TARGET_KEYS = (
     Key("DATASETS.CLASS_NAMES", (), each(TEXT, 0),
-        "Names of the model's classes of boxes or images, in the order of its outputs, for a training without DATASETS.TRAIN. "
-        "() = the names in the checkpoint MODEL.WEIGHTS, which our trainer writes. With DATASETS.TRAIN, the names are "
-        "those of its first set."),
+        "Names of the model's classes of boxes or images, in the order of its outputs, for a training without "
+        "DATASETS.TRAIN. () = the names in the checkpoint MODEL.WEIGHTS, which our trainer writes. With "
+        "DATASETS.TRAIN, the names are those of its first set."),
     Key("DATASETS.TARGET_LABELLED", (), each(TEXT, 0),
         "Labelled training sets of the target domain. Their images join the supervised loss L_S, with the sizes of "
         "target images. Only images that have labels are used. A set may also be in DATASETS.TARGET: its other images "

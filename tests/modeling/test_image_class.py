@@ -292,7 +292,7 @@ def test_a_vit_refuses_other_sizes_and_models():
 
 def test_the_model_of_a_config_has_the_terms_that_it_names(tmp_path):
     def image_class_cfg(*pairs):
-        return load_config("", [*tiny_options(tmp_path, *pairs), "DATASETS.TRAIN", ()])
+        return load_config("", tiny_options(tmp_path, *pairs))
 
     model = build_model(image_class_cfg("MODEL.MIC.MCC.WEIGHT", 0.5, "MODEL.MIC.SAM.RHO", 0.1))
     assert [type(t) for t in model.terms] == [Supervised, MaskedConsistency, ClassConfusion]
@@ -303,3 +303,5 @@ def test_the_model_of_a_config_has_the_terms_that_it_names(tmp_path):
     assert isinstance(term, ConditionalAlignment) and term.weight == 2 and model.sharpness is None
     assert term.module[0].in_features == CLASSES * 6
     assert any(k.startswith("cdan.") for k in model.state_dict())
+    model = build_model(image_class_cfg("MODEL.MIC.MCC.WEIGHT", 0.5, "DATASETS.TRAIN", ()))  # no labels at all
+    assert [type(t) for t in model.terms] == [MaskedConsistency, ClassConfusion]
