@@ -167,7 +167,8 @@ def average_precision(cfg, model, name):
         DataError: where the set has no labels.
     """
     evaluator = DetectionEvaluator(name, tasks=("bbox",), distributed=False)
-    with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):  # pycocotools prints its tables
+    # pycocotools prints its tables
+    with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
         found = inference_on_dataset(model, build_test_loader(cfg, name), evaluator).get("bbox", {})
     if "AP50" not in found:
         raise DataError(f"--judge {name}: the set has no labels to judge with.")
