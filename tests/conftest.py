@@ -46,6 +46,13 @@ def catalogs():
         yield
 
 
+@pytest.fixture
+def clean_catalogs():
+    """For tests that register other sets by the same names as the tests beside them."""
+    with helpers.data.forget_registered_sets():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def loggers():
     with helpers.data.keep_loggers():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from helpers.data import forget_registered_sets, write_config
+from helpers.data import write_config
 from mic_det import add_mic_config
 from mic_det.checkpoint.run_settings import changed_settings, config_settings
 from mic_det.config import (
@@ -20,6 +20,8 @@ from mic_det.config import (
 from mic_det.config.renamed import RENAMED
 from mic_det.engine.setup import load_config
 from mic_det.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
 
 MIC = "MODEL.MIC."
 # by hand: name in earlier versions, name, a value that is not the default
@@ -49,12 +51,6 @@ SECTIONS = {
     MIC + "ALIGNMENT.CONSISTENCY": MIC + "ALIGNMENT.AGREEMENT", MIC + "COLOR": MIC + "STRONG_AUG",
     MIC + "WATCH": MIC + "MONITOR", "DATASETS.DECLARED": "DATASETS.CUSTOM",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    with forget_registered_sets():
-        yield
 
 
 def mic_cfg():

@@ -14,7 +14,7 @@ from detectron2.evaluation import DatasetEvaluators
 from ..config.label_kinds import label_kinds, mask_keys, refuse_image_classes
 from ..data.label_checks import labels_of
 from ..data.mapper import DomainMapper
-from ..data.run_sets import what_is_read
+from ..data.run_sets import expect_registered, what_is_read
 from ..engine.setup import config_of
 from ..engine.trainer import MICTrainer
 from ..errors import ConfigError
@@ -100,8 +100,7 @@ def main(args):
 
 def labelled_set(cfg, name):
     """Dicts of a set that has all the labels that evaluation needs."""
-    if name not in DatasetCatalog.list():
-        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
+    expect_registered("--dataset (or DATASETS.TEST)", name)
     kinds = labels_of(cfg)
     for kind in kinds:
         kind.prepare(name)

@@ -11,7 +11,7 @@ from ..config import is_mic
 from ..data.classes import model_class_names
 from ..data.label_checks import labels_of
 from ..data.mapper import DomainMapper
-from ..data.run_sets import what_is_read
+from ..data.run_sets import expect_registered, what_is_read
 from ..engine.setup import config_of
 from ..errors import ConfigError
 from ..inference.media import write_picture
@@ -31,8 +31,7 @@ def main(args):
         check_display()
     model = load_model(cfg, args.weights, args.trust_checkpoint)
     name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
-    if name not in DatasetCatalog.list():
-        raise ConfigError(f"--dataset (or DATASETS.TEST) is {name!r}, neither registered nor in DATASETS.CUSTOM.")
+    expect_registered("--dataset (or DATASETS.TEST)", name)
     for kind in labels_of(cfg):
         kind.prepare(name)
     dicts = DatasetCatalog.get(name)

@@ -70,6 +70,16 @@ def check_datasets(cfg, training=True):
     return lines
 
 
+def expect_registered(where, name):
+    """Refuse the name of a set that does not exist. ``where`` (str): the key or the option that names it.
+
+    Raises:
+        ConfigError
+    """
+    if name not in DatasetCatalog.list():
+        raise ConfigError(f"{where} is {name!r}, neither registered nor in DATASETS.CUSTOM.")
+
+
 def missing_image_hint(name):
     """A function of a missing image's path: a sentence on the file on the disk that may be meant, or ""."""
     root = MetadataCatalog.get(name).get("image_root")
@@ -107,8 +117,7 @@ def check_pseudo_label_set(cfg, kinds):
     name = cfg.TEST.PSEUDO_LABELS.DATASET
     if not name:
         return
-    if name not in DatasetCatalog.list():
-        raise ConfigError(f"TEST.PSEUDO_LABELS.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
+    expect_registered("TEST.PSEUDO_LABELS.DATASET", name)
     for kind in kinds:
         kind.check_measured(name)
 
@@ -118,8 +127,7 @@ def check_label_free_set(cfg):
     name = cfg.TEST.LABEL_FREE.DATASET
     if not cfg.TEST.LABEL_FREE.ENABLED or not name:
         return
-    if name not in DatasetCatalog.list():
-        raise ConfigError(f"TEST.LABEL_FREE.DATASET is {name!r}, neither registered nor in DATASETS.CUSTOM.")
+    expect_registered("TEST.LABEL_FREE.DATASET", name)
     if not DatasetCatalog.get(name):
         raise DataError(f"{name} (TEST.LABEL_FREE.DATASET) has no images.")
 

@@ -7,18 +7,14 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from helpers.data import forget_registered_sets, load_with_sets, write_coco, write_image, write_two_images
+from helpers.data import load_with_sets, write_coco, write_image, write_two_images
 from mic_det.data.custom_sets import register_declared_datasets, resolve_path
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
+
 PICTURE = np.full((40, 60, 3), 128, np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    with forget_registered_sets():
-        yield
 
 
 @pytest.fixture

@@ -3,15 +3,11 @@
 import pytest
 from detectron2.data import DatasetCatalog
 
-from helpers.data import forget_registered_sets, load_with_sets, write_coco, write_two_images
+from helpers.data import load_with_sets, write_coco, write_two_images
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError, DataError
 
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    with forget_registered_sets():
-        yield
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
 
 
 @pytest.fixture

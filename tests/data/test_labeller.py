@@ -8,13 +8,15 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 
-from helpers.data import declared, forget_registered_sets, load, tiny_config, write_coco, write_two_domains
+from helpers.data import declared, load, tiny_config, write_coco, write_two_domains
 from mic_det.data.labeller import LABELLER, add_labeller, labeller_instances
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import check_datasets
 from mic_det.engine.setup import load_config
 from mic_det.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
 
 COLORS = {"red": 0, "green": 1, "blue": 2}  # channel of the class's colour
 WIDTH, HEIGHT = 96, 64
@@ -25,12 +27,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labeller")
     write_two_domains(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    with forget_registered_sets():
-        yield
 
 
 def truth_of(root):

@@ -14,7 +14,6 @@ from helpers.data import (
     COLORS,
     HEIGHT,
     WIDTH,
-    forget_registered_sets,
     load,
     tiny_config,
     write_coco,
@@ -25,14 +24,10 @@ from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.mapper import DomainMapper
 from mic_det.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
+
 # everything that a labelled set could carry of its labels, under Detectron2's names
 LABELS = {"annotations", "instances", "sem_seg", "sem_seg_file_name", "proposals", "pan_seg_file_name"}
-
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    with forget_registered_sets():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from detectron2.utils.env import seed_all_rng
 
-from helpers.data import declared, forget_registered_sets, load, tiny_config, write_two_domains
+from helpers.data import declared, load, tiny_config, write_two_domains
 from mic_det.data.loader import build_mic_train_loader
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
 
 MIC = {"MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"]}
 
@@ -20,12 +22,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     write_two_domains(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    with forget_registered_sets():
-        yield
 
 
 def partly(root, labelled, name="part"):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 
-from helpers.data import forget_registered_sets
 from helpers.image_classes import CLASSES, tiny_options, write_class_folders
 from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.data.run_sets import check_datasets
@@ -14,13 +13,9 @@ from mic_det.engine.setup import load_config
 from mic_det.engine.trainer import MICTrainer
 from mic_det.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
+
 ORDER = ("red", "blue", "green")  # of a source that nobody has any more
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    with forget_registered_sets():
-        yield
 
 
 def config(root, *pairs):

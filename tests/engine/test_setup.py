@@ -3,15 +3,11 @@
 import pytest
 import torch
 
-from helpers.data import forget_registered_sets, load, tiny_config, write_config
+from helpers.data import load, tiny_config, write_config
 from mic_det.engine.setup import load_config
 from mic_det.errors import ConfigError
 
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    with forget_registered_sets():
-        yield
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
 
 
 def refused(*args):

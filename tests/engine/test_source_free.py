@@ -21,7 +21,7 @@ from mic_det.data.run_sets import check_datasets
 from mic_det.engine.trainer import MICTrainer
 from mic_det.errors import CheckpointError, ConfigError, DataError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("clean_catalogs")]
 
 ORDER = ("blue", "red", "green")  # of the source that nobody has any more
 FREE = {
@@ -40,12 +40,6 @@ def root(tmp_path_factory):
     for name, classes in (("start", ORDER), ("nameless", None), ("four", (*ORDER, "pink"))):
         MICCheckpointer(model, str(folder), class_names=classes).save(name)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    with forget_registered_sets():
-        yield
 
 
 def config(root, tmp_path, weights="start", **keys):

@@ -10,17 +10,13 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from helpers.data import forget_registered_sets, load, tiny_config, write_coco
+from helpers.data import load, tiny_config, write_coco
 from mic_det.evaluation.coco import DetectionEvaluator
+
+pytestmark = pytest.mark.usefixtures("clean_catalogs")
 
 NAMES = ("perfect", "half", "never", "absent")
 SIZE = 200
-
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    with forget_registered_sets():
-        yield
 
 
 def evaluate(folder, truth, predictions, num_images=2):
