@@ -284,6 +284,14 @@ def test_erasing_is_for_source_images_that_no_classifier_compares():
         load_config("", erase + ["MODEL.MIC.ALIGNMENT.IMAGE.ENABLED", True])
 
 
+def test_colour_transfer_needs_images_of_both_domains():
+    transfer = ["MODEL.META_ARCHITECTURE", "MIC", "MODEL.MIC.STRONG_AUG.COLOR_TRANSFER_PROB", 0.5]
+    load_config("", transfer)
+    for named, missing in (("TRAIN", "TARGET"), ("TARGET", "TRAIN")):
+        with pytest.raises(ConfigError, match=f"COLOR_TRANSFER_PROB is 0.5, but DATASETS.{missing} is empty"):
+            load_config("", [*transfer, f"DATASETS.{named}", "('minicity_clear_train',)"])
+
+
 def test_a_preset_after_a_benchmark_wins(tmp_path):
     joined = tmp_path / "joined.yaml"
     bases = [str(CONFIGS / "minicity" / "mic.yaml"), str(CONFIGS / "_methods" / "mean_teacher.yaml")]

@@ -39,6 +39,7 @@ def validate_mic_config(cfg):
     for section in ("MODEL.MIC.MASK", "MODEL.MIC.SEM_SEG.MASK"):
         _check_patch_size(section, value_of(cfg, section))
     _check_erasing(cfg)
+    _check_colour_transfer(cfg)
     _check_soft_targets(cfg.MODEL.MIC)
     _check_margins(cfg.MODEL.MIC.SEM_SEG)
     if student_architecture(cfg) == "PanopticFPN" and not cfg.MODEL.MASK_ON:
@@ -181,6 +182,16 @@ def _check_erasing(cfg):
         raise ConfigError(
             f"{key}.ERASE_PROB is {strong.ERASE_PROB}, but only source images have erased parts, so they would reveal "
             "the domain to the classifiers of MODEL.MIC.ALIGNMENT: set ERASE_PROB 0.0."
+        )
+
+
+def _check_colour_transfer(cfg):
+    key, prob = "MODEL.MIC.STRONG_AUG.COLOR_TRANSFER_PROB", cfg.MODEL.MIC.STRONG_AUG.COLOR_TRANSFER_PROB
+    empty = [domain for domain in ("TRAIN", "TARGET") if not cfg.DATASETS[domain]]
+    if prob and is_mic(cfg) and len(empty) == 1:
+        raise ConfigError(
+            f"{key} is {prob}, but DATASETS.{empty[0]} is empty: source images get the colours of target images. "
+            f"Set {key} 0.0, or name both data sets."
         )
 
 

@@ -74,6 +74,10 @@ VIEW_SECTIONS = (
         Key("MODEL.MIC.STRONG_AUG.BLUR_SIGMA", (0.15, 1.15), SIGMAS,
             "Gaussian blur: its sigma is drawn uniformly from this range.", "pixels"),
         Key("MODEL.MIC.STRONG_AUG.BLUR_PROB", 0.5, SHARE, "Probability of the blur.", "probability"),
+        Key("MODEL.MIC.STRONG_AUG.COLOR_TRANSFER_PROB", 0.0, SHARE,
+            "Probability that a source image gets colours of a target image of the batch: the mean and the standard "
+            "deviation of each channel move a random part of the way. It comes before the other changes, and works "
+            "without ON_SOURCE.", "probability", "after Reinhard et al., 2001; published: 0"),
         Key("MODEL.MIC.STRONG_AUG.ERASE_PROB", 0.0, SHARE,
             "Probability that a random rectangle of a source image is set to the mean colour. It needs ON_SOURCE. "
             "Target images are never erased: they have the patch mask.", "probability",

@@ -13,6 +13,7 @@ from ..config import validate_mic_config
 from ..config.models import is_label_free
 from ..data.classes import known_class_names
 from ..utils.step_timer import record
+from .colour_transfer import ColourTransfer
 from .inputs import encoder, preprocess, teacher_view
 from .masking import PatchMask, RandomErasing, StrongAugmentation
 from .mixing import mix_batch
@@ -53,6 +54,7 @@ class MIC(StudentTeacher):
         strong_source: bool = False,
         strong_masked: bool = True,
         erase: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+        colour_transfer: Optional[ColourTransfer] = None,
         mask: Optional[PatchMask] = None,
         alpha: float = 0.9,
         burn_in_steps: int = 0,
@@ -72,6 +74,7 @@ class MIC(StudentTeacher):
             strong_source (bool): whether source images have the strong view, too.
             strong_masked (bool): whether masked images have it before the mask.
             erase (callable): hides a part of such a source image; target images have the mask instead.
+            colour_transfer (ColourTransfer): gives source images the colours of the target images of the batch.
             mask (PatchMask): hides patches of the masked views; None = the paper's: 32 of 800 pixels and r = 0.5.
             alpha (float): limit of the teacher's average, in [0, 1).
             burn_in_steps (int): optimizer steps without L_M, in which the teacher is a copy of the student.
@@ -105,6 +108,7 @@ class MIC(StudentTeacher):
                 self.add_module(part.name, part.module)
         self.strong_view = strong_view or StrongAugmentation(0.2, 0.8, (0.15, 1.15), 0.5)
         self.strong_source, self.strong_masked, self.erase = strong_source, strong_masked, erase
+        self.colour_transfer = colour_transfer
         self.mask = mask or PatchMask()
         self.ramp_up_steps = ramp_up_steps
         self.teacher_input_size = teacher_input_size
@@ -135,6 +139,7 @@ class MIC(StudentTeacher):
             "strong_masked": strong.ON_MASKED,
             "erase": RandomErasing(strong.ERASE_PROB, strong.ERASE_AREA, cfg.MODEL.PIXEL_MEAN)
             if strong.ERASE_PROB else None,
+            "colour_transfer": ColourTransfer(strong.COLOR_TRANSFER_PROB) if strong.COLOR_TRANSFER_PROB else None,
             "mask": PatchMask.from_config(cfg),
             "alpha": mic.TEACHER.ALPHA,
             "burn_in_steps": mic.BURN_IN_STEPS,
@@ -231,7 +236,10 @@ class MIC(StudentTeacher):
         """The named :class:`Views` of a step: colour changes, pasted classes and patch masks; no features yet."""
         with record("mask and colour"):
             targets, sources = step.num_masked or (len(step.target), len(step.source))
-            strong = {"masked_target": step.target[:targets], "masked_source": step.source[:sources]}
+            source = step.source
+            if self.colour_transfer is not None:
+                source = self.colour_transfer(source, step.target, self.device)
+            strong = {"masked_target": step.target[:targets], "masked_source": source[:sources]}
             if "mixed_target" in names:
                 strong["mixed_target"], step.mixed_labels = mix_batch(
                     step.source, step.truth["pixels"], step.target, step.pseudo["pixels"].pixels,
@@ -241,7 +249,7 @@ class MIC(StudentTeacher):
                 name: self.strong_views(inputs) if self.strong_masked or name == "mixed_target" else inputs
                 for name, inputs in strong.items() if name in names
             }  # fmt: skip
-            whole = {"source": step.source, "labelled_target": step.labelled_target}
+            whole = {"source": source, "labelled_target": step.labelled_target}
             whole["target"] = step.target if "target" in names else []
             if self.strong_source:  # both domains: otherwise colour changes would reveal the domain
                 whole = {name: self.strong_views(inputs) for name, inputs in whole.items()}

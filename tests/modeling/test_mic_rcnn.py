@@ -122,6 +122,20 @@ def test_only_whole_source_images_are_erased_and_become_the_mean(domains):
         torch.testing.assert_close(view[:, ~hidden], normalised(model, x["image"].float())[:, ~hidden])
 
 
+def test_source_images_get_the_targets_colours_in_all_their_views_and_the_target_keeps_its_own():
+    transfer = {"MODEL__MIC__STRONG_AUG__COLOR_TRANSFER_PROB": 1.0, "MODEL__MIC__MASK__DOMAINS": "both"}
+    model = build_model(tiny_cfg(**{**NO_CHANGE, **ALL_BOXES, **transfer}))
+    batch = [source_input(), target_input()]
+    batch[1]["image"] = batch[1]["image"] // 8  # dark
+    source, target = (x["image"].clone() for x in batch)
+    seen, _ = backbone_inputs(model, batch)
+    whole, masked_target, masked_source = seen[0]
+    assert whole.mean() < normalised(model, source.float()).mean() - 0.1
+    torch.testing.assert_close(masked_source, whole)
+    torch.testing.assert_close(masked_target, normalised(model, target.float()))
+    assert torch.equal(batch[0]["image"], source), "labels and other terms have the image itself"
+
+
 def test_without_changes_the_student_sees_what_the_teacher_sees():
     model = build_model(tiny_cfg(**NO_CHANGE, **ALL_BOXES))
     teacher_saw = []
