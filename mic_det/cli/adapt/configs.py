@@ -82,7 +82,6 @@ def _run(stage, plan, steps, sets, output, weights, own):
     """The settings of this training: data, sizes, schedule, device."""
     machine, adapts = plan.machine, stage == ADAPT
     custom = {name: sets[name] for name in ("source", "target", "target_labelled", "test") if sets.get(name)}
-    rate = plan.batch * (0.0025 if plan.weights.name else 0.005)  # GroupNorm from scratch stands a higher rate
     often = steps // 3 if steps >= 300 else 0
     run = {
         "VERSION": 2,
@@ -99,7 +98,7 @@ def _run(stage, plan, steps, sets, output, weights, own):
         },
         "DATALOADER": {"NUM_WORKERS": min(8, machine.cores // max(1, machine.gpus)) if machine.cores > 2 else 0},
         "SOLVER": {
-            "IMS_PER_BATCH": plan.batch, "IMS_PER_BATCH_TARGET": plan.batch, "BASE_LR": round(rate, 6),
+            "IMS_PER_BATCH": plan.batch, "IMS_PER_BATCH_TARGET": plan.batch, **_optimizer(plan),
             "MAX_ITER": steps, "STEPS": [max(1, steps * 4 // 5)] if steps > 1 else [],
             "WARMUP_ITERS": min(200, steps // TOP),
             "CHECKPOINT_PERIOD": max(1, min(500, steps // 4)), "CHECKPOINT_KEEP": 1,
@@ -118,11 +117,18 @@ def _run(stage, plan, steps, sets, output, weights, own):
         run["MODEL"]["MIC"] = {"LABELLER": {"JSON": sets["labeller"]}}
     if own:  # the source model's settings stay: sizes, source images, solver
         del run["INPUT"], run["DATASETS"]["TRAIN"]
-        for key in ("IMS_PER_BATCH", "BASE_LR", "AMP"):
+        for key in ("IMS_PER_BATCH", "AMP", *_optimizer(plan)):
             del run["SOLVER"][key]
     if "class_names" in sets:
         run["DATASETS"].update(TRAIN=[], CLASS_NAMES=list(sets["class_names"]))
     return run
+
+
+def _optimizer(plan):
+    """The optimizer of a detector that has no settings of its own, as docs/results.md compares them."""
+    if plan.weights.name:  # ImageNet weights, as in configs/camvid
+        return {"OPTIMIZER": "AdamW", "BASE_LR": 0.0002, "WEIGHT_DECAY": 0.05, "WEIGHT_DECAY_NORM": 0.0}
+    return {"OPTIMIZER": "SGD", "BASE_LR": round(plan.batch * 0.005, 6)}  # from scratch, as on the miniature city
 
 
 def _read(file):
