@@ -64,9 +64,7 @@ def validate_mic_config(cfg):
 def _check_label_free(cfg):
     if not cfg.TEST.LABEL_FREE.ENABLED:
         return
-    if "boxes" not in label_kinds(cfg):
-        raise ConfigError("TEST.LABEL_FREE.ENABLED is True, but the model predicts no boxes: set it to False.")
-    if not (cfg.TEST.LABEL_FREE.DATASET or cfg.DATASETS.TARGET):
+    if not (cfg.TEST.LABEL_FREE.DATASET or cfg.DATASETS.TARGET or cfg.DATASETS.TARGET_LABELLED):
         raise ConfigError(
             "TEST.LABEL_FREE.ENABLED is True, but DATASETS.TARGET is empty: name target images in "
             "TEST.LABEL_FREE.DATASET."
