@@ -10,7 +10,7 @@ STEPS = 900
 
 
 def chosen(folder, step=None, score=None, enabled=True, **more):
-    """Of a run that measured a start of 0.5, 0.6 after 300 steps and 0.55 at the end, and kept the weights of ``step``."""
+    """Of a run that measured 0.5 at the start, 0.6 after 300 steps and 0.55 at the end, and kept those of ``step``."""
     cfg = get_mic_cfg()
     cfg.SOLVER.MAX_ITER, cfg.TEST.LABEL_FREE.ENABLED = STEPS, enabled
     if step is not None:

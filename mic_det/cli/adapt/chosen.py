@@ -42,8 +42,8 @@ class Chosen:
             return []
         if self.step == 0:
             return [
-                f"Without labels, the start (score {self.score:.3f}) looks better than all adapted checkpoints (score of "
-                f"the last one: {self.end:.3f}), so the result is the model of the start.",
+                f"Without labels, the start (score {self.score:.3f}) looks better than all adapted checkpoints (score "
+                f"of the last one: {self.end:.3f}), so the result is the model of the start.",
                 "The adaptation did not help.",
             ]
         found = [f"The result has the weights after step {self.step} of {self.steps}."]

@@ -17,7 +17,7 @@ HEAD = """\
 #     mic-det train --config-file {file}
 """
 TITLES = {SOURCE: "Training of the source model on labelled images alone.", ADAPT: "Adaptation to the target."}
-JUDGED = {"cpu": 30, "cuda": 60}  # target images on which the start and the checkpoints are judged without labels
+JUDGED = 40  # target images on which the start and the checkpoints are judged without labels
 TOP = 5  # the learning rate grows during the first 1 / TOP of the steps
 
 
@@ -41,7 +41,7 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
     _merge(config, _read(find_config(SOURCE_FREE_PRESET if "class_names" in sets else PRESETS[stage])))
     _merge(config, {"MODEL": {"MIC": {"MASK": {"BLOCK_SIZE": plan.block_size}}}})
     if stage == ADAPT:  # also instead of a preset's
-        judged = {"ENABLED": True, "PERIOD": _often(steps), "MAX_IMAGES": JUDGED[plan.machine.device]}
+        judged = {"ENABLED": True, "PERIOD": _often(steps), "MAX_IMAGES": JUDGED}
         _merge(config, {"TEST": {"LABEL_FREE": judged}})
     if base:
         config = {"_BASE_": base, **config}
