@@ -26,7 +26,7 @@ WRONG = [
     ("MODEL.MIC.MASK.BLOCK_SIZE", [-3], "at least 0"),
     ("MODEL.MIC.MASK.BLOCK_SHARE", [0.0, 1.5], r"\(0, 1\]|above 0"),
     ("MODEL.MIC.MASK.PROB", [-0.1, 1.1], r"\[0, 1\]"),
-    ("MODEL.MIC.PSEUDO_BOXES.ADAPT", ["shares"], "'none', 'class_shares', 'running_mean'"),
+    ("MODEL.MIC.PSEUDO_BOXES.ADAPT", ["shares"], "'none', 'class_shares'"),
     ("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", [(0.9, 0.3), (0.3,), (-0.1, 0.5), (0.5, 1.1)], "low"),
     ("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", [1.0], r"\[0, 1\)"),
     ("MODEL.MIC.PSEUDO_BOXES.MAX_PER_IMAGE", [0], "at least 1"),

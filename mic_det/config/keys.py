@@ -198,12 +198,11 @@ SECTIONS = (
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
             "One threshold per class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
-        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares", "running_mean"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares"),
             "How the thresholds follow the teacher. There is one per class, which begins with SCORE_THRESHOLD "
             "(pseudo/threshold_CLASS in the log). class_shares: each class gets the share of pseudo-boxes that it has "
-            "among the source's true boxes; their total is that of SCORE_THRESHOLD. running_mean: the mean score of "
-            "the class's detections above the lower bound. none: the thresholds are constant.",
-            source="self-training detectors; published: none"),
+            "among the source's true boxes; their total is that of SCORE_THRESHOLD. none: the thresholds are "
+            "constant.", source="our own; published: none"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", (0.3, 0.9), BOUNDS, "Least and largest of these thresholds.",
             "probability"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", 0.99, SHARE_BELOW_1,

@@ -85,7 +85,7 @@ def _check_without_labels(cfg):
     if mic.PSEUDO_BOXES.ADAPT == "class_shares":
         raise ConfigError(
             "MODEL.MIC.PSEUDO_BOXES.ADAPT is 'class_shares', which needs the true boxes of labelled images, and there "
-            "are none (DATASETS.TRAIN is empty): use 'running_mean' or 'none'."
+            "are none (DATASETS.TRAIN is empty): use 'none'."
         )
 
 
