@@ -15,9 +15,9 @@ import pytest
 import torch
 import torchvision
 
-from helpers.data import CLASSES, forget_registered_sets, keep_loggers, load, tiny_config, write_two_domains
+from helpers.adapt import adapt
+from helpers.data import CLASSES, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.checkpoint.checkpointer import MICCheckpointer
-from mic_det.cli import program
 from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
 from mic_det.experiments.runs import run_program
@@ -27,15 +27,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
 SMALL = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TEST", 50, "MODEL.FPN.OUT_CHANNELS", 32]
-
-
-def adapt(*argv):
-    """The command in this process; returns its exit code, or the text that it ends with."""
-    with forget_registered_sets(), keep_loggers():
-        try:
-            return program.run("adapt", list(map(str, argv)), "mic-det adapt") or 0
-        except SystemExit as e:
-            return e.code
 
 
 def check_panels(out, images, columns):
