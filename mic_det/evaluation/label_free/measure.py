@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
 from ...config.label_kinds import label_kinds, num_classes
+from ...config.roles import label_free_set
 from ...data.mapper import DomainMapper
 from ...modeling import MIC
 from ...modeling.tasks import RCNNTask
@@ -124,11 +125,6 @@ def measure_label_free(cfg, model):
     target = read_unlabelled(cfg, dicts_of(label_free_set(cfg), keys.MAX_IMAGES))
     source = read_source(cfg, keys.SOURCE_IMAGES) if needs_source(COMBINATION) else None
     return measure(model, target, num_classes(cfg, judged_kind(cfg)), source, tuple(COMBINATION))
-
-
-def label_free_set(cfg):
-    """The set of target images that ``TEST.LABEL_FREE`` looks at."""
-    return cfg.TEST.LABEL_FREE.DATASET or (*cfg.DATASETS.TARGET, *cfg.DATASETS.TARGET_LABELLED)[0]
 
 
 def label_free_results(measured):
