@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..checkpoint.formats import read_torch
 from ..checkpoint.storage import BEST_LABEL_FREE
 from ..evaluation.label_free.measure import label_free_results, measure_label_free
 from ..evaluation.label_free.ranking import resampled_scores
@@ -121,11 +122,19 @@ class KeepBestLabelFree(HookBase):
             )
             self.best, self.step, self.above_start, self._lost = -math.inf, -1, None, True
 
+    def _adopt_file(self):
+        """A step that was repeated inexactly may be worse than before. Then the file still has the better weights."""
+        kept = read_torch(self.file, mmap=True) if os.path.isfile(self.file) else {}
+        score = kept.get("label_free_score", -math.inf)
+        if score > max(self.best, -math.inf if self.start is None else self.start):
+            self.best, self.step, self.above_start = score, kept["iteration"], kept.get("label_free_above_start")
+
     def _report(self):
         """Say which weights to ship."""
         logger = logging.getLogger(__name__)
         if self.step < 0:
             return
+        self._adopt_file()
         trained = f"step {self.step + 1} (score {self.best:.3f})"
         if self.start is None:
             logger.info("Without labels, the weights after %s look best. Ship %s.", trained, self.file)

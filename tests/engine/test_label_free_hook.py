@@ -6,11 +6,15 @@ import math
 import shutil
 
 import pytest
+import torch
 
 from helpers.data import forget_registered_sets, load
 from helpers.resume import MIC, make_trainer, metrics, run_config, same, saved, write_mixed_domains
+from mic_det.checkpoint.storage import CheckpointFiles
 from mic_det.data.run_sets import check_datasets
+from mic_det.engine.keep_best import KeepBestLabelFree
 from mic_det.engine.run_folder import prepare_run_folder
+from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
 from mic_det.errors import ConfigError
 from mic_det.evaluation.label_free.ranking import COMBINATION
@@ -154,6 +158,18 @@ def test_a_resumed_run_still_knows_its_start(data, worse):
         train(data, again, resume=True, steps=3, **keys)
     assert "is missing" in log[0] and keys["MODEL__WEIGHTS"] in log[-1]
     assert saved(again, BEST)["iteration"] in (1, 2)
+
+
+def test_the_report_is_of_the_weights_that_are_in_the_file(tmp_path):
+    """As where a run on a GPU is resumed from a checkpoint before its best step, and does not find it again."""
+    cfg = get_mic_cfg()
+    hook = KeepBestLabelFree(cfg, None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
+    hook.load_state_dict({"best": 0.25, "step": 1, "above_start": 0.0, "start": 0.5, "start_samples": [0.5]})
+    content = {"iteration": 6, "label_free_score": 0.75, "label_free_above_start": 0.9}
+    torch.save(content, tmp_path / BEST)
+    with logged("mic_det.engine.keep_best") as log:
+        hook._report()
+    assert "the weights after step 7 (score 0.750) look best" in log[0] and "lower in 90 %" in log[0]
 
 
 def test_a_new_run_in_the_folder_moves_the_file_away(data, straight):
