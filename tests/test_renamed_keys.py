@@ -271,3 +271,28 @@ def test_settings_in_an_old_checkpoint_are_compared_by_their_current_names():
     assert changed_settings(before, now) == [
         "MODEL.MIC.CONSISTENCY.ROI_BOX_REG_WEIGHT: was 1.0, is 0.0", "MODEL.MIC.MONITOR.PATIENCE: was 7, is 200",
     ]  # fmt: skip
+
+
+ADAPT = MIC + "PSEUDO_BOXES.ADAPT"
+REMOVED = nested([(ADAPT, "running_mean")])
+
+
+@pytest.mark.parametrize("door", ["file", "list", "config"])
+def test_a_removed_value_gives_way_to_another_with_a_warning(door, tmp_path, caplog):
+    """Old configs of runs still serve to predict: thresholds of pseudo-boxes do not matter there."""
+    cfg = mic_cfg()
+    if door == "file":
+        cfg = load_config(write_config(tmp_path / "c.yaml", REMOVED))
+    elif door == "list":
+        cfg.merge_from_list([ADAPT, "running_mean"])
+    else:
+        cfg.merge_from_other_cfg(CfgNode(REMOVED))
+    validate_mic_config(cfg)
+    assert value_of(cfg, ADAPT) == "none"
+    (line,) = [r.getMessage() for r in caplog.records if "running_mean" in r.getMessage()]
+    assert f"{ADAPT} running_mean was removed, and {ADAPT} none is used." in line and "class_shares" in line
+
+
+def test_a_run_that_resumes_without_a_removed_value_says_so():
+    before = {**config_settings(mic_cfg()), ADAPT: "running_mean"}
+    assert any(ADAPT in x and "running_mean" in x for x in changed_settings(before, config_settings(mic_cfg())))

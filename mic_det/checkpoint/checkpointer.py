@@ -11,30 +11,14 @@ from detectron2.data import MetadataCatalog
 
 from ..config.label_kinds import has_class_names, label_kinds
 from ..config.models import is_label_free
-from ..data.classes import (
-    expect_classes,
-    model_class_names,
-    positions,
-    stated_classes,
-)
+from ..data.classes import expect_classes, model_class_names, positions, stated_classes
 from ..data.custom_sets import targets_alone
 from ..errors import CheckpointError
 from ..modeling import MIC
 from .finite_state import first_nonfinite
-from .formats import (
-    read_pickle,
-    read_safetensors,
-    read_torch,
-    with_tensors,
-)
+from .formats import read_pickle, read_safetensors, read_torch, with_tensors
 from .libraries import LIBRARIES, fetch
-from .matching import (
-    OPTIONAL,
-    match_shapes,
-    rename_keys,
-    select_weights,
-    split_parts,
-)
+from .matching import OPTIONAL, match_shapes, rename_keys, select_weights, split_parts
 from .run_settings import changed_settings, config_settings
 from .storage import CheckpointFiles
 from .trainer_state import MOST_STEPS
@@ -177,8 +161,11 @@ class MICCheckpointer(CheckpointFiles):
 
     def _load_checked(self, checkpoint, path):
         is_mic = isinstance(self.model, MIC)
-        self._compare_classes(checkpoint.pop("class_names", None), path)
-        self._compare_pixel_classes(checkpoint.pop("pixel_class_names", None), path)
+        compared = {"class_names": self._compare_classes, "pixel_class_names": self._compare_pixel_classes}
+        for key, compare in compared.items():
+            named = checkpoint.pop(key, None)
+            if isinstance(named, list) and all(isinstance(n, str) for n in named):
+                compare(named, path)
         heuristics, author = checkpoint.pop("matching_heuristics", False), checkpoint.get("__author__", "")
         parts, rest = split_parts(checkpoint)
         if not is_mic:
@@ -206,8 +193,6 @@ class MICCheckpointer(CheckpointFiles):
         Raises:
             CheckpointError: where a model would be trained on from a checkpoint that has its classes in another order.
         """
-        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
-            return
         if self.class_names is None and self._without_labels():
             self.class_names = named
         own = self.class_names
@@ -233,8 +218,6 @@ class MICCheckpointer(CheckpointFiles):
         Raises:
             CheckpointError: where the checkpoint has the same classes in another order.
         """
-        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
-            return
         if self.pixel_class_names is None and self._without_labels():
             self.pixel_class_names = named
         own = self.pixel_class_names

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from .keys import SECTIONS
-from .renamed import RENAMED, RENAMED_VALUES
+from .renamed import REMOVED_VALUES, RENAMED, RENAMED_VALUES
 
 INTRO = """\
 <!-- Made by `python -m mic_det.config.docs docs/configuration.md` from mic_det/config/*keys.py. Change those files. -->
@@ -36,6 +36,7 @@ def page():
         parts.append(f"## {section.title}\n\n" + (f"{section.doc}\n\n" if section.doc else "") + _table(HEAD, rows))
     old = [[f"`{_earlier(a)}`", f"`{b}`"] for a, b in RENAMED.items()]
     old += [[f"`{key}: {a}`", f"`{key}: {b}`"] for (key, a), b in RENAMED_VALUES.items()]
+    old += [[f"`{key}: {a}` (removed)", f"`{key}: {b}`"] for (key, a), (b, _) in REMOVED_VALUES.items()]
     parts.append(OLD + "\n" + _table(["old name", "name"], old))
     return "\n".join(parts)
 

@@ -77,13 +77,19 @@ SECTIONS = (
             "At most this number of its images, evenly spread over the set; 0 = all.", "images"),
         Key("TEST.LABEL_FREE.ENABLED", False, YES_NO,
             "True: each evaluation (TEST.EVAL_PERIOD, the end of training, --eval-only) also measures, without labels, "
-            "how good the model is on target images: `label_free/score` and its criteria in metrics.json. The run "
-            "keeps the weights with the highest score as model_best_label_free.pth. `mic-det select` measures the same "
-            "afterwards. It needs a model with boxes."),
+            "how good the model is on target images: `label_free/score` and its criteria in metrics.json. A training "
+            "also measures the weights that it starts from (`label_free/start`). It keeps the weights with the highest "
+            "score, which may be those of the start, as model_best_label_free.pth. At its end it says which they are. "
+            "`mic-det select` measures the same afterwards."),
+        Key("TEST.LABEL_FREE.PERIOD", 0, AT_LEAST_0,
+            "A training also measures every this number of steps, without an evaluation on DATASETS.TEST; 0 = only at "
+            "evaluations.", "optimizer steps"),
         Key("TEST.LABEL_FREE.DATASET", "", TEXT,
-            "The set of target images for it, whose labels are not used; \"\" = the first of DATASETS.TARGET."),
+            "The set of target images for it, whose labels are not used; \"\" = the first of DATASETS.TARGET, else of "
+            "DATASETS.TARGET_LABELLED."),
         Key("TEST.LABEL_FREE.MAX_IMAGES", 60, COUNT,
-            "At most this number of its images, evenly spread over the set.", "images"),
+            "At most this number of its images, evenly spread over the set. The model predicts each of them twice: as "
+            "it is, and with hidden patches.", "images"),
         Key("TEST.LABEL_FREE.SOURCE_IMAGES", 60, AT_LEAST_0,
             "Labelled images of DATASETS.TRAIN for criteria that compare with the source; 0 = none. The current score "
             "has no such criterion.", "images"),
@@ -192,12 +198,11 @@ SECTIONS = (
             "Sec. 3.3; published: 0.8"),
         Key("MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD_PER_CLASS", (), each(SHARE, 0),
             "One threshold per class, in the order of the classes; () = SCORE_THRESHOLD for all.", "probability"),
-        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares", "running_mean"),
+        Key("MODEL.MIC.PSEUDO_BOXES.ADAPT", "none", one_of("none", "class_shares"),
             "How the thresholds follow the teacher. There is one per class, which begins with SCORE_THRESHOLD "
             "(pseudo/threshold_CLASS in the log). class_shares: each class gets the share of pseudo-boxes that it has "
-            "among the source's true boxes; their total is that of SCORE_THRESHOLD. running_mean: the mean score of "
-            "the class's detections above the lower bound. none: the thresholds are constant.",
-            source="self-training detectors; published: none"),
+            "among the source's true boxes; their total is that of SCORE_THRESHOLD. none: the thresholds are "
+            "constant.", source="our own; published: none"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_BOUNDS", (0.3, 0.9), BOUNDS, "Least and largest of these thresholds.",
             "probability"),
         Key("MODEL.MIC.PSEUDO_BOXES.ADAPT_MOMENTUM", 0.99, SHARE_BELOW_1,

@@ -24,6 +24,14 @@ RENAMED = {
 # (name of a key, old value) -> value
 RENAMED_VALUES = {("MODEL.META_ARCHITECTURE", "MICRCNN"): "MIC"}
 
+# What was taken out: (name of a key, old value) -> (the value that is used instead, why)
+REMOVED_VALUES = {
+    ("MODEL.MIC.PSEUDO_BOXES.ADAPT", "running_mean"): (
+        "none",
+        "It gained nothing on any data (docs/results.md). With 'class_shares', the thresholds follow the teacher, too.",
+    ),
+}  # fmt: skip
+
 
 def current_name(key):
     """The current name of a dotted key."""
@@ -87,7 +95,15 @@ def note_current(old, new, value, renamed):
     known = current_value(new, value)
     if known is not value:
         renamed[f"{new} {value}"] = f"{new} {known}"
+    removed = REMOVED_VALUES.get((new, value)) if isinstance(value, str) else None
+    if removed:
+        known = removed[0]
+        renamed[f"{new} {value}"] = Removed(f"{new} {value} was removed, and {new} {known} is used. {removed[1]}")
     return new, known
+
+
+class Removed(str):
+    """A sentence about a removed value, among the current names."""
 
 
 def both_given(first, second, new):
@@ -98,6 +114,12 @@ def both_given(first, second, new):
 
 def warn_of_old_names(source, renamed):
     """Log one warning that names the keys to use instead, unless ``renamed`` (old name -> name) is empty."""
-    if renamed and comm.is_main_process():
-        names = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
-        logging.getLogger(__name__).warning("%s has old names of keys, which still work: %s.", source, names)
+    if not comm.is_main_process():
+        return
+    logger = logging.getLogger(__name__)
+    for text in renamed.values():
+        if isinstance(text, Removed):
+            logger.warning("%s: %s", source, text)
+    names = "; ".join(f"{old} is now {new}" for old, new in renamed.items() if not isinstance(new, Removed))
+    if names:
+        logger.warning("%s has old names of keys, which still work: %s.", source, names)

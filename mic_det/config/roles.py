@@ -47,6 +47,22 @@ def check_roles(cfg):
         _check_labeller(cfg, learns_from_target)
 
 
+def label_free_set(cfg):
+    """The set of target images that ``TEST.LABEL_FREE`` looks at.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    names = (cfg.TEST.LABEL_FREE.DATASET, *cfg.DATASETS.TARGET, *cfg.DATASETS.TARGET_LABELLED)
+    name = next(filter(None, names), None)
+    if name is None:
+        raise ConfigError(
+            "TEST.LABEL_FREE.ENABLED is True, but DATASETS.TARGET is empty: name target images in "
+            "TEST.LABEL_FREE.DATASET."
+        )
+    return name
+
+
 def _check_without_source(cfg):
     """Losses that need source images must be off."""
     mic = cfg.MODEL.MIC
@@ -85,7 +101,7 @@ def _check_without_labels(cfg):
     if mic.PSEUDO_BOXES.ADAPT == "class_shares":
         raise ConfigError(
             "MODEL.MIC.PSEUDO_BOXES.ADAPT is 'class_shares', which needs the true boxes of labelled images, and there "
-            "are none (DATASETS.TRAIN is empty): use 'running_mean' or 'none'."
+            "are none (DATASETS.TRAIN is empty): use 'none'."
         )
 
 

@@ -57,21 +57,8 @@ def validate_mic_config(cfg):
     check_classification(cfg)
     _check_classes(cfg)
     _check_thresholds(cfg.MODEL.MIC.PSEUDO_BOXES)
-    _check_label_free(cfg)
     _check_custom_sets(cfg.DATASETS.CUSTOM)
     _check_output_dir(cfg.OUTPUT_DIR)
-
-
-def _check_label_free(cfg):
-    if not cfg.TEST.LABEL_FREE.ENABLED:
-        return
-    if "boxes" not in label_kinds(cfg):
-        raise ConfigError("TEST.LABEL_FREE.ENABLED is True, but the model predicts no boxes: set it to False.")
-    if not (cfg.TEST.LABEL_FREE.DATASET or cfg.DATASETS.TARGET):
-        raise ConfigError(
-            "TEST.LABEL_FREE.ENABLED is True, but DATASETS.TARGET is empty: name target images in "
-            "TEST.LABEL_FREE.DATASET."
-        )
 
 
 def _check_names(cfg):

@@ -1,9 +1,11 @@
 """Which files of a folder count: one rule for data sets, checks, prediction and fog."""
 
+import json
 import os
 from pathlib import Path
 
 from ..errors import DataError
+from ..utils.ordinary_files import read_text
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
@@ -68,6 +70,25 @@ def glob_files(folder, pattern):
     folder = Path(folder)
     found = (p for p in folder.glob(pattern) if not any(map(is_hidden, p.relative_to(folder).parts)))
     return sorted(found)
+
+
+def read_json(path, where, missing):
+    """The content of a JSON file.
+
+    Args:
+        where (str): the file in an error message.
+        missing (str): the message where there is no such file.
+
+    Raises:
+        DataError: where it is missing, or no JSON.
+    """
+    try:
+        # some editors and exporters begin a file with a byte order mark
+        return json.loads(read_text(path).removeprefix("\ufeff"))
+    except FileNotFoundError:
+        raise DataError(missing) from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise DataError(f"{where} is not a readable JSON file ({e}).") from e
 
 
 def _identity(folder):

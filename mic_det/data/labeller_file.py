@@ -1,15 +1,14 @@
 """The file of another detector's boxes: reading it, and which image and class each of its entries is for."""
 
-import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import ConfigError, DataError
-from ..utils.ordinary_files import read_text
 from .classes import positions
 from .coco.annotation_file import is_id, is_number
+from .files import read_json
 
 JSON_KEY, CLASSES_KEY = "MODEL.MIC.LABELLER.JSON", "MODEL.MIC.LABELLER.CLASSES"
 
@@ -42,12 +41,7 @@ def read_labeller_file(path):
         DataError: where it is missing or no such file, or where an entry lacks a number. It names the entry.
     """
     where = f"{JSON_KEY} {path}"
-    try:
-        content = json.loads(read_text(path).removeprefix("\ufeff"))
-    except FileNotFoundError:
-        raise DataError(f"{where} is not there. Relative paths are below $DETECTRON2_DATASETS.") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise DataError(f"{where} is not a readable JSON file ({e}).") from e
+    content = read_json(path, where, f"{where} is not there. Relative paths are below $DETECTRON2_DATASETS.")
     file = _whole(path, where, content) if isinstance(content, dict) else LabellerFile(path, content)
     if not isinstance(file.boxes, list) or not file.boxes:
         raise DataError(f"{where} lists no boxes: it must be a list of image_id, category_id, bbox and score.")

@@ -5,7 +5,7 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config.roles import check_roles
+from ..config.roles import check_roles, label_free_set
 from ..errors import ConfigError, DataError
 from ..utils.ordinary_files import absence
 from .classes import model_class_names
@@ -124,8 +124,10 @@ def check_pseudo_label_set(cfg, kinds):
 
 def check_label_free_set(cfg):
     """Whether the set of ``TEST.LABEL_FREE`` exists and has images."""
-    name = cfg.TEST.LABEL_FREE.DATASET
-    if not cfg.TEST.LABEL_FREE.ENABLED or not name:
+    if not cfg.TEST.LABEL_FREE.ENABLED:
+        return
+    name = label_free_set(cfg)
+    if name != cfg.TEST.LABEL_FREE.DATASET:  # a set of the training, which is checked as such
         return
     expect_registered("TEST.LABEL_FREE.DATASET", name)
     if not DatasetCatalog.get(name):

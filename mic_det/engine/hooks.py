@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 
 import numpy as np
@@ -11,7 +10,6 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 
-from ..checkpoint.storage import BEST_LABEL_FREE
 from ..data.classes import known_class_names
 from ..data.mapper import DomainMapper
 from ..errors import DataError
@@ -96,41 +94,6 @@ class EvalAfterSuccess(EvalHook):
         if self.trainer.iter < self.trainer.max_iter:
             self._eval_after_train = False
         super().after_train()
-
-
-class KeepBestLabelFree(HookBase):
-    """Keeps the weights with the highest ``label_free/score`` as ``model_best_label_free.pth``.
-
-    It comes after the evaluation (``TEST.LABEL_FREE``). Of equal scores, the first stays. The best score so far is in
-    checkpoints, so a resumed run ends with the file of a run without interruption.
-    """
-
-    SCORE = "label_free/score"
-
-    def __init__(self, checkpointer):
-        """``checkpointer`` (CheckpointFiles): what writes. Only the main process has a score, and writes."""
-        self.checkpointer = checkpointer
-        self.best, self.step = -math.inf, -1
-
-    def after_step(self):
-        if self.trainer.iter + 1 < self.trainer.max_iter:  # the last evaluation comes after the training
-            self._keep()
-
-    def after_train(self):
-        self._keep()
-
-    def _keep(self):
-        value, step = self.trainer.storage.latest().get(self.SCORE, (math.nan, None))
-        if step == self.trainer.storage.iter and value > self.best:
-            self.best, self.step = value, min(step, self.trainer.max_iter - 1)
-            name = BEST_LABEL_FREE[: -len(".pth")]
-            self.checkpointer.save_weights(name, iteration=self.step, label_free_score=value)
-
-    def state_dict(self):
-        return {"best": self.best, "step": self.step}
-
-    def load_state_dict(self, state_dict):
-        self.best, self.step = state_dict["best"], state_dict["step"]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoint.finite_state import first_nonfinite
 from ..checkpoint.storage import NonFiniteState
 from ..errors import NonFiniteError
 from ..utils.atomic_files import write_whole
@@ -59,6 +60,16 @@ def unwrapped(model):
     while isinstance(model, (DistributedDataParallel, CatchNonFinite)):
         model = model.module
     return model
+
+
+def refuse_nonfinite(model):
+    """
+    Raises:
+        NonFiniteError: before an evaluation of weights that are not finite; names the first one.
+    """
+    broken = first_nonfinite(model.state_dict().items())
+    if broken:
+        raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")
 
 
 def poison_if_nonfinite(losses):

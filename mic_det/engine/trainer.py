@@ -16,22 +16,23 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import MICCheckpointer
 from ..checkpoint.class_names import state_model_classes
-from ..checkpoint.finite_state import first_nonfinite
 from ..checkpoint.reference import load_reference
 from ..data.loader import TwoDomainLoader, build_mic_train_loader, build_test_loader
 from ..errors import MICError, NonFiniteError
 from ..evaluation.evaluators import make_evaluators
-from ..evaluation.label_free.measure import evaluate_label_free
+from ..evaluation.label_free.measure import label_free_results, measure_label_free
 from ..evaluation.pseudo_label_quality import evaluate_pseudo_labels
 from ..modeling import MIC
 from ..modeling.build import build_checked_model
 from ..utils.signals import StopRequest, TrainingStopped
 from .gradient_clipping import build_with_clipping
-from .hooks import EvalAfterSuccess, KeepBestLabelFree, PseudoBoxPictures, undisturbed
+from .hooks import EvalAfterSuccess, PseudoBoxPictures, undisturbed
+from .keep_best import KeepBestLabelFree
 from .monitor import PseudoLabelMonitor
 from .non_finite import (
     CatchNonFinite,
     NonFiniteHandler,
+    refuse_nonfinite,
     save_state_before,
     unwrapped,
 )
@@ -142,9 +143,13 @@ class MICTrainer(DefaultTrainer):
         """
         cfg, model, is_main = self.cfg, self.checkpointer.model, comm.is_main_process()
 
+        judge = None
+
         def evaluate():
             with self.saver.stoppable():
-                self._last_eval_results = self.test(self.cfg, self.model)
+                self._last_eval_results = self.test(without_label_free(self.cfg), self.model) or {}
+                if judge is not None:
+                    self._last_eval_results.update(judge.measure())
             return self._last_eval_results
 
         hooks = [h for h in super().build_hooks() if not isinstance(h, (PeriodicCheckpointer, PeriodicWriter))]
@@ -153,10 +158,11 @@ class MICTrainer(DefaultTrainer):
             self.checkpointer, ExactState(cfg), StopRequest(), cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
         )
         hooks[-1:-1] = [self.saver.state, self.saver]  # before the evaluation, which may fail
+        if cfg.TEST.LABEL_FREE.ENABLED:  # after the evaluation
+            judge = KeepBestLabelFree(cfg, model, self.checkpointer, self.saver.stoppable)
+            hooks.append(judge)
         if isinstance(model, MIC) and cfg.DATASETS.TARGET and cfg.MODEL.MIC.TEACHER.STATISTICS_IMAGES:
-            hooks.insert(0, TargetStatistics(cfg, model))
-        if cfg.TEST.LABEL_FREE.ENABLED:
-            hooks.append(KeepBestLabelFree(self.checkpointer))  # after the evaluation
+            hooks.append(TargetStatistics(cfg, model))  # after the start is judged
         if is_main and isinstance(model, MIC) and cfg.DATASETS.TARGET:
             hooks.append(PseudoLabelMonitor.from_config(cfg, model))
             if cfg.VIS_PERIOD > 0:
@@ -200,12 +206,10 @@ class MICTrainer(DefaultTrainer):
         """
         mic = unwrapped(model)
         with undisturbed(mic), with_output(cfg) as cfg:
-            broken = first_nonfinite(mic.state_dict().items())
-            if broken:
-                raise NonFiniteError(f"the model is not evaluated: {broken} is NaN or infinite.")
+            refuse_nonfinite(mic)
             results = super().test(cfg, model, evaluators)
             if cfg.TEST.LABEL_FREE.ENABLED and comm.is_main_process():
-                results["label_free"] = evaluate_label_free(cfg, mic)
+                results["label_free"] = label_free_results(measure_label_free(cfg, mic))
             if not isinstance(mic, MIC):
                 return results
             if cfg.TEST.PSEUDO_LABELS.DATASET:
@@ -243,6 +247,14 @@ class MICTrainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
         return build_schedule(cfg, optimizer)
+
+
+def without_label_free(cfg):
+    """The config of the evaluations of a training, in which :class:`KeepBestLabelFree` measures."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.LABEL_FREE.ENABLED = False
+    return cfg
 
 
 def _distributed(model):

@@ -208,6 +208,9 @@ def quality_charts(run):
 def label_free_charts(run):
     """The score of ``TEST.LABEL_FREE`` over steps, then the criteria that it combines."""
     curves = _curves(run, "label_free/")
+    start = curves.pop("start", None)
+    if start and "score" in curves:  # counted from 0, as of the steps
+        curves["score"] = ([-1, *curves["score"][0]], [*start[1][:1], *curves["score"][1]])
     score = {k: v for k, v in curves.items() if k == "score"}
     criteria = {k: v for k, v in curves.items() if k != "score"}
     titles = ("score without labels", "criteria without labels")
@@ -219,10 +222,18 @@ def _kept(run):
     if not steps:
         return ""
     best = max(range(len(steps)), key=scores.__getitem__)
-    return (
+    text = (
         f"Higher is better. The highest score of the evaluations in metrics.json is {scores[best]:.3f}, after step "
-        f"{steps[best] + 1}. model_best_label_free.pth has the weights with the highest score of the run."
+        f"{steps[best] + 1}. "
     )
+    start = run.curve("label_free/start")[1]
+    if start and start[0] >= scores[best]:
+        return text + (
+            f"The start's score is {start[0]:.3f}, so the training did not help. model_best_label_free.pth has the "
+            "weights of the start."
+        )
+    text += f"The start's score is {start[0]:.3f}. " if start else ""
+    return text + "model_best_label_free.pth has the weights with the highest score of the run."
 
 
 def _evenly(files, most):

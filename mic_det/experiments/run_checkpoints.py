@@ -19,7 +19,14 @@ from ..data.loader import build_test_loader
 from ..engine.setup import get_mic_cfg
 from ..errors import CheckpointError, ConfigError, DataError
 from ..evaluation.coco import DetectionEvaluator
-from ..evaluation.label_free.measure import dicts_of, evenly, measure, read_source, read_unlabelled
+from ..evaluation.label_free.measure import (
+    dicts_of,
+    evenly,
+    judged_kind,
+    measure,
+    read_source,
+    read_unlabelled,
+)
 from ..inference.media import find_images
 from ..modeling.build import build_checked_model
 
@@ -59,7 +66,7 @@ def read_runs(folders, opts=(), start=""):
 
     Raises:
         DataError: where a folder is none of a run, or has no checkpoint.
-        ConfigError: where a model does not predict boxes.
+        ConfigError: where the models have different kinds of predictions.
     """
     names = _names(folders)
     runs, starts = [], {}
@@ -68,8 +75,6 @@ def read_runs(folders, opts=(), start=""):
         if not config.is_file():
             raise DataError(f"there is no {config}: name the OUTPUT_DIR of a training.")
         cfg = get_mic_cfg(str(config), opts)
-        if "boxes" not in label_kinds(cfg):
-            raise ConfigError(f"{config}: the model predicts no boxes. The criteria of this command are of boxes.")
         found = [Checkpoint(name, file, step) for step, file in checkpoint_files(folder)]
         if not found:
             raise DataError(f"{folder} has no checkpoint (model_*.pth).")
@@ -86,6 +91,10 @@ def read_runs(folders, opts=(), start=""):
             known.runs.append(name)
         elif weights and not start and "://" not in weights:
             logger.warning("%s: its start %s is not here, so it is not compared with it (--start FILE).", name, weights)
+    kinds = {judged_kind(run.cfg): run.name for run in runs}
+    if len(kinds) > 1:
+        (first, a), (second, b) = list(kinds.items())[:2]
+        raise ConfigError(f"{a} predicts {first} and {b} predicts {second}: their scores cannot be compared.")
     return runs
 
 
@@ -194,7 +203,13 @@ def measure_runs(runs, sets, criteria, judge="", trust=False, after_image=None, 
 
     Yields:
         Row: one a checkpoint. A start that does not hold a whole detector (weights of a backbone) is left out.
+
+    Raises:
+        ConfigError: where a model without boxes is to be judged by AP50.
     """
+    for run in runs if judge else ():
+        if "boxes" not in label_kinds(run.cfg):
+            raise ConfigError(f"{run.name}: the model predicts no boxes, so there is no AP50: leave out --judge.")
     for run in runs:
         cfg, model = run.cfg, build_checked_model(run.cfg).eval()
         register_declared_datasets(cfg)  # of several runs, the last one's sets are registered
@@ -212,5 +227,5 @@ def measure_runs(runs, sets, criteria, judge="", trust=False, after_image=None, 
                     skip(checkpoint, str(e))
                 continue
             model.eval()
-            found = measure(model, target, num_classes(cfg), source, criteria, after_image)
+            found = measure(model, target, num_classes(cfg, judged_kind(cfg)), source, criteria, after_image)
             yield Row(checkpoint, found, average_precision(cfg, model, judge) if judge else None)

@@ -1,11 +1,11 @@
 """Pixel labels whose classes keep the shares that they have on the source."""
 
 import torch
-from detectron2.utils import comm
-from torch import nn
+
+from .observations import Observations
 
 
-class ClassShares(nn.Module):
+class ClassShares(Observations):
     """Offsets of the teacher's logits, strength * log(p_S / p_T), which keep a class from taking the pixels of another.
 
     p_S is the share of a class among the labelled pixels of source images. p_T is the teacher's mean probability of the
@@ -13,8 +13,7 @@ class ClassShares(nn.Module):
     prior (Bayes' rule; in semi-supervised learning: distribution alignment, Berthelot et al., "ReMixMatch", ICLR 2020).
     A class without labelled pixels keeps an offset of 0. The offsets grow from 0 as the averages become reliable.
 
-    The state dict has the averages. All processes have the same ones. Observations take effect at :meth:`step`, after
-    the optimizer's step. So a failed step changes nothing.
+    The state dict has the averages.
     """
 
     LARGEST = 2.3  # of an offset: a factor of 10 between two probabilities
@@ -32,14 +31,6 @@ class ClassShares(nn.Module):
         self.register_buffer("source", torch.zeros(num_classes))
         self.register_buffer("target", torch.zeros(num_classes))
         self.register_buffer("known", torch.zeros(()))  # weight of all observations in the averages, in [0, 1)
-        self._observed = None  # sums since the last step
-
-    @torch.no_grad()
-    def reset(self):
-        """Forget all observations."""
-        for buffer in (self.source, self.target, self.known):
-            buffer.zero_()
-        self._observed = None
 
     def offsets(self):
         """Tensor (K,) that is added to the teacher's logits."""
@@ -61,17 +52,9 @@ class ClassShares(nn.Module):
         for x in labels:
             x = torch.where(x == self.ignore_value, torch.full_like(x, num_classes), x).flatten()
             counts.index_add_(0, x, torch.ones_like(x, dtype=counts.dtype))
-        observed = torch.cat([counts[:-1], target.float().sum(dim=0)])
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(observed)
-        self._observed = observed if self._observed is None else self._observed + observed
+        self.add(torch.cat([counts[:-1], target.float().sum(dim=0)]))
 
-    @torch.no_grad()
-    def step(self):
-        """Update the averages with the observations since the last step, if there are any."""
-        observed, self._observed = self._observed, None
-        if observed is None:
-            return
+    def update(self, observed):
         for average, sums in zip((self.source, self.target), observed.split(len(self.source))):
             shares = sums / sums.sum().clamp(min=1e-12)
             # relative to the weight of what was observed so far, so that the averages are unbiased from the start

@@ -210,20 +210,6 @@ class MIC(StudentTeacher):
             del losses
             views.forget()  # frees memory for the next part
 
-    def after_optimizer_step(self):
-        """See :class:`StudentTeacher`. The tasks' observations of this step take effect."""
-        super().after_optimizer_step()
-        for task in self.tasks:
-            if task.module is not None:
-                task.module.step()
-
-    def restart(self, weights_from="teacher"):
-        """See :class:`StudentTeacher`. The tasks' memory of the earlier training is reset."""
-        super().restart(weights_from)
-        for task in self.tasks:
-            if task.module is not None:
-                task.module.reset()
-
     def new_step(self, batched_inputs):
         """The :class:`Step` of a batch, before anything is computed."""
         step = Step.of_batch(batched_inputs, self.tasks, self.device, self.steps, self.ramp())

@@ -9,6 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..utils.step_timer import record
 from .batch_norm import average_statistics
+from .observations import Observations
 from .teacher import ema_alpha, ema_update
 
 _watched = weakref.WeakSet()  # models whose optimizer steps are counted
@@ -115,8 +116,16 @@ class StudentTeacher(nn.Module):
             self.sharpness.restore()
 
     def after_optimizer_step(self):
-        """Average the statistics of all processes. Unlike :meth:`update_teacher`, all processes do this together."""
+        """Average the statistics of all processes. Unlike :meth:`update_teacher`, all processes do this together.
+
+        What :class:`Observations` have observed in this step takes effect.
+        """
         average_statistics(self.student)
+        for module in self._observations():
+            module.step()
+
+    def _observations(self):
+        return [m for m in self.children() if isinstance(m, Observations)]
 
     def update_teacher(self):
         """Update the average if the student took an optimizer step since the last call. A second call does nothing."""
@@ -130,12 +139,17 @@ class StudentTeacher(nn.Module):
                 ema_update(self.teacher, self.student, alpha)
 
     def restart(self, weights_from="teacher"):
-        """Start a new training from a loaded model: one of the two is copied to the other, and t = 0."""
+        """Start a new training from a loaded model: one of the two is copied to the other, and t = 0.
+
+        What was observed in the earlier training is forgotten.
+        """
         chosen, other = self.teacher, self.student
         if weights_from == "student":
             chosen, other = other, chosen
         ema_update(other, chosen, 0.0)
         self.steps, self._pending_steps = 0, []
+        for module in self._observations():
+            module.reset()
 
     def _before_load(self, state_dict, prefix, *args):
         """Copy the weights of a plain detector to the student and to the teacher."""

@@ -173,12 +173,13 @@ def test_random_weights_get_pseudo_boxes(cfg, storage):
 
 
 def test_peak_memory_holds_weights_and_activations(cfg):
-    found = memory.peak_memory(cfg, "plain", (256, 384), steps=2)
+    height, width = 128, 192
+    found = memory.peak_memory(cfg, "plain", (height, width), steps=2)
     model = make_variant(cfg, "plain", []).model
     weights = sum(4 * t.numel() for t in model.state_dict().values()) / 2**20
     assert found["weights"] == pytest.approx(weights, rel=0.01)
     # three images' maps of 64 channels at half the size; the net keeps several such sets, and not hundreds
-    maps = 3 * 64 * 256 * 384 / 4 * 4 / 2**20
+    maps = 3 * 64 * height * width / 4 * 4 / 2**20
     assert 3 * weights + 2 * maps < found["peak"] < 4 * weights + 40 * maps, (found, maps)
 
 

@@ -46,7 +46,7 @@ ALL_TERMS = {"TARGETS": "soft", "RPN_BOX_REG_WEIGHT": 1.0, "ROI_BOX_REG_WEIGHT":
 SETTINGS = [
     *({"CONSISTENCY": {"QUALITY": mode}} for mode in QUALITY_MODES), {"CONSISTENCY": ALL_TERMS},
     {"PSEUDO_BOXES": {"IGNORE_SCORE": 0.2}}, {"MASK": {"PROB": 0.5}},
-    {"PSEUDO_BOXES": {"ADAPT": "class_shares"}}, {"PSEUDO_BOXES": {"ADAPT": "running_mean"}},
+    {"PSEUDO_BOXES": {"ADAPT": "class_shares"}},
 ]  # fmt: skip
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 import torchvision
 
-from helpers.data import CLASSES, forget_registered_sets, keep_loggers, load, tiny_config, write_two_domains
+from helpers.adapt import adapt
+from helpers.data import CLASSES, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.checkpoint.checkpointer import MICCheckpointer
-from mic_det.cli import program
 from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
 from mic_det.experiments.runs import run_program
@@ -29,15 +29,6 @@ STEPS = 4
 SMALL = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TEST", 50, "MODEL.FPN.OUT_CHANNELS", 32]
 
 
-def adapt(*argv):
-    """The command in this process; returns its exit code, or the text that it ends with."""
-    with forget_registered_sets(), keep_loggers():
-        try:
-            return program.run("adapt", list(map(str, argv)), "mic-det adapt") or 0
-        except SystemExit as e:
-            return e.code
-
-
 def check_panels(out, images, columns):
     """before_after.jpg shows these images, one a row, in so many columns; boxes cover some of their pixels."""
     picture = cv2.imread(str(out / "before_after.jpg")).astype(int)
@@ -47,6 +38,11 @@ def check_panels(out, images, columns):
         cell = picture[row * height + 36 : (row + 1) * height, column * width : (column + 1) * width]
         difference = [np.abs(cell - x).mean() for x in shown]
         assert np.argmin(difference) == row and difference[row] < 20, (row, column)
+
+
+def check_teacher(file, checkpoint):
+    teacher, key = torch.load(file, weights_only=True)["model"], "roi_heads.box_predictor.cls_score.weight"
+    assert torch.equal(teacher[key], checkpoint["model"][f"teacher.{key}"])
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +120,10 @@ def test_a_signal_stops_the_training_in_order(stopped, folder):
 
 
 def test_all_that_was_promised_is_there(finished, folder):
-    teacher = torch.load(finished / "model.pth", weights_only=True)["model"]
-    mic = torch.load(finished / "adapt/model_final.pth", weights_only=True)
-    assert int(mic["model"]["num_steps"]) == STEPS and mic["class_names"] == list(CLASSES)
-    key = "roi_heads.box_predictor.cls_score.weight"
-    assert torch.equal(teacher[key], mic["model"][f"teacher.{key}"])
+    last = torch.load(finished / "adapt/model_final.pth", weights_only=True)
+    mic = torch.load(finished / "adapt/model_best_label_free.pth", weights_only=True)
+    assert int(last["model"]["num_steps"]) == STEPS and mic["class_names"] == list(CLASSES)
+    check_teacher(finished / "model.pth", mic)
     assert "GeneralizedRCNN" in (finished / "model.yaml").read_text()
     predictions = json.loads((finished / "predictions/predictions.json").read_text())
     assert len(predictions["images"]) == 8 and [c["name"] for c in predictions["categories"]] == list(CLASSES)
@@ -155,12 +150,22 @@ def test_train_net_makes_the_same_from_the_config(finished, folder):
 
 
 def test_the_same_call_once_more_trains_nothing_and_keeps_what_a_user_changed(finished, call, capsys):
+    """The start of the adaptation is made the best one without labels: all results are of it, and it is said."""
+    kept = finished / "adapt/model_best_label_free.pth"
+    content = torch.load(finished / "source/model_final.pth", weights_only=True)
+    start = {"model": content["model"], "class_names": content["class_names"]}
+    torch.save({**start, "iteration": -1, "label_free_score": 0.75}, kept)
     config = finished / "adapt.yaml"
     config.write_text(config.read_text() + "# mine\n")
     before = {p: p.stat().st_mtime_ns for p in finished.glob("*/model_final.pth")}
     assert adapt(*call) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before and config.read_text().endswith("# mine\n")
-    assert "AP50 on the test images" in capsys.readouterr().out
+    printed, page = capsys.readouterr().out, (finished / "report.html").read_text()
+    assert "AP50 on the test images" in printed and "after the last step)" in printed
+    assert f"last step    {finished / 'adapt/model_final.pth'}" in printed and f"checkpoint   {kept}" in printed
+    for text in (printed, page):
+        assert "Without labels, the start (score 0.750) looks better than all adapted checkpoints" in text
+    check_teacher(finished / "model.pth", content)
 
 
 def test_another_call_with_the_folder_is_refused(finished, call):

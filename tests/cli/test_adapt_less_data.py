@@ -6,22 +6,14 @@ import pytest
 import torch
 import yaml
 
-from helpers.data import CLASSES, forget_registered_sets, keep_loggers, load, tiny_config, write_two_domains
+from helpers.adapt import adapt
+from helpers.data import CLASSES, forget_registered_sets, load, tiny_config, write_two_domains
 from mic_det.checkpoint.checkpointer import MICCheckpointer
-from mic_det.cli import program
 from mic_det.cli.program import read_arguments
 from mic_det.engine.trainer import MICTrainer
 
 pytestmark = pytest.mark.slow
 ORDER = ("blue", "red", "green")
-
-
-def adapt(*argv):
-    with forget_registered_sets(), keep_loggers():
-        try:
-            return program.run("adapt", list(map(str, argv)), "mic-det adapt") or 0
-        except SystemExit as e:
-            return e.code
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from helpers.resume import MIC, make_trainer, run_config, write_mixed_domains
 from mic_det.cli import program
 from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
+from mic_det.evaluation.label_free import maps
 from mic_det.evaluation.label_free.criteria import CRITERIA
 from mic_det.evaluation.label_free.judging import judge
 from mic_det.evaluation.label_free.measure import dicts_of, measure, read_source, read_unlabelled
@@ -168,12 +169,22 @@ def test_wrong_arguments_end_in_one_line(runs, tmp_path, argv, words):
     assert not (tmp_path / "a.json").exists()
 
 
-def test_a_model_of_pixels_alone_is_refused(runs, tmp_path):
+def test_a_model_of_pixels_alone_is_ranked_but_not_with_detectors_or_by_ap(runs, tmp_path):
     keys = {"MODEL__META_ARCHITECTURE": "SemanticSegmentor", "DATASETS__TRAIN": [], "MODEL__WEIGHTS": ""}
+    keys["MODEL__SEM_SEG_HEAD"] = {"NUM_CLASSES": 4, "CONVS_DIM": 8, "NORM": ""}
     folder = tmp_path / "pixels"
     folder.mkdir()
     with forget_registered_sets():
-        load(folder, run_config(runs, folder, **keys))
-    shutil.copy(runs / "slow" / "model_final.pth", folder)
-    with pytest.raises(SystemExit, match="no boxes"):
-        run("select", folder, "--output", tmp_path / "a.json")
+        cfg = load(folder, run_config(runs, folder, **keys))
+        torch.manual_seed(0)
+        torch.save({"model": MICTrainer.build_model(cfg).state_dict()}, folder / "model_final.pth")
+    output = tmp_path / "a.json"
+    run("select", folder, "--images", runs / "fog", "--max-images", 2, "--criteria", "all", "--output", output)
+    (found,) = json.loads(output.read_text())["checkpoints"]
+    assert set(found["criteria"]) == set(maps.ROWS) - {"student_agreement"}
+    used = [found["criteria"][n] for n in ("mask_agreement", "information")]
+    assert found["score"] == pytest.approx(sum(used) / 2)
+    with pytest.raises(SystemExit, match="no AP50: leave out --judge"):
+        run("select", folder, "--images", runs / "fog", "--judge", "day", "--output", tmp_path / "b.json")
+    with pytest.raises(SystemExit, match="cannot be compared"):
+        run("select", folder, runs / "slow", "--output", tmp_path / "b.json")

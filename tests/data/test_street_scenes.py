@@ -110,7 +110,7 @@ def test_files_that_are_not_as_published_are_named(root):
     with pytest.raises(DataError, match="acdc_fog_val: there is no folder .*acdc"):
         DatasetCatalog.get("acdc_fog_val")
     (root / "acdc").mkdir()
-    with pytest.raises(DataError, match="there is no image rgb_anon/fog/val"):
+    with pytest.raises(DataError, match="there is no rgb_anon/fog/val"):
         DatasetCatalog.get("acdc_fog_val")
 
 

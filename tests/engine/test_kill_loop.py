@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 # what is killed -> how often. MIC_KILLS=28 kills each longer; counts are rounded up to whole rounds of MOMENTS
 MOMENTS = ("start", "step", "write", "term")
-KILLS = {"MIC and SADA": 12, "panoptic": 4, "two processes": 4}
+KILLS = {"MIC and SADA": 8, "panoptic": 4, "two processes": 4}
 JOBS = {"MIC and SADA": {}, "panoptic": PANOPTIC, "two processes": {}}
 CASES = {
     name: len(MOMENTS) * -(-int(os.environ.get("MIC_KILLS", kills)) // len(MOMENTS)) for name, kills in KILLS.items()

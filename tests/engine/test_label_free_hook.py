@@ -1,14 +1,20 @@
 """TEST.LABEL_FREE: what is measured without labels in a training, and the weights that are kept for it."""
 
+import contextlib
+import logging
 import math
 import shutil
 
 import pytest
+import torch
 
 from helpers.data import forget_registered_sets, load
 from helpers.resume import MIC, make_trainer, metrics, run_config, same, saved, write_mixed_domains
+from mic_det.checkpoint.storage import CheckpointFiles
 from mic_det.data.run_sets import check_datasets
+from mic_det.engine.keep_best import KeepBestLabelFree
 from mic_det.engine.run_folder import prepare_run_folder
+from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
 from mic_det.errors import ConfigError
 from mic_det.evaluation.label_free.ranking import COMBINATION
@@ -29,6 +35,22 @@ def data(tmp_path_factory):
     with forget_registered_sets():
         write_mixed_domains(root)
         yield root
+
+
+@contextlib.contextmanager
+def logged(name):
+    """The messages of a logger."""
+    lines, logger = [], logging.getLogger(name)
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def train(root, output, resume=False, steps=8, **keys):
@@ -79,10 +101,75 @@ def test_a_resumed_run_keeps_what_a_run_without_a_stop_keeps(data, straight):
     (folder / "last_checkpoint").write_text("model_0000002.pth")
     found = scores(straight[1])
     before = saved(folder, "model_0000002.pth")["trainer"]["hooks"]["KeepBestLabelFree"]
-    assert before == {"best": found[1], "step": 1}
+    assert (before["best"], before["step"], before["start"]) == (found[1], 1, None)
     resumed = train(data, folder, resume=True, SOLVER__CHECKPOINT_PERIOD=3)
     assert same(saved(folder, BEST), saved(straight[0], BEST))
     assert scores(resumed) == found
+
+
+@pytest.fixture(scope="module")
+def worse(data, straight):
+    """A run that destroys the model that it starts from: the folder, the model, and the log."""
+    folder, keys = data / "worse", {"SOLVER__BASE_LR": 1.0, "SOLVER__WARMUP_ITERS": 0, "TEST__EVAL_PERIOD": 0}
+    keys = {**keys, "MODEL__WEIGHTS": str(straight[0] / "model_final.pth"), "SOLVER__CHECKPOINT_PERIOD": 2}
+    keys["TEST__LABEL_FREE"] = {**KEYS["TEST__LABEL_FREE"], "PERIOD": 2}
+    keys["SOLVER__ACCUMULATE_STEPS"] = 1
+    keys["SOLVER__CLIP_GRADIENTS"] = {"ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 1.0}
+    with logged("mic_det.engine.keep_best") as log:
+        train(data, folder, steps=3, **keys)
+    return folder, keys, log
+
+
+def test_a_run_that_ends_below_its_start_keeps_the_start_and_says_so(worse, straight):
+    folder, keys, log = worse
+    start, kept, rows = saved(straight[0]), saved(folder, BEST), metrics(folder)
+    assert kept["iteration"] == -1 and int(kept["model"]["num_steps"]) == 0
+    parts = [k for k in kept["model"] if k.startswith(("teacher.", "student."))]
+    teacher = {k: start["model"]["teacher." + k.partition(".")[2]] for k in parts}
+    assert same({k: kept["model"][k] for k in parts}, teacher)  # MODEL.MIC.WEIGHTS_FROM
+    first = next(row["label_free/start"] for row in rows if "label_free/start" in row)
+    assert first == kept["label_free_score"] == straight[1].storage.history("label_free/score").latest()
+    trained = {row["iteration"]: row["label_free/score"] for row in rows if "label_free/score" in row}
+    assert sorted(trained) == [1, 3] and max(trained.values()) < first  # by the period, and at the end
+    (warning,) = [x for x in log if "looks better" in x]
+    assert f"score {first:.3f}" in warning and f"score {max(trained.values()):.3f}" in warning and BEST in warning
+    state = saved(folder)["trainer"]["hooks"]["KeepBestLabelFree"]
+    assert state["start"] == first
+
+
+def test_a_resumed_run_still_knows_its_start(data, worse):
+    folder, keys, _ = worse
+    again = data / "worse_resumed"
+    shutil.copytree(folder, again)
+    for name in ("model_final.pth", "metrics.json"):
+        (again / name).unlink()
+    (again / "last_checkpoint").write_text("model_0000001.pth")
+    with logged("mic_det.engine.keep_best") as log:
+        train(data, again, resume=True, steps=3, **keys)
+    assert same(saved(again, BEST), saved(folder, BEST))
+    hooks = [saved(x)["trainer"]["hooks"]["KeepBestLabelFree"] for x in (again, folder)]
+    assert hooks[0] == hooks[1]
+    assert [x.replace("worse_resumed", "worse") for x in log] == worse[2]
+    # where the file is lost, the best of what is left is kept, and the start is named by its own file
+    (again / BEST).unlink()
+    (again / "model_final.pth").unlink()
+    (again / "last_checkpoint").write_text("model_0000001.pth")
+    with logged("mic_det.engine.keep_best") as log:
+        train(data, again, resume=True, steps=3, **keys)
+    assert "is missing" in log[0] and keys["MODEL__WEIGHTS"] in log[-1]
+    assert saved(again, BEST)["iteration"] in (1, 2)
+
+
+def test_the_report_is_of_the_weights_that_are_in_the_file(tmp_path):
+    """As where a run on a GPU is resumed from a checkpoint before its best step, and does not find it again."""
+    cfg = get_mic_cfg()
+    hook = KeepBestLabelFree(cfg, None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
+    hook.load_state_dict({"best": 0.25, "step": 1, "above_start": 0.0, "start": 0.5, "start_samples": [0.5]})
+    content = {"iteration": 6, "label_free_score": 0.75, "label_free_above_start": 0.9}
+    torch.save(content, tmp_path / BEST)
+    with logged("mic_det.engine.keep_best") as log:
+        hook._report()
+    assert "the weights after step 7 (score 0.750) look best" in log[0] and "lower in 90 %" in log[0]
 
 
 def test_a_new_run_in_the_folder_moves_the_file_away(data, straight):

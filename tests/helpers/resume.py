@@ -18,7 +18,7 @@ CLOCK = {"time", "data_time", "rank_data_time", "eta_seconds"}  # of metrics, wh
 MIC = {
     "MODEL__META_ARCHITECTURE": "MIC",
     "MODEL__MIC__PSEUDO_BOXES": {
-        "SCORE_THRESHOLD": 0.05, "ADAPT": "running_mean", "ADAPT_BOUNDS": [0.05, 0.9], "ADAPT_MOMENTUM": 0.9,
+        "SCORE_THRESHOLD": 0.05, "ADAPT": "class_shares", "ADAPT_BOUNDS": [0.05, 0.9], "ADAPT_MOMENTUM": 0.9,
     },
     "MODEL__MIC__MASK": {"BLOCK_SIZE": 16, "PROB": 0.5},
     "MODEL__MIC__STRONG_AUG": {"GRAYSCALE_PROB": 0.3, "JITTER_STRENGTHS": [0.4, 0.4, 0.4, 0.1]},

@@ -8,7 +8,7 @@ from helpers.models import source_input, target_input, tiny_cfg
 from mic_det.checkpoint.checkpointer import MICCheckpointer
 from mic_det.errors import ConfigError
 from mic_det.modeling.pseudo_labels import rejection_reasons, select_pseudo_boxes
-from mic_det.modeling.thresholds import AdaptiveThresholds, mean_scores, share_matching_thresholds
+from mic_det.modeling.thresholds import AdaptiveThresholds, share_matching_thresholds
 
 # scores of two classes, in the middle of bins of 0.001
 SCORES = torch.tensor([0.9505, 0.9005, 0.8505, 0.6005, 0.4005, 0.7005, 0.5005, 0.3505])
@@ -16,8 +16,8 @@ CLASSES = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])
 P = "MODEL__MIC__PSEUDO_BOXES__"
 
 
-def updated(rule, true_classes, momentum=0.0, **kwargs):
-    thresholds = AdaptiveThresholds(0.8, rule, 2, momentum=momentum, **kwargs)
+def updated(true_classes):
+    thresholds = AdaptiveThresholds(0.8, 2, momentum=0.0)
     thresholds.observe(SCORES, CLASSES, torch.tensor(true_classes, dtype=torch.int64))
     thresholds.step()
     return thresholds.values.tolist()
@@ -31,11 +31,11 @@ def updated(rule, true_classes, momentum=0.0, **kwargs):
     ([], [0.8, 0.8]),  # nothing is known of the source
 ])  # fmt: skip
 def test_shares_of_the_source_by_hand(true_classes, by_hand):
-    assert updated("class_shares", true_classes) == pytest.approx(by_hand, abs=1e-6)
+    assert updated(true_classes) == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_a_class_that_the_teacher_hardly_finds_gets_the_lower_bound():
-    thresholds = AdaptiveThresholds([0.3, 0.8], "class_shares", 2, momentum=0.0)
+    thresholds = AdaptiveThresholds([0.3, 0.8], 2, momentum=0.0)
     true_classes = torch.tensor([1] * 9 + [0])  # of 5 detections over the start, 4.5 are to be of class 1
     thresholds.observe(SCORES, CLASSES, true_classes)
     thresholds.step()
@@ -43,49 +43,42 @@ def test_a_class_that_the_teacher_hardly_finds_gets_the_lower_bound():
 
 
 def test_no_detection_over_the_start_leaves_the_thresholds_alone():
-    thresholds = AdaptiveThresholds(0.8, "class_shares", 2, momentum=0.0)
+    thresholds = AdaptiveThresholds(0.8, 2, momentum=0.0)
     thresholds.observe(torch.tensor([0.5, 0.6]), torch.tensor([0, 1]), torch.tensor([0, 1]))
     thresholds.step()
     assert thresholds.values.tolist() == pytest.approx([0.8, 0.8])
 
 
-def test_mean_scores_by_hand():
-    means = [(0.9505 + 0.9005 + 0.8505 + 0.6005) / 4, (0.7005 + 0.5005) / 2]
-    assert updated("running_mean", [0], bounds=(0.5, 0.9)) == pytest.approx(means, abs=1e-5)
-    assert updated("running_mean", [0], bounds=(0.65, 0.75)) == pytest.approx([0.75, 0.7005], abs=1e-5)
-    assert updated("running_mean", [0], bounds=(0.75, 0.85)) == pytest.approx([0.85, 0.8], abs=1e-5)  # none: unchanged
-
-
 def test_scores_and_thresholds_forget_by_the_momentum():
     """Two steps by hand, with m = 0.5: the first step's detections count half at the second."""
-    thresholds = AdaptiveThresholds(0.8, "running_mean", 1, bounds=(0.3, 0.9), momentum=0.5)
-    for scores in ([0.4005], [0.7005, 0.7005]):
+    thresholds = AdaptiveThresholds(0.5, 1, bounds=(0.3, 0.9), momentum=0.5)
+    found = []
+    for scores in ([0.6005] * 4, [0.8005, 0.4005, 0.4005]):
         thresholds.observe(torch.tensor(scores), torch.zeros(len(scores), dtype=torch.int64), torch.tensor([0]))
         thresholds.step()
-    first = (0.8 + 0.4005) / 2
-    assert thresholds.values.item() == pytest.approx((first + (0.5 * 0.4005 + 2 * 0.7005) / 2.5) / 2, abs=1e-5)
+        found.append(thresholds.values.item())
+    # 4 over the start: 0.6. Then 4 / 2 of 0.6 and 1 of 0.8 are over the start: the 3 best are over 0.6
+    assert found == pytest.approx([(0.5 + 0.6) / 2, (0.55 + 0.6) / 2], abs=1e-6)
+    assert thresholds.histogram.sum().item() == pytest.approx(4 / 2 + 3)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_quantiles_and_means_equal_brute_force(seed):
+def test_quantiles_equal_brute_force(seed):
     g = torch.Generator().manual_seed(seed)
     bins, classes = 50, 4
     histogram = torch.randint(0, 4, (classes, bins), generator=g).float()
     shares = torch.rand(classes, generator=g)
     shares, total = shares / shares.sum(), torch.tensor(60.0)
     found = share_matching_thresholds(histogram, shares, total)
-    means = mean_scores(histogram, 0.3)
     for k in range(classes):
         edges = [b for b in range(bins) if histogram[k, b:].sum() >= shares[k] * total]
         assert found[k] == pytest.approx(max(edges, default=0) / bins)
-        scores = [(b + 0.5) / bins for b in range(15, bins) for _ in range(int(histogram[k, b]))]
-        assert means[k] == pytest.approx(sum(scores) / len(scores), rel=1e-5)
 
 
 def test_shares_of_pseudo_boxes_become_those_of_the_source():
     """The teacher is sure of class 0 and shy of class 2; as many objects are there of each as in the source."""
     true_shares, g = torch.tensor([0.5, 0.3, 0.2]), torch.Generator().manual_seed(0)
-    thresholds = AdaptiveThresholds(0.8, "class_shares", 3, bounds=(0.2, 0.99), momentum=0.98)
+    thresholds = AdaptiveThresholds(0.8, 3, bounds=(0.2, 0.99), momentum=0.98)
 
     def step(n=40):
         classes = torch.multinomial(true_shares, n, replacement=True, generator=g)
@@ -109,7 +102,7 @@ def test_shares_of_pseudo_boxes_become_those_of_the_source():
 # ------------------------------------------------------------------------------------------------- in the model
 
 
-ADAPT = {P + "ADAPT": "running_mean", P + "SCORE_THRESHOLD": 0.3, P + "ADAPT_BOUNDS": (0.0, 0.9)}
+ADAPT = {P + "ADAPT": "class_shares", P + "SCORE_THRESHOLD": 0.2, P + "ADAPT_BOUNDS": (0.0, 0.9)}
 
 
 def model_of(**keys):
@@ -131,9 +124,9 @@ def test_current_thresholds_choose_boxes_and_are_logged(storage):
     model.class_names = ("person", "car", "tram")
     task = model.task("boxes")
     train(model, 1)
-    assert storage.latest()["pseudo/threshold_car"][0] == pytest.approx(0.3), "those that the step's boxes had"
+    assert storage.latest()["pseudo/threshold_car"][0] == pytest.approx(0.2), "those that the step's boxes had"
     used = model.boxes.values.clone()
-    assert 0.2 < used.min() and used.max() < 0.3, "random weights: scores are low, and thresholds follow"
+    assert (used - 0.2).abs().min() > 1e-4, "they follow"
     train(model, 1)
     logged = [storage.latest()[f"pseudo/threshold_{name}"][0] for name in model.class_names]
     assert logged == pytest.approx(used.tolist())
@@ -158,9 +151,8 @@ def test_predicting_and_a_step_that_is_not_taken_change_nothing():
     assert all(torch.equal(v, before[k]) for k, v in model.boxes.state_dict().items())
 
 
-@pytest.mark.parametrize("rule", ["class_shares", "running_mean"])
-def test_four_steps_equal_two_saved_loaded_and_two_more(rule):
-    keys = {**ADAPT, P + "ADAPT": rule, P + "SCORE_THRESHOLD": 0.05, P + "ADAPT_MOMENTUM": 0.5}
+def test_four_steps_equal_two_saved_loaded_and_two_more():
+    keys = {**ADAPT, P + "SCORE_THRESHOLD": 0.05, P + "ADAPT_MOMENTUM": 0.5}
     whole, first = model_of(**keys), model_of(**keys)
     train(whole, 2)
     train(whole, 2, seed=1)
@@ -192,7 +184,7 @@ def test_a_new_training_begins_with_the_thresholds_of_the_config():
     model = model_of(**ADAPT)
     train(model, 2)
     model.restart()
-    assert model.boxes.values.tolist() == pytest.approx([0.3] * 3)
+    assert model.boxes.values.tolist() == pytest.approx([0.2] * 3)
     assert not model.boxes.histogram.any() and not model.boxes.source_boxes.any()
 
 
@@ -204,13 +196,13 @@ def test_checkpoints_with_and_without_thresholds_load_into_each_other(tmp_path):
         MICCheckpointer(model, str(tmp_path)).save(name)
     fresh = model_of(**ADAPT)
     MICCheckpointer(fresh).load(str(tmp_path / "old.pth"))
-    assert fresh.boxes.values.tolist() == pytest.approx([0.3] * 3)
+    assert fresh.boxes.values.tolist() == pytest.approx([0.2] * 3)
     MICCheckpointer(fresh).load(str(tmp_path / "new.pth"))
     assert torch.equal(fresh.boxes.histogram, new.boxes.histogram) and new.boxes.histogram.any()
     MICCheckpointer(model_of()).load(str(tmp_path / "new.pth"))
     other = model_of(**ADAPT, MODEL__ROI_HEADS__NUM_CLASSES=5)
     MICCheckpointer(other).load(str(tmp_path / "new.pth"))  # of another number of classes: they begin anew
-    assert other.boxes.values.tolist() == pytest.approx([0.3] * 5)
+    assert other.boxes.values.tolist() == pytest.approx([0.2] * 5)
 
 
 def test_a_start_outside_the_bounds_is_refused():

@@ -198,7 +198,7 @@ def statistics(rank):
 
 def thresholds(parts):
     """Three steps; each part of the images has other scores and true boxes."""
-    model = AdaptiveThresholds(0.5, "class_shares", 3, momentum=0.5)
+    model = AdaptiveThresholds(0.5, 3, momentum=0.5)
     for i in range(3):
         scores, classes, true = [], [], []
         for part in parts:

@@ -103,15 +103,6 @@ def test_labelled_images_are_in_no_other_loss():
     assert len(sizes) == 2 and is_target == [False, True]
 
 
-def test_running_thresholds_need_no_label():
-    model = model_of(**FREE, **ALL_BOXES, MODEL__MIC__PSEUDO_BOXES__ADAPT="running_mean",
-                     MODEL__MIC__PSEUDO_BOXES__ADAPT_BOUNDS=(0.05, 0.9))  # fmt: skip
-    losses_of(model, [target_input()])
-    before = model.task("boxes").module.values.clone()
-    model.after_optimizer_step()
-    assert (model.task("boxes").module.values != before).any()
-
-
 def with_boxes(x, boxes, scores, classes):
     found = Instances(tuple(x["image"].shape[-2:]))
     found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))

@@ -63,6 +63,10 @@ def test_criteria_are_curves_over_steps(tmp_path, monkeypatch):
     page = report(tmp_path, write_run(tmp_path / "mic", map(json.dumps, content)), monkeypatch=monkeypatch)
     assert {"score without labels", "criteria without labels"} <= set(page.images)
     assert "is 0.625, after step 40" in " ".join(page.texts["p"])
+    content[0]["label_free/start"] = 0.7
+    page = report(tmp_path, write_run(tmp_path / "worse", map(json.dumps, content)), monkeypatch=monkeypatch)
+    text = " ".join(page.texts["p"])
+    assert "The start's score is 0.700, so the training did not help." in text and "weights of the start" in text
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"format": "mic_det select 1"}'])

@@ -214,9 +214,12 @@ class Job:
         images = len(self.test.files) if self.test else 0
         an_image = seconds["teacher"] / cfg.SOLVER.IMS_PER_BATCH_TARGET
         evaluations = 2 + (3 if cfg.TEST.EVAL_PERIOD else 0)
+        judged, keys = 0, cfg.TEST.LABEL_FREE
+        if keys.ENABLED:  # the start, the checkpoints and the end, each image twice
+            judged = 2 * min(keys.MAX_IMAGES, len(self.target.files)) * (2 + (2 if keys.PERIOD else 0))
         # a plain step is timed with source and target images together
         total = steps[0] * seconds.get("plain", 0.0) * 0.6 + steps[1] * seconds["mic"]
-        return (total + an_image * (images * evaluations + len(self.target.files))) / 60
+        return (total + an_image * (images * evaluations + judged + len(self.target.files))) / 60
 
     def tell(self, minutes):
         """Print the plan."""

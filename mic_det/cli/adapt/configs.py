@@ -17,6 +17,7 @@ HEAD = """\
 #     mic-det train --config-file {file}
 """
 TITLES = {SOURCE: "Training of the source model on labelled images alone.", ADAPT: "Adaptation to the target."}
+JUDGED = 40  # target images on which the start and the checkpoints are judged without labels
 TOP = 5  # the learning rate grows during the first 1 / TOP of the steps
 
 
@@ -39,6 +40,9 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
     _merge(config, _run(stage, plan, steps, sets, output, weights, own=bool(base)))
     _merge(config, _read(find_config(SOURCE_FREE_PRESET if "class_names" in sets else PRESETS[stage])))
     _merge(config, {"MODEL": {"MIC": {"MASK": {"BLOCK_SIZE": plan.block_size}}}})
+    if stage == ADAPT:  # also instead of a preset's
+        judged = {"ENABLED": True, "PERIOD": _often(steps), "MAX_IMAGES": JUDGED}
+        _merge(config, {"TEST": {"LABEL_FREE": judged}})
     if base:
         config = {"_BASE_": base, **config}
         config["MODEL"]["MIC"]["STUDENT"] = student
@@ -56,6 +60,11 @@ def write_config(config, stage, file):
     head = HEAD.format(title=TITLES[stage], file=file)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{head}{text}", encoding="utf-8")
+
+
+def _often(steps):
+    """Steps from one evaluation to the next; 0 = short trainings have that at the end alone."""
+    return steps // 3 if steps >= 300 else 0
 
 
 def _detector(plan, num_classes):
@@ -82,7 +91,7 @@ def _run(stage, plan, steps, sets, output, weights, own):
     """The settings of this training: data, sizes, schedule, device."""
     machine, adapts = plan.machine, stage == ADAPT
     custom = {name: sets[name] for name in ("source", "target", "target_labelled", "test") if sets.get(name)}
-    often = steps // 3 if steps >= 300 else 0
+    often = _often(steps)
     run = {
         "VERSION": 2,
         "MODEL": {"META_ARCHITECTURE": "MIC", "WEIGHTS": weights, "DEVICE": machine.device},

@@ -23,6 +23,7 @@ from ...utils.printable import printable
 from ...visualization.before_after import before_after_sheet, typical_images
 from .. import predict
 from ..program import read_arguments
+from .chosen import find_chosen
 
 PICTURED = 4  # images of before_after.jpg
 SHOWN = 0.5  # least score of a box in pictures
@@ -39,6 +40,10 @@ def make_results(out, before, after, target, test):
     """
     out = Path(out)
     outputs = Outputs(out, "adapt", overwrite=True)
+    folders = [f for f in (Path(before[1]).parent, Path(after[1]).parent) if (f / "metrics.json").is_file()]
+    runs = [read_run(f) for f in folders]
+    chosen = find_chosen(config(*after), after[1], runs[-1])
+    after = after[0], chosen.file
     cfg = config(*after)
     call = ["--config-file", after[0], "--input", target.images, "--output", out / "predictions", "--format", "coco"]
     call += ["--confidence-threshold", KEPT, "--overwrite", "MODEL.WEIGHTS", after[1]]
@@ -47,10 +52,10 @@ def make_results(out, before, after, target, test):
     truth = load_truth(cfg) if test else None
     with outputs.writing("before_after.jpg") as file:
         write_picture(file, before_after(config(*before), cfg, target.files, truth))
-    folders = [f for f in (Path(before[1]).parent, Path(after[1]).parent) if (f / "metrics.json").is_file()]
-    runs = [read_run(f) for f in folders]
-    outputs.write_text("report.html", build_report(runs, [out]))
-    summary(out, cfg, runs, before, after, plain)
+    values = ap50(cfg, runs, before, chosen) if test else (None, None, None)
+    tables = [] if chosen.score is None else [chosen.table(values)]
+    outputs.write_text("report.html", build_report(runs, [out], tables=tables))
+    summary(out, values, chosen, after, plain)
 
 
 def config(file, weights):
@@ -120,27 +125,37 @@ def _true_boxes(d, rgb):
     return annotations_to_instances(boxes, rgb.shape[:2])
 
 
-def evaluate_source(cfg, weights):
-    """AP50 on the adaptation's test set of a source model that this command did not train."""
+def ap50(cfg, runs, before, chosen):
+    """AP50 on the test set of the source model, of the result, and of the last step of the adaptation."""
+    *source, last = [next((m.get("AP50") for _, m in final_results(run).values()), None) for run in runs]
+    source = source[0] if source else evaluate(cfg, before[1], "source_evaluation")
+    if chosen.is_last:
+        return source, last, last
+    return source, evaluate(cfg, chosen.file, "chosen_evaluation"), last
+
+
+def evaluate(cfg, weights, folder):
+    """AP50 on the adaptation's test set of weights that its training did not evaluate."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = weights
-    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).parent / "source_evaluation")
+    cfg.TEST.LABEL_FREE.ENABLED = False
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).parent / folder)
     state_model_classes(cfg)  # the sets were registered for another config since
     results = MICTrainer.test(cfg, load_model(cfg))
     return results.get("bbox", {}).get("AP50")
 
 
-def summary(out, cfg, runs, before, after, plain):
+def summary(out, values, chosen, after, plain):
     """The last lines of the program."""
-    values = [next((m.get("AP50") for _, m in final_results(run).values()), None) for run in runs]
-    if cfg.DATASETS.TEST and len(runs) == 1:
-        values.insert(0, evaluate_source(cfg, before[1]))
     print()
-    if cfg.DATASETS.TEST:
-        source, adapted = (("-" if v is None else f"{v:.1f}") for v in values[:2])
-        print(f"AP50 on the test images: {source} source-only, {adapted} adapted")
-        if None not in values[:2] and values[1] <= values[0]:
+    for sentence in chosen.sentences():
+        print(sentence)
+    if any(v is not None for v in values):
+        source, adapted, last = (("-" if v is None else f"{v:.1f}") for v in values)
+        more = "" if chosen.is_last else f" ({last} after the last step)"
+        print(f"AP50 on the test images: {source} source-only, {adapted} adapted{more}")
+        if chosen.step and None not in values[:2] and values[1] <= values[0]:
             print("The adaptation did not help on these images. See pseudo/num_boxes_CLASS in the report: a class")
             print("without pseudo-boxes is forgotten. Try MODEL.MIC.PSEUDO_BOXES.SCORE_THRESHOLD 0.6.")
     lines = [
@@ -151,5 +166,7 @@ def summary(out, cfg, runs, before, after, plain):
     for name, file in lines:
         print(printable(f"{name:12s} {out / file}"))
     print(printable(f"{'checkpoint':12s} {after[1]}  (teacher and student)"))
+    if not chosen.is_last:
+        print(printable(f"{'last step':12s} {chosen.last}"))
     again = shlex.join(["mic-det", "train", "--config-file", after[0], "OUTPUT_DIR", "again"])
     print(printable(f"{'config':12s} {after[0]}  (again: {again})"))

@@ -1,11 +1,10 @@
 """COCO annotation files: read, and checked for what no reading can make sense of."""
 
-import json
 import math
 
 from ...errors import DataError
-from ...utils.ordinary_files import read_text
 from ...utils.printable import printable
+from ..files import read_json
 
 
 def read_coco(name, path, labelled=True):
@@ -18,13 +17,8 @@ def read_coco(name, path, labelled=True):
     Raises:
         DataError: where the file is missing, no JSON, or its images lack an id or a file name.
     """
-    try:
-        # some editors and exporters begin a file with a byte order mark
-        content = json.loads(read_text(path).removeprefix("\ufeff"))
-    except FileNotFoundError:
-        raise DataError(f"{name}: there is no annotation file {path}. Set DATASETS.CUSTOM.{name}.JSON.") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise DataError(f"{name}: {path} is not a readable JSON file ({e}).") from e
+    missing = f"{name}: there is no annotation file {path}. Set DATASETS.CUSTOM.{name}.JSON."
+    content = read_json(path, f"{name}: {path}", missing)
     images = content.get("images") if isinstance(content, dict) else None
     if not images or not isinstance(images, list):
         raise DataError(f"{name}: {path} lists no images; a COCO file needs a non-empty list 'images'.")

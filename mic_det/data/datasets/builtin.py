@@ -9,12 +9,11 @@ Detectron2's own ``cityscapes_*`` names are others: they are evaluated by Citysc
 Boxes are made from ``gtFine`` when a set is first used, and kept as COCO files in ``annotations``.
 """
 
+import functools
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import DataError
 from ...utils.outputs import Outputs
@@ -29,6 +28,7 @@ from ..label_maps import (
 )
 from .cityscapes import annotated_images, cityscapes_to_coco, default_source
 from .cityscapes_labels import SEM_SEG_CLASSES, THING_CLASSES
+from .unpacked import register_set
 
 BETAS = ("0.005", "0.01", "0.02")
 CLEAR, FOGGY = "leftImg8bit", "leftImg8bit_foggy"
@@ -66,9 +66,8 @@ def cityscapes_sets():
 def register_cityscapes():
     """Register all of :func:`cityscapes_sets`; the disk is not touched until a set is loaded."""
     for name, entry in cityscapes_sets().items():
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, lambda n=name, e=entry: load_cityscapes(n, e))
-            MetadataCatalog.get(name).set(thing_classes=list(entry.classes), **_metadata(entry))
+        load = functools.partial(load_cityscapes, name, entry)
+        register_set(name, load, thing_classes=list(entry.classes), **_metadata(entry))
 
 
 def _metadata(entry):

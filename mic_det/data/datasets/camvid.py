@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import DataError
 from ...utils.ordinary_files import absence, check_ordinary, is_ordinary
@@ -27,6 +26,7 @@ from ..custom_sets import load_declared, resolve_path
 from ..files import list_images
 from ..fog import add_fog
 from .camvid_distance import distance_from_labels
+from .unpacked import register_set
 
 THING_CLASSES = ("person", "car", "bicycle")
 # labels 0 to 10 of the public folder; 11 has no label
@@ -88,10 +88,9 @@ SETS = {
 def register_camvid():
     """Register all of ``SETS``. No file is read before a set is loaded."""
     for name, entry in SETS.items():
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(load_camvid, name))
-            metadata = dict(thing_classes=list(THING_CLASSES), evaluator_type="coco", description=entry.describe())
-            MetadataCatalog.get(name).set(stuff_classes=list(SEM_SEG_CLASSES), ignore_label=IGNORED, **metadata)
+        metadata = dict(thing_classes=list(THING_CLASSES), evaluator_type="coco", description=entry.describe())
+        metadata.update(stuff_classes=list(SEM_SEG_CLASSES), ignore_label=IGNORED)
+        register_set(name, functools.partial(load_camvid, name), **metadata)
 
 
 def load_camvid(name):

@@ -14,7 +14,6 @@ import json
 import math
 from xml.etree import ElementTree
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ...errors import DataError
@@ -26,9 +25,8 @@ from ...utils.ordinary_files import (
     read_text,
 )
 from ..classes import set_metadata, with_model_classes
-from ..custom_sets import resolve_path
-from ..files import glob_files
 from .cityscapes_labels import THING_CLASSES
+from .unpacked import register_set, set_files, set_folder
 
 CAR = ("car",)
 BDD_CLASSES = {
@@ -53,9 +51,8 @@ def register_driving():
             load = functools.partial(load_bdd100k, time=time, split=split)
             sets[f"bdd100k_{time}_{split}"] = (THING_CLASSES, load, f"BDD100K {split}, {TIMES[time]}")
     for name, (classes, load, description) in sets.items():
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(_load, name, load, classes))
-            MetadataCatalog.get(name).set(thing_classes=list(classes), evaluator_type="coco", description=description)
+        metadata = {"thing_classes": list(classes), "evaluator_type": "coco", "description": description}
+        register_set(name, functools.partial(_load, name, load, classes), **metadata)
 
 
 def _load(name, load, classes):
@@ -70,9 +67,9 @@ def load_sim10k(name="sim10k_car"):
     Raises:
         DataError: where a folder or an image is missing, or an XML file cannot be read; names it.
     """
-    root = _folder(name, "sim10k/VOC2012")
+    root = set_folder(name, "sim10k/VOC2012")
     dicts = []
-    for file in _files(name, root / "Annotations", "*.xml"):
+    for file in set_files(name, root / "Annotations", "*.xml"):
         try:
             check_ordinary(file)
             tree = ElementTree.parse(file).getroot()
@@ -95,9 +92,9 @@ def load_kitti(name="kitti_car"):
     Raises:
         DataError: where a folder or an image is missing, or a label file cannot be read; names it.
     """
-    root = _folder(name, "kitti/training")
+    root = set_folder(name, "kitti/training")
     dicts = []
-    for file in _files(name, root / "label_2", "*.txt"):
+    for file in set_files(name, root / "label_2", "*.txt"):
         boxes = []
         for number, line in enumerate(read_text(file).splitlines(), start=1):
             fields = line.split()
@@ -117,7 +114,7 @@ def load_bdd100k(name, time, split):
     Raises:
         DataError: where a folder or an image is missing, or the label file is; names it.
     """
-    root = _folder(name, "bdd100k")
+    root = set_folder(name, "bdd100k")
     files = [root / "labels" / pattern.format(split) for pattern in BDD_LABELS]
     file = next((f for f in files if f.is_file()), None)
     if file is None:
@@ -139,23 +136,6 @@ def load_bdd100k(name, time, split):
     except (KeyError, TypeError, ValueError, OSError, AttributeError) as e:
         raise DataError(f"{name}: {file} is not a readable BDD100K label file ({type(e).__name__}: {e}).") from e
     return dicts
-
-
-def _folder(name, relative):
-    root = resolve_path(relative)
-    if not root.is_dir():
-        raise DataError(
-            f"{name}: there is no folder {root} (docs/datasets.md shows the expected one). Unpack the data there, "
-            "or set DETECTRON2_DATASETS."
-        )
-    return root
-
-
-def _files(name, folder, pattern):
-    files = glob_files(folder, pattern)
-    if not files:
-        raise DataError(f"{name}: no {pattern} in {folder}. Unpack the annotations there.")
-    return files
 
 
 def _dict(name, image, image_id, size, boxes):

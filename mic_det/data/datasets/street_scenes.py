@@ -18,15 +18,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import DataError
 from ...utils.ordinary_files import check_ordinary, open_picture
 from ...utils.parallel import run_parallel, write_png
-from ..custom_sets import resolve_path
-from ..files import glob_files
 from ..label_maps import IGNORED, cache_folder, label_map_file, make_label_maps, train_ids
 from .cityscapes_labels import LABELS, SEM_SEG_CLASSES
+from .unpacked import register_set, set_files, set_folder
 
 MADE = "label_maps"  # the folder of label maps that are made, in the folder of the set or in the user's cache
 CONDITIONS = ("fog", "night", "rain", "snow")
@@ -106,12 +104,11 @@ def _labelled(split, description, folder, images, count, labels, submission):
 def register_street_scenes():
     """Register all of :func:`scene_sets`. No file is read before a set is loaded."""
     for name, entry in scene_sets().items():
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(load_scenes, name))
-            MetadataCatalog.get(name).set(
-                stuff_classes=list(SEM_SEG_CLASSES), ignore_label=IGNORED, thing_classes=[], evaluator_type="sem_seg",
-                description=entry.description, submission=entry.submission, means=dict(entry.means),
-            )  # fmt: skip
+        register_set(
+            name, functools.partial(load_scenes, name), stuff_classes=list(SEM_SEG_CLASSES), ignore_label=IGNORED,
+            thing_classes=[], evaluator_type="sem_seg", description=entry.description, submission=entry.submission,
+            means=dict(entry.means),
+        )  # fmt: skip
 
 
 def load_scenes(name):
@@ -121,10 +118,10 @@ def load_scenes(name):
         DataError: where the folder or its images are missing; names it.
     """
     entry = scene_sets()[name]
-    root = _folder(name, entry)
+    root = set_folder(name, entry.folder)
     find = LABEL_KINDS[entry.labels].find if entry.labels else lambda *x: None
     dicts = []
-    for i, file in enumerate(_images(name, root, entry)):
+    for i, file in enumerate(set_files(name, root, entry.images)):
         label_map = find(root, file.relative_to(root))
         dicts.append({"file_name": str(file), "image_id": i})
         if label_map is not None:
@@ -147,11 +144,11 @@ def prepare_scenes(name, workers=None, progress=True):
     entry = scene_sets().get(name)
     if entry is None or not entry.labels:
         return 0
-    root, kind = _folder(name, entry), LABEL_KINDS[entry.labels]
+    root, kind = set_folder(name, entry.folder), LABEL_KINDS[entry.labels]
     try:
         if kind.convert is None:
             return make_label_maps(root, _split(entry), workers, progress) if entry.labels == "cityscapes" else 0
-        files = [x.relative_to(root) for x in _images(name, root, entry)]
+        files = [x.relative_to(root) for x in set_files(name, root, entry.images)]
         missing = [x for x in files if kind.find(root, x) is None]
         make = functools.partial(_make, root=root, kind=entry.labels)
         run_parallel(make, missing, workers, f"{name} label maps", progress and bool(missing))
@@ -244,26 +241,6 @@ def _make(image, root, kind):
         write_png(first, labels)
     except OSError:
         write_png(second, labels)
-
-
-# -------------------------------------------------------------------------------------------------- folders
-
-
-def _folder(name, entry):
-    root = resolve_path(entry.folder)
-    if not root.is_dir():
-        raise DataError(
-            f"{name}: there is no folder {root} (docs/datasets.md shows the expected one). Unpack the data there, or "
-            "set DETECTRON2_DATASETS."
-        )
-    return root
-
-
-def _images(name, root, entry):
-    files = glob_files(root, entry.images)
-    if not files:
-        raise DataError(f"{name}: there is no image {entry.images} in {root}. docs/datasets.md shows the layout.")
-    return files
 
 
 def _split(entry):

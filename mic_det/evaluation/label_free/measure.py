@@ -1,4 +1,4 @@
-"""All criteria of one detector on a list of images."""
+"""All criteria of one model on a list of images."""
 
 import logging
 from dataclasses import dataclass, field
@@ -8,11 +8,13 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
-from ...config.label_kinds import num_classes
+from ...config.label_kinds import label_kinds, num_classes
+from ...config.roles import label_free_set
 from ...data.mapper import DomainMapper
 from ...modeling import MIC
 from ...modeling.tasks import RCNNTask
 from .criteria import CRITERIA
+from .maps import map_rows, predicts_boxes
 from .passes import look, true_box_features
 from .ranking import COMBINATION, combined
 
@@ -112,24 +114,31 @@ def read_source(cfg, most):
     return read_labelled(cfg, evenly(labelled, most))
 
 
-def evaluate_label_free(cfg, model):
-    """What ``TEST.LABEL_FREE`` asks for: ``score`` (higher is better) and the values of its criteria.
+def measure_label_free(cfg, model):
+    """The criteria of the score on the images of ``TEST.LABEL_FREE``, as :class:`Measured`.
 
     Args:
         cfg (CfgNode): also ``TEST.LABEL_FREE``.
-        model (nn.Module): MIC or a detector, not wrapped for distributed training.
-
-    Returns:
-        dict[str, float]
+        model (nn.Module): MIC or a plain model, not wrapped for distributed training.
     """
     keys = cfg.TEST.LABEL_FREE
-    target = read_unlabelled(cfg, dicts_of(keys.DATASET or cfg.DATASETS.TARGET[0], keys.MAX_IMAGES))
+    target = read_unlabelled(cfg, dicts_of(label_free_set(cfg), keys.MAX_IMAGES))
     source = read_source(cfg, keys.SOURCE_IMAGES) if needs_source(COMBINATION) else None
-    values = measure(model, target, num_classes(cfg), source, tuple(COMBINATION)).values
-    results = {"score": combined(values), **values}
+    return measure(model, target, num_classes(cfg, judged_kind(cfg)), source, tuple(COMBINATION))
+
+
+def label_free_results(measured):
+    """``score`` (higher is better) and the values of its criteria, as dict[str, float]. They are logged."""
+    results = {"score": combined(measured.values), **measured.values}
     text = ", ".join(f"{k} {v:.3f}" for k, v in results.items())
-    logging.getLogger(__name__).info("Without labels, on %d target images: %s", len(target), text)
+    logging.getLogger(__name__).info("Without labels, on %d target images: %s", len(measured), text)
     return results
+
+
+def judged_kind(cfg):
+    """The kind of predictions whose criteria are measured: boxes, if the model predicts any."""
+    kinds = label_kinds(cfg)
+    return "boxes" if "boxes" in kinds else kinds[0]
 
 
 def two_detectors(model):
@@ -151,7 +160,7 @@ def measure(model, images, count, source=None, criteria=tuple(CRITERIA), after_i
     """Measure a model on target images.
 
     Args:
-        model (nn.Module): MIC or a plain detector, in eval mode.
+        model (nn.Module): MIC or a plain model. One with boxes and label maps is measured by its boxes.
         images (Images): N target images; their labels, if any, are not used.
         count (int): K, the number of classes.
         source (Images): labelled source images; None leaves the criteria out that need them.
@@ -169,16 +178,25 @@ def measure(model, images, count, source=None, criteria=tuple(CRITERIA), after_i
         if same_weights(detector, other):  # the start of an adaptation: a copy
             other = None
     asked = {need for name in criteria for need in CRITERIA[name].needs}
-    views = look(detector, images.items, other, [v for v in VIEW_NAMES if v in asked], after_image)
+    if predicts_boxes(detector):
+        views = look(detector, images.items, other, [v for v in VIEW_NAMES if v in asked], after_image)
+        measured = _of_boxes(detector, views, count, source, criteria, after_image)
+    else:
+        measured = Measured(map_rows(detector, images.items, other, criteria, after_image), Source())
+    if other is not None:
+        other.train(was_training[1])
+    detector.train(was_training[0])
+    return measured
+
+
+def _of_boxes(detector, views, count, source, criteria, after_image):
+    asked = {need for name in criteria for need in CRITERIA[name].needs}
     reference = Source()
     if source is not None and len(source):
         if "source_counts" in asked:
             reference.counts = np.bincount(np.concatenate(source.classes), minlength=count) / len(source)
         if "source_features" in asked and RCNNTask.applies_to(detector):
             reference.prototypes = prototypes(detector, source, count, after_image)
-    if other is not None:
-        other.train(was_training[1])
-    detector.train(was_training[0])
     there = {*views, *(["source_counts"] if reference.counts is not None else [])}
     there |= {"source_features"} if reference.prototypes is not None else set()
     first = views["whole"][0]

@@ -14,8 +14,8 @@ class Task:
     needs_features = True
     #: Whether masked views go through the encoder in a pass of their own, which matters to trained BatchNorm.
     masked_apart = False
-    #: An ``nn.Module`` with the task's memory (a part of MIC under the task's name), or None. MIC calls its ``step``
-    #: after each optimizer step, and its ``reset`` before a new training.
+    #: The :class:`Observations` of the task (a part of MIC under the task's name), or None. MIC calls their ``step``
+    #: after each optimizer step, and their ``reset`` before a new training.
     module = None
 
     @classmethod

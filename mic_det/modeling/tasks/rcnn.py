@@ -70,7 +70,7 @@ class BoxTask(Task):
         p, c = cfg.MODEL.MIC.PSEUDO_BOXES, cfg.MODEL.MIC.CONSISTENCY
         start, thresholds = p.SCORE_THRESHOLD_PER_CLASS or p.SCORE_THRESHOLD, None
         if p.ADAPT != "none":
-            thresholds = AdaptiveThresholds(start, p.ADAPT, num_classes(cfg), p.ADAPT_BOUNDS, p.ADAPT_MOMENTUM)
+            thresholds = AdaptiveThresholds(start, num_classes(cfg), p.ADAPT_BOUNDS, p.ADAPT_MOMENTUM)
         select = dict(
             score_threshold=start, nms_threshold=p.NMS_THRESHOLD,
             max_boxes=p.MAX_PER_IMAGE, min_size=p.MIN_SIZE,
