@@ -59,7 +59,7 @@ def with_visibility(points, number, front):
 
 
 def write_keypoints(keypoints, path):
-    """Write the keypoints {instance id: (K, 3)} of an image in the form of COCO, whose numbers are indices of pixels."""
+    """Write the keypoints {instance id: (K, 3)} of an image in the form of COCO: its numbers are indices of pixels."""
     instances = {}
     for number, rows in keypoints.items():
         seen = rows[:, 2:] > 0
