@@ -18,7 +18,7 @@ LINE_COLOR = (255, 255, 0)  # RGB
 
 
 def flip_map(names):
-    """Pairs of names that change places where an image is mirrored: those that differ in "left" and "right" alone."""
+    """Pairs (left, right) of names that change places where an image is mirrored: they differ in these words alone."""
     pairs = []
     for name in names:
         for left, right in SIDES:

@@ -64,10 +64,10 @@ class KeypointEvaluator(DatasetEvaluator):
                 return {}
         metadata = MetadataCatalog.get(self.name)
         results = shares_of_right(rows, metadata.get("thing_classes") or (), metadata.get("keypoint_names") or ())
+        table = create_small_table(results).replace("%", "%%")  # as a part of the message, its line ends stay
         logging.getLogger(__name__).info(
-            "Keypoints of %s within %g of the longer side of the box (%%):\n%s", self.name, self.share,
-            create_small_table(results),
-        )  # fmt: skip
+            "Keypoints of %s within %g of the longer side of the box, in per cent:\n" + table, self.name, self.share
+        )
         return OrderedDict(pck=results)
 
 
