@@ -34,12 +34,12 @@ from ..utils.progress import progress_bar
 from ..visualization.curves import bar_chart, line_chart
 from ..visualization.label_colors import color_labels
 from ..visualization.panels import (
-    contact_sheet,
     draw_boxes,
     draw_instances,
     draw_truth,
     to_rgb,
 )
+from ..visualization.sheet import contact_sheet
 from ..visualization.skeletons import Skeleton
 
 OBJECTS, CONTEXT = "objects alone", "context alone"  # the two views that --objects adds to the whole image

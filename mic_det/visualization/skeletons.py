@@ -28,10 +28,11 @@ class Skeleton:
     def of_set(cls, name, least_score=0.05):
         """The skeleton of a registered set; without lines where the set cannot tell it."""
         try:
-            return cls(keypoint_lines(name), keypoint_classes(name), least_score) if name else cls([])
-        except DataError as e:  # a picture needs no data set
+            if name:
+                return cls(keypoint_lines(name), keypoint_classes(name), least_score)
+        except (DataError, OSError) as e:  # a picture needs no data set
             logging.getLogger(__name__).debug("the skeleton of %s is not known: %s", name, e)
-            return cls([], None, least_score)
+        return cls([], None, least_score)
 
     def styled(self, keypoints, classes):
         """Predicted keypoints (M, K, 3), rows (x, y, score), of boxes of M classes, as rows (x, y, style)."""

@@ -102,7 +102,7 @@ def test_a_point_outside_of_a_crop_is_none(root, tmp_path):
 def test_target_images_have_no_keypoints_and_a_model_of_boxes_ignores_them(root, tmp_path):
     cfg = load(tmp_path, tiny_config(root, tmp_path / "out", **KEYS))
     d = DatasetCatalog.get("source_train")[0]
-    assert set(DomainMapper(cfg, domain="target")(d)) == {"file_name", "image_id", "image", "domain"}
+    assert {"instances", "annotations"}.isdisjoint(DomainMapper(cfg, domain="target")(d))
     boxes = load(tmp_path, tiny_config(root, tmp_path / "out", DATASETS__TRAIN=["source_train"]))
     assert set(DomainMapper(boxes)(d)["instances"].get_fields()) == {"gt_boxes", "gt_classes"}
     assert check_datasets(boxes)

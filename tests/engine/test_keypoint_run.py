@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 from helpers.data import run_tool_here, tiny_config, write_config, write_two_domains
@@ -25,8 +24,8 @@ def test_two_steps_evaluation_and_pictures(tmp_path, monkeypatch):
     keys = {
         **HEAD, "MODEL__META_ARCHITECTURE": "MIC", "DATASETS__TARGET": ["target_train"], "SOLVER__MAX_ITER": 2,
         "MODEL__MIC__CONSISTENCY__KEYPOINT_WEIGHT": 1.0, "MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 0.05,
-        "MODEL__MIC__PSEUDO_KEYPOINTS__SCORE_THRESHOLD": 0.0, "VIS_PERIOD": 2,
-        "MODEL__MIC__EVALUATE": "both", "SOLVER__WARMUP_ITERS": 0,
+        "MODEL__MIC__PSEUDO_KEYPOINTS__SCORE_THRESHOLD": 0.0, "TEST__DETECTIONS_PER_IMAGE": 8,
+        "SOLVER__WARMUP_ITERS": 0,
     }  # fmt: skip
     run = tmp_path / "run"
     config = write_config(tmp_path / "config.yaml", tiny_config(tmp_path, run, **keys))
@@ -35,26 +34,22 @@ def test_two_steps_evaluation_and_pictures(tmp_path, monkeypatch):
     for line in (run / "metrics.json").read_text().splitlines():
         logged.update(json.loads(line))
     losses = {"source/loss_keypoint", "masked/loss_keypoint", "pseudo/num_keypoints"}
-    metrics = {"keypoints/AP", "pck/PCK", "pck/PCK-red", "pck/PCK-occluded", "pck/PCK-end", "student/pck/PCK"}
+    metrics = {"keypoints/AP", "pck/PCK", "pck/PCK-red", "pck/PCK-occluded", "pck/PCK-end"}
     assert losses | metrics <= set(logged)
     assert logged["masked/loss_keypoint"] > 0 and "pck/PCK-blue" not in logged
     results = final_results(read_run(run))["target_val"][1]
     assert {"AP50", "keypoint AP", "PCK", "PCK-red", "PCK-green"} <= set(results)
-    assert len(list((run / "visuals").glob("*.jpg"))) > 0
     weights = ["MODEL.WEIGHTS", run / "model_final.pth"]
     run_tool_here(
         "visualize_pseudo_boxes.py", "--config-file", config, "--num-images", "1", "--output", tmp_path / "pictures",
         *weights, monkeypatch=monkeypatch,
     )  # fmt: skip
     assert cv2.imread(str(tmp_path / "pictures/val_0.png")) is not None
-    image = tmp_path / "target/images/val_0.png"
-    pictures = []
-    without = ["MODEL.KEYPOINT_ON", False, "MODEL.MIC.CONSISTENCY.KEYPOINT_WEIGHT", 0.0]
-    for name, more in (("with", []), ("without", without)):
-        args = ["--input", image, "--output", tmp_path / name, "--confidence-threshold", "0.05", "--format", "pictures"]
-        run_tool_here("predict.py", "--config-file", config, *args, *weights, *more, monkeypatch=monkeypatch)
-        pictures.append(cv2.imread(str(next((tmp_path / name).rglob("*.jpg")))).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() > 50, "the skeletons are drawn"
+    run_tool_here(
+        "predict.py", "--config-file", config, "--input", tmp_path / "target/images/val_0.png", "--output",
+        tmp_path / "found", "--confidence-threshold", "0.05", "--format", "pictures", *weights, monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert len(list((tmp_path / "found").rglob("*.jpg"))) == 1
 
 
 def test_the_shipped_configs_and_their_plan_belong_together():
