@@ -57,17 +57,19 @@ def draw_skeletons(image, keypoints, skeleton, colors):
         ndarray: a copy of the image.
     """
     image = np.ascontiguousarray(image).copy()
-    thick = max(1, round(image.shape[1] / 500))
     for rows, color in zip(keypoints, colors):
         color = tuple(round(255 * float(c)) for c in color)
         places = [(round(16 * float(x)), round(16 * float(y))) for x, y, _ in rows]  # OpenCV's 1/16 of a pixel
+        shown = [place for place, style in zip(places, rows[:, 2]) if style != HIDDEN]
+        extent = np.ptp(shown, axis=0).max() / 16 if shown else 0
+        # far figures have small points, so that these do not cover each other
+        radius, thick = round(16 * min(max(0.03 * extent, 1.5), 5)), 2 if extent > 80 else 1
         for a, b in skeleton.lines if skeleton else ():
             if rows[a][2] == rows[b][2] == FILLED:
                 cv2.line(image, places[a], places[b], color, thick, cv2.LINE_AA, 4)
         for place, style in zip(places, rows[:, 2]):
+            if style == FILLED:
+                cv2.circle(image, place, radius, (255, 255, 255), -1, cv2.LINE_AA, 4)
             if style != HIDDEN:
-                radius = round(16 * 1.6 * thick)
-                cv2.circle(image, place, radius, color, -1 if style == FILLED else 1, cv2.LINE_AA, 4)
-                if style == FILLED:
-                    cv2.circle(image, place, radius, (255, 255, 255), 1, cv2.LINE_AA, 4)
+                cv2.circle(image, place, radius, color, 1, cv2.LINE_AA, 4)
     return image
