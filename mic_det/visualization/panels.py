@@ -250,7 +250,7 @@ def draw_truth(picture, truth, class_names, skeleton=None, labels=True):
     )  # fmt: skip
 
 
-def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejected, skeleton):
+def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejected, skeleton=None):
     """Captions and pictures of the teacher's detections: pseudo-boxes and the best of those that are rejected on the
     whole image, then the pseudo-boxes on the masked view with their keypoints, if the teacher predicts them."""
     reasons = rejection_reasons(detections, **select)
