@@ -227,7 +227,7 @@ def test_ablations_of_a_single_key_set_what_their_table_says():
     """Each ``KEY VALUE`` of the table in configs/_methods/README.md is one key, by its current name."""
     text = (CONFIGS / "_methods" / "README.md").read_text(encoding="utf-8")
     pairs = re.findall(r"^\|.*\| `(MODEL[\w.]+) (\S+)`", text, flags=re.MULTILINE)
-    assert len(pairs) == 16
+    assert len(pairs) == 18
     defaults = dict(flat(load_config("", ["MODEL.DEVICE", "cpu"])))
     for key, value in pairs:
         after = dict(flat(load_config("", ["MODEL.DEVICE", "cpu", key, value])))

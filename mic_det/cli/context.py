@@ -34,11 +34,13 @@ from ..utils.progress import progress_bar
 from ..visualization.curves import bar_chart, line_chart
 from ..visualization.label_colors import color_labels
 from ..visualization.panels import (
-    contact_sheet,
     draw_boxes,
     draw_instances,
+    draw_truth,
     to_rgb,
 )
+from ..visualization.sheet import contact_sheet
+from ..visualization.skeletons import Skeleton
 
 OBJECTS, CONTEXT = "objects alone", "context alone"  # the two views that --objects adds to the whole image
 
@@ -139,18 +141,20 @@ class BoxDrawing:
     def __init__(self, cfg, dataset_name):
         self.channels = cfg.INPUT.FORMAT
         self.class_names = MetadataCatalog.get(dataset_name).get("thing_classes", ())
+        self.skeleton = Skeleton.of_set(dataset_name) if cfg.MODEL.KEYPOINT_ON else None
 
     def answer(self, answer, image):
         """Picture of a model's predictions on an image (3, H, W), of which a part may be hidden."""
         found = answer["instances"][answer["instances"].scores >= 0.5]
         picture = to_rgb(image.clamp(0, 255).round().to(torch.uint8), self.channels)
-        return draw_instances(picture, found, found.pred_boxes, found.pred_classes, self.class_names)
+        return draw_instances(
+            picture, found, found.pred_boxes, found.pred_classes, self.class_names, skeleton=self.skeleton
+        )
 
     def truth(self, mapped):
         """Caption and picture of a mapped image's labels."""
         truth, picture = mapped["instances"], to_rgb(mapped["image"], self.channels)
-        boxes = truth.gt_boxes.tensor.numpy()
-        return "truth", draw_boxes(picture, boxes, truth.gt_classes.tolist(), None, self.class_names)
+        return "truth", draw_truth(picture, truth, self.class_names, self.skeleton)
 
 
 class PixelDrawing:

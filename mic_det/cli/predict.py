@@ -137,7 +137,8 @@ def draw(model, rgb, found, class_names):
     if "instances" not in found:
         return model.draw_boxes(rgb, [], [])
     boxes, scores, labels = found["instances"]
-    return model.draw_boxes(rgb, boxes, labels.tolist(), scores.tolist(), class_names)
+    more = {"keypoints": found["keypoints"], "skeleton": model.skeleton} if "keypoints" in found else {}
+    return model.draw_boxes(rgb, boxes, labels.tolist(), scores.tolist(), class_names, **more)
 
 
 def label_map_name(source, frame=None):

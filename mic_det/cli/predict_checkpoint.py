@@ -7,6 +7,7 @@ from ..engine.setup import config_of
 from ..inference.detections import Detections
 from ..inference.predictor import Predictor, class_list, label_map_classes
 from ..visualization.panels import draw_boxes
+from ..visualization.skeletons import Skeleton
 
 
 class CheckpointModel:
@@ -28,18 +29,27 @@ class CheckpointModel:
         self.files = [args.config_file, self.cfg.MODEL.WEIGHTS]
         self.kinds, self.name = label_kinds(self.cfg), student_architecture(self.cfg)
         self.label_count = self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        self.predictor, self.classes, self.label_names = None, [], []
+        self.predictor, self.classes, self.label_names, self.skeleton = None, [], [], None
 
     def load(self):
         """Read the weights; see :class:`Predictor` for the errors."""
         self.predictor = Predictor(self.cfg, self.args.confidence_threshold, self.args.trust_checkpoint)
         if "boxes" in self.kinds:
             self.classes = class_list(self.cfg, self.predictor.named_classes)
+        if "boxes" in self.kinds and self.cfg.MODEL.KEYPOINT_ON:
+            least = self.cfg.MODEL.MIC.PSEUDO_KEYPOINTS.SCORE_THRESHOLD
+            self.skeleton = Skeleton.of_set(next(iter(self.cfg.DATASETS.TRAIN), ""), least)
         if "pixels" in self.kinds:
             self.label_names = label_map_classes(self.cfg)
 
     def __call__(self, rgb):
-        """``"instances"``: :class:`Detections`; ``"label_map"``: (H, W) int64."""
+        """``"instances"``: :class:`Detections`; ``"label_map"``: (H, W) int64; ``"keypoints"``: (N, K, 3) to draw."""
         found = self.predictor(rgb)
         as_arrays = {"instances": Detections.of_instances, "label_map": lambda x: x.numpy()}
-        return {kind: as_arrays[kind](x) for kind, x in found.items()}
+        arrays = {kind: as_arrays[kind](x) for kind, x in found.items()}
+        if self.skeleton and found["instances"].has("pred_keypoints"):
+            instances = found["instances"]
+            arrays["keypoints"] = self.skeleton.styled(
+                instances.pred_keypoints.numpy(), instances.pred_classes.tolist()
+            )
+        return arrays

@@ -20,7 +20,8 @@ from ..modeling.terms import ClassMix
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
 from ..visualization.grid import panel_grid
-from ..visualization.panels import SHEET_COLUMNS, contact_sheet, mic_panels
+from ..visualization.panels import SHEET_COLUMNS, mic_panels
+from ..visualization.sheet import contact_sheet
 
 
 def main(args):

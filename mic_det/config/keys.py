@@ -1,8 +1,9 @@
 """Every configuration key that mic_det adds to Detectron2's: name, default, check and documentation, in one place.
 
 Sections of backbones are in ``backbone_keys.py``, those of the student's views in ``view_keys.py``, those of L_M and
-L_T in ``loss_keys.py``, those of DAFormer and HRDA in ``segmentation_keys.py``, those of image classes in
-``classification_keys.py``, those of target labels and another labeller in ``target_keys.py``.
+L_T in ``loss_keys.py``, those of keypoints in ``keypoint_keys.py``, those of DAFormer and HRDA in
+``segmentation_keys.py``, those of image classes in ``classification_keys.py``, those of target labels and another
+labeller in ``target_keys.py``.
 
 ``docs/configuration.md`` is made from these files: ``python -m mic_det.config.docs docs/configuration.md``.
 """
@@ -11,6 +12,7 @@ from detectron2.config import CfgNode as CN
 
 from .backbone_keys import BACKBONE_SECTIONS
 from .classification_keys import CLASSIFICATION_SECTIONS
+from .keypoint_keys import KEYPOINT_SECTION
 from .loss_keys import LOSS_SECTIONS
 from .rules import (
     AT_LEAST_0,
@@ -238,6 +240,7 @@ SECTIONS = (
     )),
     *VIEW_SECTIONS,
     *LOSS_SECTIONS,
+    KEYPOINT_SECTION,
     Section("Segmentation",
         "For students with a segmentation head (SemSegFPNHead). The loss is L_M with pixel labels (Eq. 6), weighted by "
         "the image's quality (Eq. 8). Burn-in and ramp-up are those of boxes. SEM_SEG.MASK is for a segmentation "

@@ -64,6 +64,13 @@ LOSS_SECTIONS = (
             "0.5; with TARGETS soft it is the probability. It needs MODEL.MASK_ON and an R-CNN student (see "
             "MODEL.MIC.STUDENT).",
             source="published: 0 (boxes alone)"),
+        Key("MODEL.MIC.CONSISTENCY.KEYPOINT_WEIGHT", 0.0, WEIGHT,
+            "Weight of keypoints in L_M. The teacher's keypoints of the pseudo-boxes are the labels of the regions "
+            "that are matched to them (see MODEL.MIC.PSEUDO_KEYPOINTS). The weight of a keypoint in the head's loss is "
+            "the teacher's score of it, at most 1, in place of q. It is 1 with QUALITY none and for true labels. "
+            "TARGETS soft has no effect on it. It needs MODEL.KEYPOINT_ON and an R-CNN student (see "
+            "MODEL.MIC.STUDENT).",
+            source="published: 0 (boxes alone)"),
     )),
     Section("Alignment",
         "Adversarial alignment L_T of SADA (Chen et al., IJCV 2021), the host method of MIC's published detection "

@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from ..utils.printable import printable
 from .classification_rules import check_classification
 from .detectron2_keys import RULES
+from .keypoint_rules import check_keypoint_keys
 from .keys import KEYS
 from .label_kinds import classes_key, label_kinds, num_classes, weights_regions
 from .models import HRDA_BACKBONE, HRDA_HEAD, VIT_BACKBONE, backbone_name, is_mic, student_architecture
@@ -50,6 +51,7 @@ def validate_mic_config(cfg):
             f"MODEL.MIC.CONSISTENCY.MASK_WEIGHT is {weight}, which needs instance masks of an R-CNN without cascade: "
             "set MODEL.MASK_ON True with such a student, or the weight to 0."
         )
+    check_keypoint_keys(cfg)
     _check_sequential_backward(cfg)
     _check_rates(cfg.SOLVER)
     _check_vit(cfg)

@@ -21,6 +21,7 @@ from .coco.normalize import in_order, read_normalized
 from .datasets.cityscapes_labels import SEM_SEG_CLASSES
 from .datasets.image_folders import register_class_folders
 from .files import IMAGE_SUFFIXES, list_images
+from .keypoints import set_keypoint_metadata
 from .paths import expanded, resolve_path
 
 __all__ = ["DataError", "expanded", "load_declared", "read_coco", "register_declared_datasets", "resolve_path"]
@@ -130,7 +131,8 @@ def _with_label_maps(dicts, folder, sem_seg_folder, told=None):
 def load_annotated(name, path, folder, content):
     """Dataset dicts of an annotated COCO file, with the model's classes; see :class:`NormalizedCoco`.
 
-    The set's metadata gets ``thing_classes``, ``thing_dataset_id_to_contiguous_id`` and ``repairs``, lines for the log.
+    The set's metadata gets ``thing_classes``, ``thing_dataset_id_to_contiguous_id``, ``repairs`` (lines for the log)
+    and, where its categories name them, the keypoints (:mod:`.keypoints`).
 
     Raises:
         DataError: names the first entry that cannot be used.
@@ -139,6 +141,7 @@ def load_annotated(name, path, folder, content):
     dicts = coco.dicts(str(folder))
     mapped = with_model_classes(name, dicts, coco.classes, coco.category_ids)
     set_metadata(name, repairs=coco.repairs + mapped, unused_parent=coco.unused_parent or None)
+    set_keypoint_metadata(name, content["categories"])
     return dicts
 
 

@@ -14,6 +14,7 @@ from ..utils.parallel import run_parallel
 from .classes import model_class_names, positions
 from .datasets.builtin import prepare_label_maps
 from .datasets.street_scenes import prepare_scenes
+from .keypoints import check_keypoints
 from .pixels import ImageError, check_image, check_label_map
 
 
@@ -37,6 +38,7 @@ class BoxLabels:
         """
         self.check_classes(key, name, dicts)
         check_masks(self.cfg, key, name, dicts)
+        check_keypoints(self.cfg, key, name, dicts, self.first[0])
 
     def check_classes(self, key, name, dicts):
         """There must be boxes to learn from, of the classes of the first set that was checked."""

@@ -12,6 +12,7 @@ from ..config.label_kinds import label_kinds
 from ..errors import DataError
 from .class_crops import class_augmentations
 from .crops import of_domain, with_labelled_crop
+from .keypoints import hflip_indices, without_gaps
 from .labeller import LABELLER, labeller_instances
 from .margins import RecordedAugmentations
 from .pixels import (
@@ -30,6 +31,17 @@ class _AnnotationFailure(Exception):
 
 # What is kept of an unlabelled target image's dict: all else may be labels, and the image itself has its size
 UNLABELLED_KEYS = ("file_name", "image_id", LABELLER)
+
+
+def without_keypoints(cfg):
+    """The config without ``MODEL.KEYPOINT_ON``, with which Detectron2's mapper needs the names of the keypoints, even
+    for images without labels."""
+    if not cfg.MODEL.KEYPOINT_ON:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.KEYPOINT_ON = False
+    return cfg
 
 
 def without_labels(dataset_dict):
@@ -87,13 +99,16 @@ class DomainMapper(DatasetMapper):
             domain (str): "source", "target" (without labels) or "labelled_target".
         """
         cfg = of_domain(cfg, domain)
-        keys = DatasetMapper.from_config(cfg, is_train)
+        keys = DatasetMapper.from_config(without_keypoints(cfg), is_train)
         self.crop, kinds = None, label_kinds(cfg)
         if kinds == ("image_class",):
             keys["augmentations"] = class_augmentations(cfg, is_train)
         elif is_train:
             keys["augmentations"], self.crop = with_labelled_crop(cfg, keys["augmentations"])
         super().__init__(**keys)
+        self.use_keypoint, self.num_keypoints = cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+        if self.use_keypoint and is_train and domain != "target" and cfg.DATASETS.TRAIN:
+            self.keypoint_hflip_indices = hflip_indices(cfg.DATASETS.TRAIN[0])
         self.domain, self.resize = domain, Resize.from_config(cfg, is_train)
         self.has_pixels = "pixels" in kinds
         self.sem_seg = is_train and self.has_pixels
@@ -189,6 +204,8 @@ class DomainMapper(DatasetMapper):
             moved = [transform_instance_annotations(x, transforms, image_shape) for x in boxes]
             dataset_dict[LABELLER] = labeller_instances(moved, image_shape)
             return
+        if self.use_keypoint:
+            without_gaps(dataset_dict["annotations"], self.num_keypoints)
         try:
             for annotation in dataset_dict["annotations"]:  # Detectron2 cuts resized boxes of integers to integers
                 annotation["bbox"] = [float(x) for x in annotation["bbox"]]

@@ -64,6 +64,10 @@ class Truth:
         self.image_numbers = {i: i if plain else number for number, i in enumerate(ids, start=1)}
         self.has_labels = any("annotations" in d for d in dicts)
         annotations = []
+        # pycocotools needs keypoints in all annotations or none
+        self._keypoints = max(
+            (len(a.get("keypoints") or ()) for d in dicts for a in d.get("annotations", ())), default=0
+        )
         for d in dicts:
             for a in d.get("annotations", ()):
                 annotations.append(self._annotation(len(annotations) + 1, d, a))
@@ -97,8 +101,8 @@ class Truth:
         }
         if annotation.get("segmentation"):
             entry["segmentation"] = annotation["segmentation"]
-        if annotation.get("keypoints"):
-            points = list(annotation["keypoints"])
+        if self._keypoints:
+            points = list(annotation.get("keypoints") or [0.5, 0.5, 0] * (self._keypoints // 3))
             entry["keypoints"] = [v - 0.5 if i % 3 < 2 else v for i, v in enumerate(points)]
             entry["num_keypoints"] = sum(v > 0 for v in points[2::3])
         return entry

@@ -3,6 +3,7 @@
 from ..config.label_kinds import label_kinds
 from .coco import DetectionEvaluator
 from .image_class import ImageClassEvaluator
+from .keypoints import KeypointEvaluator
 from .panoptic import PanopticQuality
 from .sem_seg import LabelMapEvaluator
 from .submission import SubmissionFiles, is_submission
@@ -22,8 +23,19 @@ def make_evaluators(cfg, dataset_name, output_dir=None, panoptic=False):
     kinds = label_kinds(cfg)
     if is_submission(dataset_name):
         return [SubmissionFiles(dataset_name, output_dir)]
-    evaluators = [EVALUATORS[kind](dataset_name, output_dir=output_dir) for kind in kinds]
+    more = {"boxes": _keypoint_arguments(cfg)}
+    evaluators = [EVALUATORS[kind](dataset_name, output_dir=output_dir, **more.get(kind, {})) for kind in kinds]
+    if more["boxes"] and "boxes" in kinds:
+        evaluators.append(KeypointEvaluator(dataset_name, cfg.TEST.KEYPOINT_PCK_SHARE))
     if panoptic and len(kinds) > 1 and cfg.MODEL.MASK_ON:
         least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH
         evaluators.append(PanopticQuality(dataset_name, min_score=least))
     return evaluators
+
+
+def _keypoint_arguments(cfg):
+    """Arguments of :class:`DetectionEvaluator` for a model with keypoints; none for others."""
+    if not cfg.MODEL.KEYPOINT_ON:
+        return {}
+    tasks = ("bbox", *(["segm"] if cfg.MODEL.MASK_ON else []), "keypoints")
+    return {"tasks": tasks, "kpt_oks_sigmas": tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)}

@@ -11,9 +11,9 @@ from ..utils.ordinary_files import is_ordinary
 from ..visualization.curves import bar_chart, line_chart, svg_uri
 from .run_files import list_pictures
 
-METRICS = ("AP50", "AP", "AP75", "mask AP", "mIoU", "PQ", "accuracy", "top-1")
-CLASS_METRICS = ("AP50", "mIoU", "accuracy")  # shown over steps; by class they are called
-CLASS_PREFIXES = ("AP50-", "IoU-", "accuracy-")
+METRICS = ("AP50", "AP", "AP75", "mask AP", "keypoint AP", "PCK", "mIoU", "PQ", "accuracy", "top-1")
+CLASS_METRICS = ("AP50", "PCK", "mIoU", "accuracy")  # shown over steps; by class they are called
+CLASS_PREFIXES = ("AP50-", "PCK-", "IoU-", "accuracy-")
 SHOWN = ("seed", "hardware", "PyTorch", "GPU", "CUDA", "training time", "seconds")  # of the environment, at once
 
 

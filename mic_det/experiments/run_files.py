@@ -14,7 +14,10 @@ from ..errors import DataError
 from ..utils.ordinary_files import NotOrdinary, read_text
 
 # Detectron2's evaluation tasks, and what their metrics are called by here
-EVALUATED = {"bbox": "", "segm": "mask ", "sem_seg": "", "panoptic_seg": "", "image_class": ""}
+EVALUATED = {
+    "bbox": "", "segm": "mask ", "keypoints": "keypoint ", "pck": "", "sem_seg": "", "panoptic_seg": "",
+    "image_class": "",
+}  # fmt: skip
 RESULT = re.compile(rf"(?:(student)/)?(?:(.+?)/)?({'|'.join(EVALUATED)})/(.+)")
 FILES_OF_A_RUN = ("metrics.json", "config.yaml", "log.txt", "command_line.txt")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -58,8 +61,8 @@ class Run:
     def evaluations(self):
         """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}, after that number of steps.
 
-        The student's results beside the teacher's are those of a set called "NAME (student)"; of instance masks,
-        whose metrics have the names of boxes', "AP" is "mask AP".
+        The student's results beside the teacher's are those of a set called "NAME (student)"; of instance masks and
+        keypoints, whose metrics have the names of boxes', "AP" is "mask AP" and "keypoint AP".
         """
         found, test = {}, self.setting("DATASETS.TEST") or []
         planned = self.setting("SOLVER.MAX_ITER")

@@ -42,6 +42,30 @@ def select_pseudo_boxes(instances, score_threshold, nms_threshold=None, *, max_b
 
 
 @torch.no_grad()
+def weighted_keypoints(keypoints, classes, score_threshold, with_keypoints=None, quality=True):
+    """The weights with which the keypoints of pseudo-boxes are labels.
+
+    Args:
+        keypoints (Tensor): (R, K, 3), rows (x, y, score of the teacher's heat map).
+        classes (Tensor): (R,), of the boxes.
+        score_threshold (float): least score of a pseudo-keypoint.
+        with_keypoints (sequence of int): classes that have keypoints; None = all.
+        quality (bool): False: each pseudo-keypoint has the weight 1.
+
+    Returns:
+        Tensor: (R, K, 3), rows (x, y, weight). The weight is the score, at most 1. It is 0 where the score is too low,
+        or the class has no keypoints.
+    """
+    scores = keypoints[:, :, 2]
+    used = scores >= score_threshold
+    if with_keypoints is not None:
+        used &= torch.isin(classes, classes.new_tensor(list(with_keypoints)))[:, None]
+    # Detectron2 takes the score from an interpolated heat map, so that it can be above 1
+    weights = scores.clamp(max=1.0) if quality else torch.ones_like(scores)
+    return torch.cat([keypoints[:, :, :2], (weights * used)[:, :, None]], dim=2)
+
+
+@torch.no_grad()
 def undecided_boxes(instances, pseudo, ignore_score):
     """Detections that are not pseudo-boxes, but may be objects. The student must not learn them as background.
 

@@ -11,7 +11,7 @@ import torch
 from detectron2.layers import cat
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, heatmaps_to_keypoints
 
 
 @dataclass
@@ -68,6 +68,25 @@ def mask_features(roi_heads, features, boxes):
     if isinstance(roi_heads, StandardROIHeads):
         return roi_heads.mask_pooler([features[f] for f in roi_heads.mask_in_features], boxes)
     return _pooled_and_features(roi_heads, features, boxes)[0]
+
+
+def keypoint_features(roi_heads, features, boxes):
+    """The keypoint head's input (R, C, S, S) for given regions; arguments as above, with StandardROIHeads."""
+    return roi_heads.keypoint_pooler([features[f] for f in roi_heads.keypoint_in_features], boxes)
+
+
+@torch.no_grad()
+def region_keypoints(roi_heads, features, boxes):
+    """The keypoints that a Keypoint R-CNN head predicts in given regions; arguments as above.
+
+    Returns:
+        list[Tensor]: N tensors (R_i, K, 3), rows (x, y, score) in the input frame. The score is Detectron2's: the
+        probability of the best cell of the heat map. They are computed in float32: bfloat16 would round coordinates
+        from 256 on to even numbers.
+    """
+    logits = roi_heads.keypoint_head.layers(keypoint_features(roi_heads, features, boxes))
+    found = heatmaps_to_keypoints(logits.float(), cat([b.tensor for b in boxes]).float())
+    return list(found[:, :, [0, 1, 3]].split([len(b) for b in boxes]))
 
 
 def region_scores(roi_heads, features, boxes):

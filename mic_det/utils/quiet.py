@@ -14,6 +14,7 @@ WARNINGS = (  # beginning of the message, module that it is given in
     ("pkg_resources is deprecated as an API", "detectron2.model_zoo.model_zoo"),
     ("torch.meshgrid: in an upcoming release", "torch.functional"),  # Detectron2's anchors
     ("`broadcast_buffers` is deprecated", "detectron2.engine.defaults"),
+    ("Creating a tensor from a list of numpy.ndarrays", "detectron2.structures.keypoints"),  # true keypoints
     ("The given NumPy array is not writable", "fvcore.transforms.transform"),  # copied before it is written to
 )
 LOGGED = (  # logger, beginning of the message

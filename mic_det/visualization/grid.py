@@ -2,7 +2,8 @@
 
 import cv2
 
-from .panels import caption_height, contact_sheet, text_height
+from .panels import text_height
+from .sheet import caption_height, contact_sheet
 
 SCREEN = (1920, 1000)  # pixels: full HD without the bars of a window
 LEGIBLE = 11  # pixels; labels stay at least as high

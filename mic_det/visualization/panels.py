@@ -13,6 +13,8 @@ from torch import nn
 
 from ..modeling.inputs import TeacherView, preprocess, unnormalised
 from ..modeling.pseudo_labels import rejection_reasons
+from ..modeling.regions import region_keypoints
+from ..modeling.tasks.region_teacher import RegionTeacher
 from .box_labels import (
     columns,
     in_default_font,
@@ -21,6 +23,8 @@ from .box_labels import (
     shown_name,
 )
 from .label_maps import sem_seg_panels
+from .sheet import MIN_WIDTH
+from .skeletons import Skeleton, draw_skeletons
 
 # One colour a class, distinct and light enough to be read on a dark street (RGB, 0 to 1)
 COLORS = np.array(
@@ -30,11 +34,12 @@ COLORS = np.array(
 
 
 SHEET_COLUMNS = 6  # of a contact sheet: what is drawn of boxes; pictures of pixels come below them
-MIN_WIDTH = 800  # pixels; narrower pictures are enlarged, so that labels are legible
 MAX_HEIGHT = 4000  # pixels; up to which narrow pictures are enlarged
 
 
-def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None, labels=True):
+def draw_boxes(
+    image, boxes, classes, scores=None, class_names=(), reasons=None, labels=True, keypoints=None, skeleton=None
+):
     """Draw labelled boxes; those with a reason to be rejected are dashed.
 
     Args:
@@ -43,6 +48,8 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None,
         classes (sequence of int), scores (sequence of float or None).
         reasons (sequence of str): why a box is rejected, "" for the others; None = none is.
         labels (bool): write class, score and reason beside each box.
+        keypoints (array): (M, K, 3), rows (x, y, style) of the boxes' keypoints; see :func:`draw_skeletons`.
+        skeleton (Skeleton): the lines between them.
 
     Returns:
         ndarray: (H', W', 3) RGB uint8, at least 800 pixels wide so that labels are legible, unless it is very tall.
@@ -52,6 +59,9 @@ def draw_boxes(image, boxes, classes, scores=None, class_names=(), reasons=None,
         size = round(image.shape[1] * scale), round(image.shape[0] * scale)
         # the pixels of a very small image stay what they are
         image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT if scale > 3 else cv2.INTER_LINEAR)
+    if keypoints is not None:
+        colors = [COLORS[c % len(COLORS)] for c in classes]
+        image = draw_skeletons(image, np.asarray(keypoints) * (scale, scale, 1), skeleton, colors)
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * scale
     reasons = [""] * len(boxes) if reasons is None else reasons
     visualizer = Visualizer(np.ascontiguousarray(image))
@@ -176,14 +186,25 @@ class Scene:
 def _box_panels(task, scene):
     detections = task.detections(scene.model.teacher, scene.seen)[0]
     select = {**task.selection, "ignore_score": task.ignore_score}
-    panels = _pseudo_box_panels(select, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected)
-    on_masked = task.predict(scene.model.student, scene.masked)[0]
-    on_masked = on_masked[on_masked.scores >= scene.score_threshold]
-    drawn = draw_instances(scene.view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, scene.class_names)
-    panels.append((f"student on the masked view, score >= {scene.score_threshold}", drawn))
-    return panels + _prediction_panels(
-        scene.model, scene.batched_input, scene.picture, scene.truth, scene.score_threshold, scene.class_names
+    skeleton = None
+    if getattr(getattr(scene.model.student, "roi_heads", None), "keypoint_on", False):
+        skeleton = Skeleton.of_set(task.source, task.keypoint_score)
+        rows = RegionTeacher(scene.model.teacher, scene.seen).keypoints([detections.pred_boxes.tensor])
+        detections.pred_keypoints = rows[0]
+    panels = _pseudo_box_panels(
+        select, scene.picture, scene.view, detections, scene.class_names, scene.max_rejected, skeleton
     )
+    student = scene.model.student
+    features = student.backbone(scene.masked.tensor) if skeleton else None
+    on_masked = task.predict(student, scene.masked, features)[0]
+    on_masked = on_masked[on_masked.scores >= scene.score_threshold]
+    if skeleton:
+        on_masked.pred_keypoints = region_keypoints(student.roi_heads, features, [on_masked.pred_boxes])[0]
+    drawn = draw_instances(
+        scene.view, on_masked, on_masked.pred_boxes, on_masked.pred_classes, scene.class_names, skeleton=skeleton
+    )
+    panels.append((f"student on the masked view, score >= {scene.score_threshold}", drawn))
+    return panels + _prediction_panels(scene, skeleton)
 
 
 def _pixel_panels(task, scene):
@@ -206,23 +227,32 @@ def _class_panels(task, scene):
 PANELS = {"boxes": _box_panels, "pixels": _pixel_panels, "image_class": _class_panels}
 
 
-def _prediction_panels(model, batched_input, picture, truth, score_threshold, class_names):
-    prediction = model.inference([batched_input], do_postprocess=False)[0]
+def _prediction_panels(scene, skeleton):
+    prediction = scene.model.inference([scene.batched_input], do_postprocess=False)[0]
     prediction = prediction[0] if isinstance(prediction, list) else prediction  # beside pixels, of PanopticFPN
-    prediction = prediction[prediction.scores >= score_threshold]
-    panels = [
-        (f"prediction for the whole image, score >= {score_threshold}",
-         draw_instances(picture, prediction, prediction.pred_boxes, prediction.pred_classes, class_names)),
-    ]  # fmt: skip
-    if truth is not None:
-        boxes = truth.gt_boxes.tensor.cpu().numpy()
-        panels.append(("truth", draw_boxes(picture, boxes, truth.gt_classes.tolist(), None, class_names)))
+    prediction = prediction[prediction.scores >= scene.score_threshold]
+    drawn = draw_instances(
+        scene.picture, prediction, prediction.pred_boxes, prediction.pred_classes, scene.class_names, skeleton=skeleton
+    )
+    panels = [(f"prediction for the whole image, score >= {scene.score_threshold}", drawn)]
+    if scene.truth is not None:
+        panels.append(("truth", draw_truth(scene.picture, scene.truth, scene.class_names, skeleton)))
     return panels
 
 
-def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejected):
+def draw_truth(picture, truth, class_names, skeleton=None, labels=True):
+    """:func:`draw_boxes` of true objects (``Instances``)."""
+    keypoints = truth.gt_keypoints.tensor.cpu().numpy() if skeleton and truth.has("gt_keypoints") else None
+    boxes = truth.gt_boxes.tensor.cpu().numpy()
+    return draw_boxes(
+        picture, boxes, truth.gt_classes.tolist(), None, class_names, labels=labels, keypoints=keypoints,
+        skeleton=skeleton,
+    )  # fmt: skip
+
+
+def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejected, skeleton=None):
     """Captions and pictures of the teacher's detections: pseudo-boxes and the best of those that are rejected on the
-    whole image, then the pseudo-boxes on the masked view."""
+    whole image, then the pseudo-boxes on the masked view with their keypoints, if the teacher predicts them."""
     reasons = rejection_reasons(detections, **select)
     kept = [i for i, reason in enumerate(reasons) if not reason]
     rejected = [i for i, reason in enumerate(reasons) if reason]  # the best first, as they were found
@@ -238,7 +268,7 @@ def _pseudo_box_panels(select, picture, view, detections, class_names, max_rejec
     return [
         (caption, draw_instances(picture, shown, shown.pred_boxes, shown.pred_classes, class_names, why)),
         (f"{MASKED}, pseudo-boxes",
-         draw_instances(view, pseudo, pseudo.pred_boxes, pseudo.pred_classes, class_names)),
+         draw_instances(view, pseudo, pseudo.pred_boxes, pseudo.pred_classes, class_names, skeleton=skeleton)),
     ]  # fmt: skip
 
 
@@ -247,58 +277,14 @@ def to_rgb(image, channels):
     return convert_image_to_rgb(image.permute(1, 2, 0).cpu(), channels)
 
 
-def draw_instances(picture, instances, boxes, classes, class_names, reasons=None, labels=True):
-    """:func:`draw_boxes` of detections or pseudo-boxes, which call their boxes and classes differently."""
-    scores = instances.scores.tolist()
-    return draw_boxes(picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons, labels)
+def draw_instances(picture, instances, boxes, classes, class_names, reasons=None, labels=True, skeleton=None):
+    """:func:`draw_boxes` of detections or pseudo-boxes, which call their boxes and classes differently.
 
-
-def contact_sheet(rows, columns=None):
-    """Join rows of captioned panels into one picture.
-
-    Args:
-        rows (list[list[(str, ndarray)]]): panels (H, W, 3), RGB uint8; all get the room of the first one, in which
-            those of another size keep their shape.
-        columns (int): longer rows are continued in the next line; None = never.
-
-    Returns:
-        ndarray: RGB uint8; every panel has its caption above it.
+    With a :class:`Skeleton`, keypoints are drawn, too.
     """
-    rows = [row[i : i + (columns or len(row))] for row in rows for i in range(0, len(row), columns or len(row))]
-    height, width = rows[0][0][1].shape[:2]
-    columns = max(map(len, rows))
-    strips = []
-    for row in rows:
-        cells = [np.concatenate([_caption(text, width), _fitted(image, width, height)]) for text, image in row]
-        cells += [np.full_like(cells[0], 255)] * (columns - len(cells))
-        strips.append(np.concatenate(cells, axis=1))
-    return np.concatenate(strips)
-
-
-def _fitted(image, width, height):
-    """The picture as large as it can be in a white cell, with its own ratio of width to height, in the middle."""
-    scale = min(width / image.shape[1], height / image.shape[0])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    if size != (image.shape[1], image.shape[0]):
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    cell = np.full((height, width, 3), 255, np.uint8)
-    left, top = (width - size[0]) // 2, (height - size[1]) // 2
-    cell[top : top + size[1], left : left + size[0]] = image
-    return cell
-
-
-def caption_height(width):
-    """Height (pixels) of the caption of a panel of this width."""
-    return round(36 * max(1.0, width / MIN_WIDTH))
-
-
-def _caption(text, width):
-    """A white strip with a caption; as legible in a wide picture as in one of 800 pixels."""
-    size = max(1.0, width / MIN_WIDTH)
-    height, thickness = caption_height(width), max(2, round(2 * size))
-    text_width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * size, thickness)[0][0]
-    fit = min(1.0, (width - 16) / text_width) if width > 16 and text_width else 1.0
-    strip = np.full((height, width, 3), 255, np.uint8)
-    at = (8, height - round(11 * size))
-    cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * size * fit, (0, 0, 0), thickness, cv2.LINE_AA)
-    return strip
+    scores, keypoints = instances.scores.tolist(), None
+    if skeleton and instances.has("pred_keypoints"):
+        keypoints = skeleton.styled(instances.pred_keypoints.cpu().numpy(), classes.tolist())
+    return draw_boxes(
+        picture, boxes.tensor.cpu().numpy(), classes.tolist(), scores, class_names, reasons, labels, keypoints, skeleton
+    )

@@ -10,7 +10,8 @@ import pytest
 
 from mic_det.visualization import box_labels as labels
 from mic_det.visualization.curves import bar_chart, line_chart, svg_uri
-from mic_det.visualization.panels import contact_sheet, draw_boxes
+from mic_det.visualization.panels import draw_boxes
+from mic_det.visualization.sheet import contact_sheet
 
 CHINESE, NOBODYS = "\u6c7d\u8f66", "\U00012000\U00012001"  # a car, and cuneiform
 HAS_WIDE_FONT = hasattr(cv2, "FontFace")

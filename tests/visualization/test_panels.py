@@ -10,10 +10,10 @@ from detectron2.utils.events import EventStorage
 from helpers.data import CLASSES, HEIGHT, WIDTH, forget_registered_sets, load, tiny_config
 from mic_det.visualization.panels import (
     COLORS,
-    contact_sheet,
     draw_boxes,
     mic_panels,
 )
+from mic_det.visualization.sheet import contact_sheet
 
 SCALE = 800 / WIDTH  # pictures are enlarged to a width of 800 pixels
 MEAN = 60  # PIXEL_MEAN of the tiny config

@@ -10,9 +10,9 @@ from mic_det.visualization.panels import (
     _label_place,
     _overlap,
     _pseudo_box_panels,
-    contact_sheet,
     draw_boxes,
 )
+from mic_det.visualization.sheet import contact_sheet
 
 
 def detections(seed, n=60):

@@ -18,8 +18,9 @@ SUFFIXES = {"instanceIds": "gtFine_instanceIds.png", "polygons": "gtFine_polygon
 
 
 def cityscapes_to_coco(
-    root, split, image_dir="leftImg8bit", image_suffix="leftImg8bit.png", source=None, workers=1, progress=False
-):
+    root, split, image_dir="leftImg8bit", image_suffix="leftImg8bit.png", source=None, workers=1, progress=False,
+    more=None,
+):  # fmt: skip
     """COCO annotations of one split from ``gtFine/{split}/{city}/*_gtFine_{instanceIds.png,polygons.json}``.
 
     An instance's box is the tight box of its visible pixels. Regions that are not divided into
@@ -33,6 +34,7 @@ def cityscapes_to_coco(
         source (str): "instanceIds" or "polygons"; None takes the first that the split has.
         workers (int): processes; None = one a core.
         progress (bool): show a progress bar.
+        more (callable): of an annotation file, returns further entries of its annotations: {instance id: dict}.
 
     Returns:
         dict: in COCO's format; file names are relative to ``root/image_dir``; categories 1 to 8. Each image tells
@@ -47,7 +49,7 @@ def cityscapes_to_coco(
     source = source or default_source(root, split)
     pairs = annotated_images(root, split, image_dir, image_suffix, source)
     jobs = [(file, root / image_dir / name) for file, name in pairs]
-    read = functools.partial(_image_annotations, source=source)
+    read = functools.partial(_image_annotations, source=source, more=more)
     found = run_parallel(read, jobs, workers, f"{split} boxes", progress)
     images, annotations = [], []
     for image_id, ((_, name), ((height, width), own)) in enumerate(zip(pairs, found), start=1):
@@ -94,7 +96,7 @@ def annotated_images(root, split, image_dir="leftImg8bit", image_suffix="leftImg
     return pairs
 
 
-def _image_annotations(job, source):
+def _image_annotations(job, source, more):
     """((height, width), annotations) of one image."""
     file, image = job
     ids = read_instance_ids(file) if source == "instanceIds" else polygons_to_instance_ids(file)
@@ -105,7 +107,7 @@ def _image_annotations(job, source):
         raise ValueError(f"{image} cannot be read ({e}): unpack it again") from e
     if ids.shape != (height, width):
         raise ValueError(f"{file} has the shape {ids.shape}, its image {(height, width)}: both must be of one size")
-    return ids.shape, list(_annotations(ids))
+    return ids.shape, list(_annotations(ids, more(file) if more else {}))
 
 
 def read_instance_ids(file):
@@ -153,7 +155,7 @@ def polygons_to_instance_ids(file):
     return np.asarray(canvas).astype(np.int64)
 
 
-def _annotations(ids):
+def _annotations(ids, more):
     """One dict for each instance or group in an instance map (H, W)."""
     categories = {label: i for i, label in enumerate(THING_IDS.values(), start=1)}
     for value in np.unique(ids):
@@ -170,6 +172,7 @@ def _annotations(ids):
             "area": int(mask.sum()),
             "iscrowd": int(value < 1000),
             "segmentation": {"size": list(map(int, rle["size"])), "counts": rle["counts"].decode("ascii")},
+            **more.get(int(value), {}),
         }
 
 

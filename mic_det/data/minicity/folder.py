@@ -104,7 +104,7 @@ def image_files(root, split, k, betas):
     """The files of image k, by what they hold; ``foggy`` maps each beta to its file."""
     root, name = Path(root), stem(split, k)
     files = {"clear": root / "leftImg8bit" / f"{name}_leftImg8bit.png"}
-    for kind in ("instanceIds.png", "labelIds.png", "labelTrainIds.png", "polygons.json"):
+    for kind in ("instanceIds.png", "labelIds.png", "labelTrainIds.png", "polygons.json", "keypoints.json"):
         files[kind.split(".")[0]] = root / "gtFine" / f"{name}_gtFine_{kind}"
     files["disparity"] = root / "disparity" / f"{name}_disparity.png"
     files["camera"] = root / "camera" / f"{name}_camera.json"

@@ -9,6 +9,7 @@ from ..datasets.cityscapes_labels import LABELS
 from ..datasets.cityscapes_labels import THING_CLASSES as THINGS
 from . import sprites
 from .camera import Camera
+from .keypoints import mirrored, with_visibility
 from .street import clip_depth, draw_street, random_street
 
 MIN_VISIBLE = 0.25  # share of its outline; less of a thing is not annotated
@@ -21,7 +22,8 @@ class Scene:
 
     ``image`` (H, W, 3) RGB uint8; ``instance_ids`` (H, W) int32 and ``label_ids`` (H, W) uint8 as in
     Cityscapes; ``depth`` (H, W) float32, metres along the optical axis; ``polygons``, list of (label,
-    (K, 2) int pixels) back to front; ``camera``; ``airlight``, the light of its fog, RGB.
+    (K, 2) int pixels) back to front; ``camera``; ``airlight``, the light of its fog, RGB; ``keypoints`` of each
+    annotated figure by its instance id, rows (x, y, visibility) of :func:`.keypoints.with_visibility`.
     """
 
     image: np.ndarray
@@ -31,6 +33,7 @@ class Scene:
     polygons: list
     camera: Camera
     airlight: tuple
+    keypoints: dict
 
 
 @dataclass
@@ -61,18 +64,24 @@ def render_scene(rng, size=(512, 256)):
     street = random_street(rng)
     image, depth, polygons = draw_street(camera, street, rng)
     items = sorted(place_items(street, rng), key=lambda item: -item.z)
-    outlines = []
-    for item in items:
-        outlines.append(_draw(image, depth, camera, street, item, rng))
+    outlines, points = [], []
+    front = np.full(depth.shape, -1, np.int32)  # number of the nearest item in each pixel
+    for number, item in enumerate(items):
+        outline, own = _draw(image, depth, camera, street, item, rng, front, number)
+        outlines.append(outline)
+        points.append(own)
     image = image * street.light * np.asarray(street.cast)
     image = image + rng.normal(0, rng.uniform(1.5, 4), image.shape)
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    layers = [(label, _cut(points, camera), False) for label, points in polygons]
+    layers = [(label, _cut(outline, camera), False, None) for label, outline in polygons]
     layers = [layer for layer in layers if len(layer[1]) > 2]
-    layers += [(item.label, line, item.label in THINGS) for item, line in zip(items, outlines) if line is not None]
-    polygons, label_ids, instance_ids = _annotate(layers, camera)
+    layers += [
+        (item.label, line, item.label in THINGS, with_visibility(own, i, front) if own else None)
+        for i, (item, line, own) in enumerate(zip(items, outlines, points)) if line is not None
+    ]  # fmt: skip
+    polygons, label_ids, instance_ids, keypoints = _annotate(layers, camera)
     airlight = tuple(rng.uniform(185, 215) * (1 + rng.uniform(-0.02, 0.02, 3)))
-    return Scene(image, instance_ids, label_ids, clip_depth(depth), polygons, camera, airlight)
+    return Scene(image, instance_ids, label_ids, clip_depth(depth), polygons, camera, airlight, keypoints)
 
 
 def place_items(street, rng):
@@ -133,8 +142,13 @@ def place_items(street, rng):
     return items
 
 
-def _draw(image, depth, camera, street, item, rng):
-    """Paint an item with its shadow; returns its outline (K, 2) in pixels, None where nothing is in view."""
+def _draw(image, depth, camera, street, item, rng, front, number):
+    """Paint an item with its shadow; its ``number`` becomes the value of ``front`` where it covers a pixel.
+
+    Returns:
+        (ndarray or None, dict): its outline (K, 2) in pixels, None where nothing is in view; and its keypoints, name ->
+        (x, y), none of an item that has none.
+    """
     x = item.x - street.offset
     (u0, v1), (u1, v0) = (
         camera.project(x + side * item.width / 2, y, item.z)
@@ -143,11 +157,14 @@ def _draw(image, depth, camera, street, item, rng):
     u0, v0, u1, v1 = (int(round(float(value))) for value in (u0, v0, u1, v1))
     width, height = max(2, u1 - u0), max(3, v1 - v0)
     if u0 + width <= 2 or u0 >= camera.width - 2:
-        return None
+        return None, {}
     zoom = max(2, int(np.ceil(64 / height)))
     canvas = sprites.Canvas(width * zoom, height * zoom)
     item.draw(canvas, rng)
-    rgba = canvas.rgba[:, :: rng.choice([-1, 1])].astype(np.float32)
+    direction = rng.choice([-1, 1])
+    points = canvas.keypoints if direction > 0 else mirrored(canvas.keypoints, width * zoom)
+    points = {name: (u0 + x / zoom, v0 + y / zoom) for name, (x, y) in points.items()}
+    rgba = canvas.rgba[:, ::direction].astype(np.float32)
     alpha = cv2.resize(rgba[:, :, 3] / 255, (width, height), interpolation=cv2.INTER_AREA)
     color = cv2.resize(rgba[:, :, :3] * rgba[:, :, 3:] / 255, (width, height), interpolation=cv2.INTER_AREA)
     color *= (1 + 0.12 * rng.normal()) * (1 - 0.25 * np.linspace(0, 1, height)[:, None, None])
@@ -157,14 +174,15 @@ def _draw(image, depth, camera, street, item, rng):
     crop = np.s_[max(-v0, 0) : camera.height - v0, max(-u0, 0) : camera.width - u0]
     a = alpha[crop][:, :, None]
     image[inside] = image[inside] * (1 - a) + color[crop]
+    front[inside][alpha[crop] >= 0.5] = number  # more than half of the pixel's colour is the item's
     outline = _outline(alpha, thin=item.label in ("bicycle", "motorcycle"))
     if outline is None:
-        return None
+        return None, points
     mask = np.zeros(depth.shape, np.uint8)
     outline = _clip(outline + (u0, v0), camera)
     cv2.fillPoly(mask, [outline], 1)
     depth[mask > 0] = item.z
-    return outline
+    return outline, points
 
 
 def _shadow(image, camera, u0, bottom, width, height):
@@ -204,11 +222,12 @@ def _clip(points, camera):
 
 
 def _annotate(layers, camera):
-    """Label and instance ids of polygons painted back to front, hardly visible things left out."""
+    """Label and instance ids of polygons painted back to front, hardly visible things left out, and the keypoints of
+    the figures among them by instance id."""
     size = (camera.height, camera.width)
     order = np.full(size, -1, np.int32)
     areas = []
-    for i, (_, outline, _) in enumerate(layers):
+    for i, (_, outline, _, _) in enumerate(layers):
         mask = np.zeros(size, np.uint8)
         cv2.fillPoly(mask, [outline], 1)
         order[mask > 0] = i
@@ -219,12 +238,14 @@ def _annotate(layers, camera):
         if not layer[2] or seen >= max(MIN_PIXELS, MIN_VISIBLE * area)
     ]  # fmt: skip
     label_ids, instance_ids = np.zeros(size, np.uint8), np.zeros(size, np.int32)
-    counts = dict.fromkeys(THINGS, 0)
-    for label, outline, is_thing in kept:
+    counts, keypoints = dict.fromkeys(THINGS, 0), {}
+    for label, outline, is_thing, points in kept:
         value = LABELS[label][0]
         cv2.fillPoly(label_ids, [outline], value)
         if is_thing:
             counts[label] += 1
             value = value * 1000 + counts[label] - 1
         cv2.fillPoly(instance_ids, [outline], value)
-    return [(label, outline) for label, outline, _ in kept], label_ids, instance_ids
+        if points is not None:
+            keypoints[value] = points
+    return [(label, outline) for label, outline, _, _ in kept], label_ids, instance_ids, keypoints

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 GLASS, TYRE, CHROME = (62, 76, 92), (28, 28, 30), (150, 150, 155)
+SIDES = ((-1, "right"), (1, "left"))  # of a figure that looks at us, by the side of the picture
 
 
 def paint(rng):
@@ -25,6 +26,11 @@ class Canvas:
     def __init__(self, width, height):
         self.scale = np.array([width, height], dtype=np.float64)
         self.rgba = np.zeros((height, width, 4), np.uint8)
+        self.keypoints = {}  # name -> (x, y) in pixels of this picture
+
+    def mark(self, name, x, y):
+        """Note a keypoint. OpenCV draws a point on the centre of a pixel, which is at 0.5."""
+        self.keypoints[name] = tuple(np.array([x, y]) * self.scale + 0.5)
 
     def polygon(self, points, color):
         pixels = np.rint(np.asarray(points) * self.scale * 16).astype(np.int32)
@@ -62,6 +68,12 @@ def person(c, rng):
         c.line((0.5 + side * 0.25, 0.22), (0.5 + side * (0.28 + step), 0.52), 0.06, shade(coat, 0.8))
     c.ellipse(0.5, 0.095, 0.19, 0.09, skin)
     c.ellipse(0.5, 0.06, 0.2, 0.06, paint(rng))
+    c.mark("head", 0.5, 0.095)
+    for side, name in SIDES:
+        c.mark(f"{name}_shoulder", 0.5 + side * 0.25, 0.22)
+        c.mark(f"{name}_hand", 0.5 + side * (0.28 + step), 0.52)
+        c.mark(f"{name}_hip", 0.5 + side * 0.1, 0.5)
+        c.mark(f"{name}_foot", 0.5 + side * step * 0.92, 0.96)  # on the middle of the leg, not on the border
 
 
 def rider(c, rng):
@@ -72,6 +84,12 @@ def rider(c, rng):
     for side in (-1, 1):
         c.line((0.5 + side * 0.28 + lean, 0.28), (0.5 + side * 0.42, 0.6), 0.08, shade(coat, 0.8))
     c.ellipse(0.5 + lean, 0.12, 0.17, 0.12, paint(rng))
+    c.mark("head", 0.5 + lean, 0.12)
+    for side, name in SIDES:
+        c.mark(f"{name}_shoulder", 0.5 + side * 0.28 + lean, 0.28)
+        c.mark(f"{name}_hand", 0.5 + side * 0.42, 0.6)
+        c.mark(f"{name}_hip", 0.5 + side * 0.14, 0.64)
+        c.mark(f"{name}_foot", 0.5 + side * 0.21, 0.94)
 
 
 def car(c, rng):

@@ -16,6 +16,7 @@ from .folder import (
     is_complete,
     make_recipe,
 )
+from .keypoints import add_to_categories, read_annotations, write_keypoints
 from .scene import render_scene
 
 
@@ -28,7 +29,8 @@ def make_minicity(
     Image k of a split depends on (seed, split, k) alone. Files are Cityscapes': ``leftImg8bit``,
     ``gtFine`` (polygons, instanceIds, labelIds, labelTrainIds), ``disparity``, ``camera``, ``leftImg8bit_foggy``;
     COCO files come beside them: ``annotations/instances_{split}.json`` and
-    ``annotations/instances_foggy_{beta}_{split}.json``.
+    ``annotations/instances_foggy_{beta}_{split}.json``. Persons and riders have keypoints there, which are also in
+    ``gtFine`` (keypoints). A city that an earlier version made without them gets them, and its images stay the same.
 
     Args:
         root (path), num_train, num_val (int): where, and how many images.
@@ -83,6 +85,7 @@ def _make_image(job):
     write_png(files["labelTrainIds"], train_ids(scene.label_ids))
     objects = [{"label": label, "polygon": outline.tolist()} for label, outline in scene.polygons]
     write_json({"imgHeight": size[1], "imgWidth": size[0], "objects": objects}, files["polygons"])
+    write_keypoints(scene.keypoints, files["keypoints"])
     disparity = encode_disparity(scene.depth, camera.baseline, camera.f)
     disparity[rng.uniform(size=disparity.shape) < 0.02] = 0  # stereo has holes
     write_png(files["disparity"], disparity)
@@ -90,15 +93,19 @@ def _make_image(job):
 
 
 def _write_coco(root, split, number, betas):
-    clear = cityscapes_to_coco(root, split)
+    clear = cityscapes_to_coco(root, split, more=read_annotations)
     if len(clear["images"]) != number:
         raise MinicityError(
             f"{root} has {len(clear['images'])} {split} images, asked for {number}: "
             "choose another folder or pass --overwrite."
         )
+    add_to_categories(clear["categories"])
     write_json(clear, root / "annotations" / f"instances_{split}.json")
     for beta in betas:
-        foggy = cityscapes_to_coco(root, split, "leftImg8bit_foggy", f"leftImg8bit_foggy_beta_{beta}.png")
+        foggy = cityscapes_to_coco(
+            root, split, "leftImg8bit_foggy", f"leftImg8bit_foggy_beta_{beta}.png", more=read_annotations
+        )
+        add_to_categories(foggy["categories"])
         write_json(foggy, root / "annotations" / f"instances_foggy_{beta}_{split}.json")
     names = {c["id"]: c["name"] for c in clear["categories"]}
     boxes = dict.fromkeys(names.values(), 0)

@@ -1,20 +1,23 @@
 """The task for boxes of Faster, Mask and Keypoint R-CNN. L_S also trains instance masks and keypoints; L_M can train
-instance masks."""
+them, too."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 import torch
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
+from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.utils.events import get_event_storage
 
 from ...config.label_kinds import box_section, num_classes
+from ...data.keypoints import keypoint_classes
 from ...data.labeller import LABELLER
 from ...utils.step_timer import record
 from ..box_fusion import LabellerFusion
-from ..pseudo_labels import select_pseudo_boxes, undecided_boxes
+from ..pseudo_labels import select_pseudo_boxes, undecided_boxes, weighted_keypoints
 from ..regions import rpn_predictions, supervised_roi_losses
 from ..thresholds import AdaptiveThresholds
 from .base import Task
@@ -27,7 +30,8 @@ from .region_teacher import RegionTeacher
 class PseudoBoxes:
     """Pseudo-boxes of N target images, in the frame of the student's views.
 
-    ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``). ``background_prob`` takes N box tensors
+    ``boxes`` are N ``Instances`` (``gt_boxes``, ``gt_classes``, ``scores``, with masks
+    ``mask_probs``, with keypoints ``keypoints``). ``background_prob`` takes N box tensors
     (R_i, 4) and returns N tensors (R_i,), the teacher's probability that a region is background. ``detections`` are the
     N ``Instances`` from which they were selected. ``soft_teacher`` has the outputs for soft targets. ``undecided`` are
     N tensors of :func:`undecided_boxes`, or None where the task does not look for them.
@@ -77,7 +81,7 @@ class BoxTask(Task):
         )  # fmt: skip
         weights = ConsistencyWeights(
             c.RPN_CLS_WEIGHT, c.ROI_CLS_WEIGHT, c.RPN_BOX_REG_WEIGHT, c.ROI_BOX_REG_WEIGHT, c.QUALITY, c.TARGETS,
-            mask=c.MASK_WEIGHT,
+            mask=c.MASK_WEIGHT, keypoint=c.KEYPOINT_WEIGHT,
         )  # fmt: skip
         return cls(
             select=select, empty_images=c.EMPTY_IMAGES, weights=weights, thresholds=thresholds,
@@ -154,16 +158,30 @@ class BoxTask(Task):
 class RCNNTask(BoxTask):
     """RPN and RoI heads, region by region: L_M with a quality weight for each region (MIC, Sec. 3.2-3.3, Eq. 6)."""
 
-    def __init__(self, *, share_regions=False, **others):
+    def __init__(self, *, share_regions=False, keypoint_score=0.05, source="", **others):
         """
         Args:
             share_regions (bool): whether the regions of L_S are kept for other terms (``View.regions``).
+            keypoint_score (float): least score of a pseudo-keypoint.
+            source (str): the training set that tells which classes have keypoints; "" = all have them.
             others: arguments of :class:`BoxTask`.
         """
         super().__init__(**others)
         self.share_regions = share_regions
+        self.keypoint_score, self.source = keypoint_score, source
+
+    @classmethod
+    def from_config(cls, cfg, **others):
+        score, source = cfg.MODEL.MIC.PSEUDO_KEYPOINTS.SCORE_THRESHOLD, next(iter(cfg.DATASETS.TRAIN), "")
+        return super().from_config(cfg, keypoint_score=score, source=source, **others)
 
     def check(self, model):
+        head = getattr(model.roi_heads, "keypoint_head", None)
+        if self.weights.keypoint and not isinstance(head, BaseKeypointRCNNHead):
+            raise TypeError(
+                f"MODEL.MIC.CONSISTENCY.KEYPOINT_WEIGHT is {self.weights.keypoint}, but the student's keypoint head is "
+                f"{type(head).__name__}: use MODEL.KEYPOINT_ON True with a head of Keypoint R-CNN, or the weight 0."
+            )
         head = getattr(model.roi_heads, "mask_head", None)
         if self.weights.mask and not isinstance(head, BaseMaskRCNNHead):
             raise TypeError(
@@ -191,20 +209,40 @@ class RCNNTask(BoxTask):
 
     def pseudo_labels(self, model, view):
         if self.weights.targets == "hard":
-            pseudo = super().pseudo_labels(model, view)
-            pseudo.background_prob = RegionTeacher(model, view).background_prob
-            return pseudo
-        rpn_outputs = rpn_predictions(model.proposal_generator, view.features)
-        pseudo = super().pseudo_labels(model, view, rpn_outputs=rpn_outputs)
-        pseudo.soft_teacher = RegionTeacher(model, view, rpn_outputs)
+            pseudo, teacher = super().pseudo_labels(model, view), RegionTeacher(model, view)
+            pseudo.background_prob = teacher.background_prob
+        else:
+            rpn_outputs = rpn_predictions(model.proposal_generator, view.features)
+            pseudo = super().pseudo_labels(model, view, rpn_outputs=rpn_outputs)
+            pseudo.soft_teacher = teacher = RegionTeacher(model, view, rpn_outputs)
+        if self.weights.keypoint:
+            self.add_keypoints(pseudo.boxes, teacher)
         return pseudo
 
+    def add_keypoints(self, boxes, teacher):
+        """Give the pseudo-boxes (``Instances``) of N images the keypoints of a :class:`RegionTeacher`, with weights."""
+        classes = keypoint_classes(self.source) if self.source else None
+        found = teacher.keypoints([x.gt_boxes.tensor for x in boxes])
+        for x, rows in zip(boxes, found):
+            quality = self.weights.quality != "none"
+            x.keypoints = weighted_keypoints(rows, x.gt_classes, self.keypoint_score, classes, quality)
+
+    def log(self, pseudo, model, class_names):
+        super().log(pseudo, model, class_names)
+        if self.weights.keypoint and pseudo.boxes:
+            weights = torch.cat([x.keypoints[:, :, 2].flatten() for x in pseudo.boxes])
+            number, total = torch.stack([(weights > 0).sum(), weights.sum()]).tolist()
+            storage = get_event_storage()
+            storage.put_scalar("pseudo/num_keypoints", number / len(pseudo.boxes))
+            if number:
+                storage.put_scalar("pseudo/mean_keypoint_weight", total / number)
+
     def consistency(self, student, view, pseudo, truth):
-        undecided, masks = pseudo.undecided, bool(self.weights.mask)
+        undecided, parts = pseudo.undecided, (bool(self.weights.mask), bool(self.weights.keypoint))
         if undecided is not None:
             undecided = undecided + [x.gt_boxes.tensor[:0] for x in truth]
         views = MaskedViews(
-            view.images, view.features, pseudo_targets(pseudo.boxes, masks) + true_targets(truth, masks),
+            view.images, view.features, pseudo_targets(pseudo.boxes, *parts) + true_targets(truth, *parts),
             self.used(pseudo.boxes) + [True] * len(truth), pseudo.background_prob,
             [False] * len(pseudo.boxes) + [True] * len(truth), pseudo.soft_teacher, undecided,
         )  # fmt: skip
@@ -216,7 +254,11 @@ class RCNNTask(BoxTask):
             proposals, _ = model.proposal_generator(images, features, None)
         else:
             proposals = model.proposal_generator.predict_proposals(*rpn_outputs, images.image_sizes)
-        return model.roi_heads(images, features, proposals, None)[0]
+        roi_heads = model.roi_heads
+        if getattr(roi_heads, "keypoint_on", False):  # few of the boxes need their keypoints
+            roi_heads = copy.copy(roi_heads)  # it has the same parts
+            roi_heads.keypoint_on = False
+        return roi_heads(images, features, proposals, None)[0]
 
 
 def log_pseudo_boxes(pseudo, class_names, thresholds=None, undecided=None):

@@ -13,6 +13,7 @@ from detectron2.layers import cat, ciou_loss, diou_loss
 from fvcore.nn import giou_loss, smooth_l1_loss
 
 from ..regions import region_features, rpn_predictions
+from .keypoint_consistency import keypoint_loss
 from .mask_consistency import mask_loss
 from .region_sampling import sample_anchors, sample_proposals
 from .soft_targets import teacher_anchors, teacher_classes
@@ -32,6 +33,7 @@ class ConsistencyWeights:
     quality: str = field(default="teacher")
     targets: str = field(default="hard")
     mask: float = 0.0
+    keypoint: float = 0.0
 
 
 def masked_consistency_losses(student, views, weights):
@@ -44,12 +46,12 @@ def masked_consistency_losses(student, views, weights):
 
     Returns:
         dict[str, Tensor]: scalars ``loss_rpn_cls``, ``loss_cls`` and, where selected, ``loss_rpn_loc``,
-        ``loss_box_reg``, ``loss_mask``. Unused images add 0 to each sum but count in the mean. So on any number of
-        devices, a step's loss is the mean of its images' losses. Only ``loss_mask`` is a mean over foreground regions,
-        as in Detectron2.
+        ``loss_box_reg``, ``loss_mask``, ``loss_keypoint``. Unused images add 0 to each sum but count in the mean. So on
+        any number of devices, a step's loss is the mean of its images' losses. Only ``loss_mask`` is a mean over
+        foreground regions, and ``loss_keypoint`` one over their keypoints, as in Detectron2.
     """
     proposals, losses = _rpn_losses(student.proposal_generator, views, weights)
-    if weights.roi_cls or weights.roi_loc or weights.mask:
+    if weights.roi_cls or weights.roi_loc or weights.mask or weights.keypoint:
         losses.update(_roi_losses(student.roi_heads, proposals, views, weights))
     return losses
 
@@ -143,6 +145,9 @@ def _roi_losses(roi_heads, proposals, views, weights):
     if weights.mask:
         loss = mask_loss(roi_heads, views.features, sampled, q, soft=views.soft_teacher is not None)
         losses["loss_mask"] = loss * roi_heads.mask_head.loss_weight * weights.mask
+    if weights.keypoint:
+        loss = keypoint_loss(roi_heads, views.features, sampled)
+        losses["loss_keypoint"] = loss * roi_heads.keypoint_head.loss_weight * weights.keypoint
     if weights.roi_cls:
         loss = (F.cross_entropy(logits, probs, reduction="none") * q).sum() / max(len(labels), 1)
         losses["loss_cls"] = loss * predictor.loss_weight.get("loss_cls", 1.0) * weights.roi_cls

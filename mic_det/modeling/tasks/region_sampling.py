@@ -10,7 +10,7 @@ from typing import Callable, Optional
 import torch
 import torch.nn.functional as F
 from detectron2.layers import cat
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, Keypoints, pairwise_iou
 
 from .region_teacher import RegionTeacher
 
@@ -21,7 +21,8 @@ class MaskedViews:
 
     ``images`` (ImageList) and ``features`` (dict of (N, C, H, W)) are the student's. ``targets`` are N ``Instances``
     with ``gt_boxes``, ``gt_classes`` and ``gt_scores`` (the quality of regions that are matched to a box); with masks
-    also ``gt_mask_probs`` (in the boxes) or ``gt_masks``. ``used[i]`` is True where the loss uses image i.
+    also ``gt_mask_probs`` (in the boxes) or ``gt_masks``; with keypoints also ``gt_keypoints``, whose visibility is the
+    weight of a keypoint. ``used[i]`` is True where the loss uses image i.
     ``true_labels[i]`` is True where its labels are true: all its regions have q = 1 (None: all images have pseudo-
     labels). ``background_prob`` takes box tensors (R_i, 4) of the images with pseudo-labels, in the images' frame. It
     returns a tensor (R_i,) for each: the teacher's probability that a region is background. ``soft_teacher`` has seen
@@ -145,14 +146,28 @@ def chosen_anchors(anchors, matched, labels, logits, deltas, num_sampled):
     )  # fmt: skip
 
 
-def pseudo_targets(pseudo, masks=False):
-    """Pseudo-boxes with their scores as ``gt_scores``, because Detectron2's sampling keeps names with ``gt_``."""
-    return [_labelled(x, x.scores, masks) for x in pseudo]
+def pseudo_targets(pseudo, masks=False, keypoints=False):
+    """Pseudo-boxes with their scores as ``gt_scores``, because Detectron2's sampling keeps names with ``gt_``.
+
+    Args:
+        pseudo (list[Instances]): pseudo-boxes.
+        masks, keypoints (bool): whether their masks (``mask_probs``) and weighted keypoints (``keypoints``) are kept.
+    """
+    targets = [_labelled(x, x.scores, masks) for x in pseudo]
+    for x, kept in zip(pseudo, targets):
+        if keypoints and len(x):
+            kept.gt_keypoints = Keypoints(x.keypoints)
+    return targets
 
 
-def true_targets(truth, masks=False):
-    """True boxes, in the same form."""
-    return [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device), masks) for x in truth]
+def true_targets(truth, masks=False, keypoints=False):
+    """True boxes, in the same form. All true keypoints have the weight 1, those that are covered, too."""
+    targets = [_labelled(x, torch.ones(len(x), device=x.gt_boxes.device), masks) for x in truth]
+    for x, kept in zip(truth, targets):
+        if keypoints and len(x):
+            rows = x.gt_keypoints.tensor
+            kept.gt_keypoints = Keypoints(torch.cat([rows[:, :, :2], (rows[:, :, 2:] > 0).to(rows.dtype)], dim=2))
+    return targets
 
 
 def _labelled(instances, scores, masks):

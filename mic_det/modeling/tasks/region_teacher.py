@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes
 
 from ...errors import ConfigError
-from ..regions import region_scores
+from ..regions import region_keypoints, region_scores
 
 
 class RegionTeacher:
@@ -36,9 +36,18 @@ class RegionTeacher:
         The boxes are N tensors (R_i, 4). The deltas are (R_i, 4), or (R_i, K * 4) where each class has its own.
         """
         counts = [len(b) for b in boxes]
-        boxes = [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, self._view.scales)]
-        logits, deltas = region_scores(self._model.roi_heads, self._view.features, boxes)
+        logits, deltas = region_scores(self._model.roi_heads, self._view.features, self._scaled(boxes))
         return logits.softmax(dim=1).split(counts), deltas.split(counts)
+
+    @torch.no_grad()
+    def keypoints(self, boxes):
+        """Keypoints in given regions: N tensors (R_i, K, 3), rows (x, y, score), for N box tensors (R_i, 4)."""
+        found = region_keypoints(self._model.roi_heads, self._view.features, self._scaled(boxes))
+        return [k / k.new_tensor([sx, sy, 1.0]) for k, (sx, sy) in zip(found, self._view.scales)]
+
+    def _scaled(self, boxes):
+        """Regions in the frame of the teacher's images."""
+        return [Boxes(b * b.new_tensor([sx, sy, sx, sy])) for b, (sx, sy) in zip(boxes, self._view.scales)]
 
     @torch.no_grad()
     def anchor_outputs(self, shapes):
