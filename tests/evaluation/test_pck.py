@@ -71,8 +71,8 @@ def pck(dicts, found, share=0.1):
 
 def test_pck_by_hand(by_hand):
     results = pck(by_hand, [FOUND[::-1], []])  # in any order
-    # visible: of persons 1 and 2, the head is right and a foot is wrong; person 3 has three, all missed; the rider's head
-    # is right
+    # visible: of persons 1 and 2, the head is right and a foot is wrong; person 3 has three, all missed;
+    # the rider's head is right
     assert results["PCK"] == pytest.approx(100 * 3 / 8)
     assert results["PCK-person"] == pytest.approx(100 * 2 / 7)
     assert results["PCK-rider"] == 100
