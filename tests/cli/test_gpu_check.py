@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers.data import refusal_here
-from mic_det.benchmark.gpu_check import report
+from mic_det.benchmark.gpu_check import report, training
 from mic_det.benchmark.gpu_check.plan import PARTS, REHEARSAL, Plan
 from mic_det.benchmark.gpu_check.running import Check
 from mic_det.cli.gpu_wheels import DETECTRON2, PACKAGES, fetch_wheels, find_wheel
@@ -140,6 +140,8 @@ def test_the_rehearsal_in_a_bare_environment(rehearsal, wheels):
 @pytest.mark.usefixtures("clean_catalogs")
 def test_the_other_parts_measure_what_the_table_shows(rehearsal, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))  # which the training sets
+    monkeypatch.setattr(training, "FIRST", 1)  # fewer steps that are timed only
+    monkeypatch.setattr(training, "TIMED", 2)
     result = json.loads((rehearsal[0] / "gpu_check.json").read_text())
     settings = replace(REHEARSAL, folder=str(tmp_path))
     found = {name: part["found"] for name, part in result["parts"].items()}

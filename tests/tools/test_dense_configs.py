@@ -36,8 +36,7 @@ def on_the_scene(folder, file, name, output, **keys):
         "INPUT__MIN_SIZE_TRAIN": [HEIGHT], "INPUT__MAX_SIZE_TRAIN": WIDTH, "INPUT__MIN_SIZE_TEST": HEIGHT,
         "INPUT__MAX_SIZE_TEST": WIDTH, "SOLVER__WARMUP_ITERS": 1, "SOLVER__BASE_LR": 0.005,
         "OUTPUT_DIR": str(folder / output), "MODEL__MIC__PSEUDO_BOXES__SCORE_THRESHOLD": 0.002,
-        f"MODEL__{KEYS[name]}__SCORE_THRESH_TEST": 0.001, "MODEL__FPN__OUT_CHANNELS": 32,
-        "MODEL__ROI_BOX_HEAD__FC_DIM": 32, **keys,
+        f"MODEL__{KEYS[name]}__SCORE_THRESH_TEST": 0.001, **keys,
     }  # fmt: skip
     for key, value in small.items():
         *parents, last = key.split("__")
