@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 
+from ..config.keypoint_rules import predicts_keypoints
 from ..config.label_kinds import label_kinds, mask_keys, refuse_image_classes
 from ..data.label_checks import labels_of
 from ..data.mapper import DomainMapper
@@ -141,7 +142,7 @@ class BoxDrawing:
     def __init__(self, cfg, dataset_name):
         self.channels = cfg.INPUT.FORMAT
         self.class_names = MetadataCatalog.get(dataset_name).get("thing_classes", ())
-        self.skeleton = Skeleton.of_set(dataset_name) if cfg.MODEL.KEYPOINT_ON else None
+        self.skeleton = Skeleton.of_set(dataset_name) if predicts_keypoints(cfg) else None
 
     def answer(self, answer, image):
         """Picture of a model's predictions on an image (3, H, W), of which a part may be hidden."""

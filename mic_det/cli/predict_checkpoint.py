@@ -1,6 +1,7 @@
 """A config and a checkpoint as the model of ``mic-det predict``."""
 
 from ..config import student_architecture
+from ..config.keypoint_rules import predicts_keypoints
 from ..config.label_kinds import label_kinds
 from ..data.pixels import read_rgb
 from ..engine.setup import config_of
@@ -36,7 +37,7 @@ class CheckpointModel:
         self.predictor = Predictor(self.cfg, self.args.confidence_threshold, self.args.trust_checkpoint)
         if "boxes" in self.kinds:
             self.classes = class_list(self.cfg, self.predictor.named_classes)
-        if "boxes" in self.kinds and self.cfg.MODEL.KEYPOINT_ON:
+        if predicts_keypoints(self.cfg):
             least = self.cfg.MODEL.MIC.PSEUDO_KEYPOINTS.SCORE_THRESHOLD
             self.skeleton = Skeleton.of_set(next(iter(self.cfg.DATASETS.TRAIN), ""), least)
         if "pixels" in self.kinds:

@@ -1,7 +1,7 @@
 """Checks of keys for keypoints that depend on other keys."""
 
 from ..errors import ConfigError
-from .label_kinds import label_kinds, weights_regions
+from .label_kinds import box_keys, label_kinds, weights_regions
 from .models import is_mic
 
 COCO_KEYPOINTS = 17  # pycocotools has sigmas for these alone
@@ -24,13 +24,13 @@ def check_keypoint_keys(cfg):
             "MODEL.MIC.LABELLER.JSON to ''."
         )
     wanted, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
-    if evaluates_keypoints(cfg) and len(sigmas) != wanted and (sigmas or wanted != COCO_KEYPOINTS):
+    if predicts_keypoints(cfg) and cfg.DATASETS.TEST and len(sigmas) != wanted and (sigmas or wanted != COCO_KEYPOINTS):
         raise ConfigError(
             f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} values, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is "
             f"{wanted}: give one for each keypoint. [] has those of COCO's {COCO_KEYPOINTS} keypoints."
         )
 
 
-def evaluates_keypoints(cfg):
-    """Whether an evaluation measures keypoints."""
-    return cfg.MODEL.KEYPOINT_ON and "boxes" in label_kinds(cfg) and bool(cfg.DATASETS.TEST)
+def predicts_keypoints(cfg):
+    """Whether the model predicts keypoints: ``MODEL.KEYPOINT_ON`` has no effect on detectors without RoI heads."""
+    return cfg.MODEL.KEYPOINT_ON and "boxes" in label_kinds(cfg) and box_keys(cfg) is cfg.MODEL.ROI_HEADS

@@ -10,6 +10,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 
+from ..config.keypoint_rules import predicts_keypoints
 from ..errors import DataError
 from .classes import set_metadata
 
@@ -126,7 +127,7 @@ def check_keypoints(cfg, key, name, dicts, first=None):
     Raises:
         DataError: says what is missing, and the remedy.
     """
-    if not cfg.MODEL.KEYPOINT_ON:
+    if not predicts_keypoints(cfg):
         return
     where, wanted = f"{name} (DATASETS.{key})", cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     annotated = [(d, a) for d in dicts for a in d.get("annotations", ()) if a.get("keypoints")]

@@ -8,6 +8,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import transform_instance_annotations
 from PIL import Image
 
+from ..config.keypoint_rules import predicts_keypoints
 from ..config.label_kinds import label_kinds
 from ..errors import DataError
 from .class_crops import class_augmentations
@@ -106,7 +107,7 @@ class DomainMapper(DatasetMapper):
         elif is_train:
             keys["augmentations"], self.crop = with_labelled_crop(cfg, keys["augmentations"])
         super().__init__(**keys)
-        self.use_keypoint, self.num_keypoints = cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+        self.use_keypoint, self.num_keypoints = predicts_keypoints(cfg), cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
         if self.use_keypoint and is_train and domain != "target" and cfg.DATASETS.TRAIN:
             self.keypoint_hflip_indices = hflip_indices(cfg.DATASETS.TRAIN[0])
         self.domain, self.resize = domain, Resize.from_config(cfg, is_train)

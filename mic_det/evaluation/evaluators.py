@@ -1,5 +1,6 @@
 """How each kind of label is evaluated."""
 
+from ..config.keypoint_rules import predicts_keypoints
 from ..config.label_kinds import label_kinds
 from .coco import DetectionEvaluator
 from .image_class import ImageClassEvaluator
@@ -25,7 +26,7 @@ def make_evaluators(cfg, dataset_name, output_dir=None, panoptic=False):
         return [SubmissionFiles(dataset_name, output_dir)]
     more = {"boxes": _keypoint_arguments(cfg)}
     evaluators = [EVALUATORS[kind](dataset_name, output_dir=output_dir, **more.get(kind, {})) for kind in kinds]
-    if more["boxes"] and "boxes" in kinds:
+    if more["boxes"]:
         evaluators.append(KeypointEvaluator(dataset_name, cfg.TEST.KEYPOINT_PCK_SHARE))
     if panoptic and len(kinds) > 1 and cfg.MODEL.MASK_ON:
         least = cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH
@@ -35,7 +36,7 @@ def make_evaluators(cfg, dataset_name, output_dir=None, panoptic=False):
 
 def _keypoint_arguments(cfg):
     """Arguments of :class:`DetectionEvaluator` for a model with keypoints; none for others."""
-    if not cfg.MODEL.KEYPOINT_ON:
+    if not predicts_keypoints(cfg):
         return {}
     tasks = ("bbox", *(["segm"] if cfg.MODEL.MASK_ON else []), "keypoints")
     return {"tasks": tasks, "kpt_oks_sigmas": tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)}

@@ -13,6 +13,7 @@ from mic_det.data.keypoints import flip_map, hflip_indices, keypoint_classes, ke
 from mic_det.data.mapper import DomainMapper
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError, DataError
+from mic_det.evaluation.evaluators import make_evaluators
 
 KEYS = {**HEAD, "DATASETS__TRAIN": ["source_train"], "DATASETS__TEST": ["source_val"]}
 
@@ -153,3 +154,12 @@ def test_files_that_cannot_teach_keypoints_are_refused(root, tmp_path, change, e
 def test_settings_that_do_not_fit_the_set_are_refused(root, tmp_path, keys, error, message):
     with pytest.raises(error, match=message):
         check_datasets(load(tmp_path, tiny_config(root, tmp_path / "out", **{**KEYS, **keys})))
+
+
+def test_a_detector_without_a_keypoint_head_needs_no_keypoints(tmp_path):
+    write_two_domains(tmp_path)
+    keys = {**KEYS, "MODEL__META_ARCHITECTURE": "RetinaNet", "MODEL__RETINANET__NUM_CLASSES": 3,
+            "TEST__KEYPOINT_OKS_SIGMAS": []}  # fmt: skip
+    cfg = load(tmp_path, tiny_config(tmp_path, tmp_path / "out", **keys))
+    assert check_datasets(cfg) and len(make_evaluators(cfg, "source_val")) == 1
+    assert "gt_keypoints" not in DomainMapper(cfg)(DatasetCatalog.get("source_train")[0])["instances"].get_fields()
