@@ -18,11 +18,6 @@ def check_keypoint_keys(cfg):
             f"{key} is {weight}, which needs keypoints of an R-CNN without cascade: set MODEL.KEYPOINT_ON True with "
             "such a student, or the weight to 0."
         )
-    if weight and is_mic(cfg) and cfg.MODEL.MIC.LABELLER.JSON:
-        raise ConfigError(
-            f"{key} is {weight}, but the boxes of MODEL.MIC.LABELLER have no keypoints: set the weight to 0, or "
-            "MODEL.MIC.LABELLER.JSON to ''."
-        )
     wanted, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
     if predicts_keypoints(cfg) and cfg.DATASETS.TEST and len(sigmas) != wanted and (sigmas or wanted != COCO_KEYPOINTS):
         raise ConfigError(

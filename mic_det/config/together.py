@@ -52,6 +52,7 @@ def validate_mic_config(cfg):
             "set MODEL.MASK_ON True with such a student, or the weight to 0."
         )
     check_keypoint_keys(cfg)
+    _check_parts_of_another_labeller(cfg.MODEL.MIC)
     _check_sequential_backward(cfg)
     _check_rates(cfg.SOLVER)
     _check_vit(cfg)
@@ -182,6 +183,15 @@ def _check_colour_transfer(cfg):
             f"{key} is {prob}, but DATASETS.{empty[0]} is empty: source images get the colours of target images. "
             f"Set {key} 0.0, or name both data sets."
         )
+
+
+def _check_parts_of_another_labeller(mic):
+    for name, parts in (("MASK_WEIGHT", "masks"), ("KEYPOINT_WEIGHT", "keypoints")):
+        if mic.LABELLER.JSON and mic.CONSISTENCY[name]:
+            raise ConfigError(
+                f"MODEL.MIC.CONSISTENCY.{name} is {mic.CONSISTENCY[name]}, but the boxes of MODEL.MIC.LABELLER have no "
+                f"{parts}: set the weight to 0, or MODEL.MIC.LABELLER.JSON to ''."
+            )
 
 
 def _check_soft_targets(mic):

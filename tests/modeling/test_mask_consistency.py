@@ -188,6 +188,7 @@ def test_pseudo_masks_are_those_of_the_teacher_at_its_own_size():
     ({"MODEL__MASK_ON": False}, "set MODEL.MASK_ON True"),
     ({"MODEL__ROI_HEADS__NAME": "CascadeROIHeads"}, "R-CNN without cascade"),
     ({"MODEL__MIC__STUDENT": "RetinaNet"}, "R-CNN without cascade"),
+    ({"MODEL__MIC__LABELLER__JSON": "boxes.json"}, "the boxes of MODEL.MIC.LABELLER have no masks"),
 ])  # fmt: skip
 def test_models_without_masks_are_refused(keys, message):
     keys = {**MASKS, "MODEL__MIC__CONSISTENCY__MASK_WEIGHT": 1.0, **keys}
