@@ -99,5 +99,5 @@ def test_missing_folders_are_named(root, name):
     with pytest.raises(DataError, match=f"{name}: there is no folder .*{folder} .*docs/datasets.md"):
         DatasetCatalog.get(name)
     (root / folder.replace(".", "/")).mkdir(parents=True)
-    with pytest.raises(DataError, match=f"{name}: (no |there is no \\*)"):
+    with pytest.raises(DataError, match=f"{name}: there is no (label file|\\*)"):
         DatasetCatalog.get(name)
