@@ -196,6 +196,13 @@ def check_below(expected, found):
             assert found[key] == value or list(found[key]) == list(value), key
 
 
+def test_boxes_of_another_labeller_have_constant_thresholds(tmp_path):
+    plan = make_plan(CPU, NONE, [(900, 600)], [(900, 600)], 100)
+    for labeller, adapts in (("boxes.json", "none"), ("", "class_shares")):
+        config = training_config(ADAPT, plan, sets(tmp_path, labeller=labeller), tmp_path, "w.pth")
+        assert config["MODEL"]["MIC"]["PSEUDO_BOXES"]["ADAPT"] == adapts
+
+
 @pytest.mark.parametrize("weights, optimizer, rate", [(IMAGENET, "AdamW", 0.0002), (NONE, "SGD", 0.01)])
 def test_both_trainings_have_adamw_from_imagenet_weights_and_sgd_from_scratch(weights, optimizer, rate, tmp_path):
     plan = make_plan(CPU, weights, [(900, 600)], [(900, 600)], 100)

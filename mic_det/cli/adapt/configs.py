@@ -43,6 +43,8 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
     if stage == ADAPT:  # also instead of a preset's
         judged = {"ENABLED": True, "PERIOD": _often(steps), "MAX_IMAGES": JUDGED}
         _merge(config, {"TEST": {"LABEL_FREE": judged}})
+        if sets.get("labeller"):  # its scores are scaled to the constant threshold
+            _merge(config, {"MODEL": {"MIC": {"PSEUDO_BOXES": {"ADAPT": "none"}}}})
     if base:
         config = {"_BASE_": base, **config}
         config["MODEL"]["MIC"]["STUDENT"] = student
