@@ -178,14 +178,19 @@ def load(folder, config):
 
 @contextlib.contextmanager
 def forget_registered_sets():
-    """The catalogs are global: what a test registers must not reach the next one."""
-    before = set(DatasetCatalog.list())
+    """The catalogs are global: what a test registers, or says of a registered set, must not reach the next one."""
+    before = {name: dict(MetadataCatalog.get(name).__dict__) for name in DatasetCatalog.list()}
     try:
         yield
     finally:
-        for name in set(DatasetCatalog.list()) - before:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.pop(name, None)
+        for name in DatasetCatalog.list():
+            if name not in before:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.pop(name, None)
+        for name, metadata in before.items():
+            now = MetadataCatalog.get(name).__dict__
+            now.clear()
+            now.update(metadata)
 
 
 @contextlib.contextmanager
