@@ -16,7 +16,7 @@ from ..modeling import MIC
 from .hooks import undisturbed
 from .non_finite import refuse_nonfinite
 
-SCORE, START = "label_free/score", "label_free/start"
+START = "label_free/start"
 
 
 class KeepBestLabelFree(HookBase):
