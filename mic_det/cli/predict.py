@@ -47,7 +47,8 @@ def predict(args):
     if labels:
         text = "".join(f"{i} {name}\n" for i, name in enumerate(model.label_names))
         outputs.write_text(f"{labels}/classes.txt", text)
-    predictions, skipped = Predictions(classes), Skipped()
+    predictions = Predictions(classes, model.skeleton.classes if model.skeleton else None)
+    skipped = Skipped()
     files = PredictionFiles(predictions, outputs, args.format)
     total = sum(s.frames if s.is_video else 1 for s in sources)
     with progress_bar(total, "image") as progress, contextlib.ExitStack() as at_end:
@@ -60,7 +61,7 @@ def predict(args):
                     if found is None:
                         skipped.add(frame, progress)
                     else:
-                        predictions.add(frame, found.get("instances"))
+                        predictions.add(frame, found.get("instances"), found.get("masks"), found.get("keypoints"))
                         if labels:
                             with outputs.writing(label_map_name(source, frame.index)) as file:
                                 write_label_map(file, found["label_map"])
@@ -137,7 +138,9 @@ def draw(model, rgb, found, class_names):
     if "instances" not in found:
         return model.draw_boxes(rgb, [], [])
     boxes, scores, labels = found["instances"]
-    more = {"keypoints": found["keypoints"], "skeleton": model.skeleton} if "keypoints" in found else {}
+    more = {}
+    if "keypoints" in found:
+        more = {"keypoints": model.skeleton.styled(found["keypoints"], labels.tolist()), "skeleton": model.skeleton}
     return model.draw_boxes(rgb, boxes, labels.tolist(), scores.tolist(), class_names, **more)
 
 
