@@ -132,12 +132,14 @@ def reason(error):
 
 
 def draw(model, rgb, found, class_names):
-    """The image with its boxes and, where the model has them, the colours of its labels."""
+    """The image with its boxes and, where the model has them, its masks, keypoints and the colours of its labels."""
     if "label_map" in found:
         rgb = overlay_labels(rgb, found["label_map"])
     if "instances" not in found:
         return model.draw_boxes(rgb, [], [])
     boxes, scores, labels = found["instances"]
+    if "masks" in found:
+        rgb = model.draw_masks(rgb, found["masks"], labels.tolist())
     more = {}
     if "keypoints" in found:
         more = {"keypoints": model.skeleton.styled(found["keypoints"], labels.tolist()), "skeleton": model.skeleton}

@@ -7,7 +7,7 @@ from ..data.pixels import read_rgb
 from ..engine.setup import config_of
 from ..inference.detections import Detections
 from ..inference.predictor import Predictor, class_list, label_map_classes
-from ..visualization.panels import draw_boxes
+from ..visualization.panels import draw_boxes, draw_masks
 from ..visualization.skeletons import Skeleton
 
 
@@ -20,7 +20,7 @@ class CheckpointModel:
         classes (list[(int, str)]), label_names (list[str]): known after.
     """
 
-    draw_boxes = staticmethod(draw_boxes)
+    draw_boxes, draw_masks = staticmethod(draw_boxes), staticmethod(draw_masks)
     read = staticmethod(read_rgb)
 
     def __init__(self, args):
