@@ -47,7 +47,8 @@ def predict(args):
     if labels:
         text = "".join(f"{i} {name}\n" for i, name in enumerate(model.label_names))
         outputs.write_text(f"{labels}/classes.txt", text)
-    predictions, skipped = Predictions(classes), Skipped()
+    predictions = Predictions(classes, model.skeleton.classes if model.skeleton else None)
+    skipped = Skipped()
     files = PredictionFiles(predictions, outputs, args.format)
     total = sum(s.frames if s.is_video else 1 for s in sources)
     with progress_bar(total, "image") as progress, contextlib.ExitStack() as at_end:
@@ -60,7 +61,7 @@ def predict(args):
                     if found is None:
                         skipped.add(frame, progress)
                     else:
-                        predictions.add(frame, found.get("instances"))
+                        predictions.add(frame, found.get("instances"), found.get("masks"), found.get("keypoints"))
                         if labels:
                             with outputs.writing(label_map_name(source, frame.index)) as file:
                                 write_label_map(file, found["label_map"])
@@ -131,13 +132,17 @@ def reason(error):
 
 
 def draw(model, rgb, found, class_names):
-    """The image with its boxes and, where the model has them, the colours of its labels."""
+    """The image with its boxes and, where the model has them, its masks, keypoints and the colours of its labels."""
     if "label_map" in found:
         rgb = overlay_labels(rgb, found["label_map"])
     if "instances" not in found:
         return model.draw_boxes(rgb, [], [])
     boxes, scores, labels = found["instances"]
-    more = {"keypoints": found["keypoints"], "skeleton": model.skeleton} if "keypoints" in found else {}
+    if "masks" in found:
+        rgb = model.draw_masks(rgb, found["masks"], labels.tolist())
+    more = {}
+    if "keypoints" in found:
+        more = {"keypoints": model.skeleton.styled(found["keypoints"], labels.tolist()), "skeleton": model.skeleton}
     return model.draw_boxes(rgb, boxes, labels.tolist(), scores.tolist(), class_names, **more)
 
 

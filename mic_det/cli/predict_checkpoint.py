@@ -7,7 +7,7 @@ from ..data.pixels import read_rgb
 from ..engine.setup import config_of
 from ..inference.detections import Detections
 from ..inference.predictor import Predictor, class_list, label_map_classes
-from ..visualization.panels import draw_boxes
+from ..visualization.panels import draw_boxes, draw_masks
 from ..visualization.skeletons import Skeleton
 
 
@@ -20,7 +20,7 @@ class CheckpointModel:
         classes (list[(int, str)]), label_names (list[str]): known after.
     """
 
-    draw_boxes = staticmethod(draw_boxes)
+    draw_boxes, draw_masks = staticmethod(draw_boxes), staticmethod(draw_masks)
     read = staticmethod(read_rgb)
 
     def __init__(self, args):
@@ -44,13 +44,16 @@ class CheckpointModel:
             self.label_names = label_map_classes(self.cfg)
 
     def __call__(self, rgb):
-        """``"instances"``: :class:`Detections`; ``"label_map"``: (H, W) int64; ``"keypoints"``: (N, K, 3) to draw."""
+        """``"instances"``: :class:`Detections` of N boxes; ``"label_map"``: (H, W) int64; ``"masks"``: (N, H, W) bool.
+
+        ``"keypoints"``: (N, K, 3), rows (x, y, score), also of boxes whose class has no keypoints.
+        """
         found = self.predictor(rgb)
         as_arrays = {"instances": Detections.of_instances, "label_map": lambda x: x.numpy()}
         arrays = {kind: as_arrays[kind](x) for kind, x in found.items()}
-        if self.skeleton and found["instances"].has("pred_keypoints"):
-            instances = found["instances"]
-            arrays["keypoints"] = self.skeleton.styled(
-                instances.pred_keypoints.numpy(), instances.pred_classes.tolist()
-            )
+        instances = found.get("instances")
+        if instances is not None and instances.has("pred_masks"):
+            arrays["masks"] = instances.pred_masks.numpy()
+        if self.skeleton and instances.has("pred_keypoints"):
+            arrays["keypoints"] = instances.pred_keypoints.numpy()
         return arrays

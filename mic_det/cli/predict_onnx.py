@@ -8,6 +8,7 @@ class OnnxModel:
     """As :class:`mic_det.cli.predict_checkpoint.CheckpointModel`."""
 
     draw_boxes = staticmethod(draw_boxes)
+    skeleton = None  # an exported model has no keypoints
 
     def __init__(self, args):
         self.files = [args.weights]

@@ -5,6 +5,8 @@ import io
 import json
 import time
 
+import numpy as np
+
 FILES = {"coco": ("predictions.json", "coco_instances_results.json"), "csv": ("predictions.csv",)}
 CSV_COLUMNS = (
     "image_id", "file", "frame", "image_width", "image_height", "category_id", "class", "score",
@@ -13,24 +15,28 @@ CSV_COLUMNS = (
 
 
 class Predictions:
-    """Collects the boxes of many images, and makes files of them.
+    """Collects the boxes of many images, and makes files of them. COCO files also have their masks and keypoints.
 
     An image keeps its id in all files. A video's frame is an image of its own, named ``VIDEO#FRAME``.
     """
 
-    def __init__(self, classes):
+    def __init__(self, classes, keypoint_classes=None):
         """
         Args:
             classes (list[(int, str)]): category id and name of each class of the detector.
+            keypoint_classes (list[int]): numbers of the classes that have keypoints; None = all.
         """
-        self.classes = classes
+        self.classes, self.keypoint_classes = classes, keypoint_classes
         self.images, self.annotations = [], []
 
-    def add(self, frame, detections):
+    def add(self, frame, detections, masks=None, keypoints=None):
         """
         Args:
             frame (Frame): what was looked at.
-            detections (Detections): boxes in its pixels; None where the model has no boxes.
+            detections (Detections): N boxes in its pixels; None where the model has no boxes.
+            masks (array): (N, H, W) bool, where the model has instance masks.
+            keypoints (array): (N, K, 3) with rows (x, y, score), where the model has keypoints. As in Detectron2, the
+                centre of the first pixel is at 0.5.
         """
         height, width = frame.rgb.shape[:2]
         image = {"id": len(self.images) + 1, "file_name": frame.name, "width": width, "height": height}
@@ -39,7 +45,10 @@ class Predictions:
         self.images.append(image)
         if detections is None:
             return
-        for (x0, y0, x1, y1), label, score in zip(*(x.tolist() for x in _columns(detections))):
+        for i, ((x0, y0, x1, y1), label, score) in enumerate(zip(*(x.tolist() for x in _columns(detections)))):
+            more = _mask_as_rle(masks[i]) if masks is not None else {}
+            if keypoints is not None and self._has_keypoints(label):
+                more.update(_keypoints_as_coco(keypoints[i]))
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1,
@@ -49,8 +58,12 @@ class Predictions:
                     "area": round((x1 - x0) * (y1 - y0), 3),
                     "iscrowd": 0,
                     "score": round(score, 5),
+                    **more,
                 }
             )
+
+    def _has_keypoints(self, label):
+        return self.keypoint_classes is None or label in self.keypoint_classes
 
     def coco(self):
         """``predictions.json``, a whole COCO file, and ``coco_instances_results.json``, the bare list, as texts.
@@ -59,7 +72,7 @@ class Predictions:
         """
         categories = [{"id": i, "name": name} for i, name in self.classes]
         whole = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        results = [{k: a[k] for k in ("image_id", "category_id", "bbox", "score")} for a in self.annotations]
+        results = [_as_result(a) for a in self.annotations]
         return {name: _json(x) for name, x in zip(FILES["coco"], (whole, results))}
 
     def csv(self):
@@ -115,6 +128,30 @@ class PredictionFiles:
 
 def _columns(detections):
     return detections.boxes.astype(float), detections.classes, detections.scores.astype(float)
+
+
+def _mask_as_rle(mask):
+    from pycocotools import mask as rle  # here, because models without masks run without it
+
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}}
+
+
+def _keypoints_as_coco(keypoints):
+    """COCO counts from the centre of the first pixel, and marks a labelled keypoint by 2."""
+    rows = [[round(float(x) - 0.5, 3), round(float(y) - 0.5, 3), 2] for x, y, _ in keypoints]
+    scores = [round(float(score), 5) for _, _, score in keypoints]
+    return {"keypoints": sum(rows, []), "num_keypoints": len(rows), "keypoint_scores": scores}
+
+
+def _as_result(annotation):
+    """An annotation as an entry of a results file, where a keypoint's third value is its score."""
+    keys = ("image_id", "category_id", "bbox", "score", "segmentation")
+    result = {k: annotation[k] for k in keys if k in annotation}
+    if "keypoints" in annotation:
+        points, scores = annotation["keypoints"], annotation["keypoint_scores"]
+        result["keypoints"] = sum(([*points[3 * i : 3 * i + 2], s] for i, s in enumerate(scores)), [])
+    return result
 
 
 def _json(content):

@@ -23,6 +23,7 @@ from .box_labels import (
     shown_name,
 )
 from .label_maps import sem_seg_panels
+from .masks import overlay_masks, predicted_masks, true_masks
 from .sheet import MIN_WIDTH
 from .skeletons import Skeleton, draw_skeletons
 
@@ -89,6 +90,11 @@ def draw_boxes(
     for label in later:
         put_label(drawn, *label)
     return drawn
+
+
+def draw_masks(picture, masks, classes):
+    """The picture with masks (M, H, W) in the colours of M classes; None = there are no masks."""
+    return picture if masks is None else overlay_masks(picture, masks, [COLORS[c % len(COLORS)] for c in classes])
 
 
 def text_height(width):
@@ -244,6 +250,7 @@ def draw_truth(picture, truth, class_names, skeleton=None, labels=True):
     """:func:`draw_boxes` of true objects (``Instances``)."""
     keypoints = truth.gt_keypoints.tensor.cpu().numpy() if skeleton and truth.has("gt_keypoints") else None
     boxes = truth.gt_boxes.tensor.cpu().numpy()
+    picture = draw_masks(picture, true_masks(truth, picture.shape), truth.gt_classes.tolist())
     return draw_boxes(
         picture, boxes, truth.gt_classes.tolist(), None, class_names, labels=labels, keypoints=keypoints,
         skeleton=skeleton,
@@ -280,8 +287,9 @@ def to_rgb(image, channels):
 def draw_instances(picture, instances, boxes, classes, class_names, reasons=None, labels=True, skeleton=None):
     """:func:`draw_boxes` of detections or pseudo-boxes, which call their boxes and classes differently.
 
-    With a :class:`Skeleton`, keypoints are drawn, too.
+    Masks are drawn where there are any; with a :class:`Skeleton`, keypoints are drawn, too.
     """
+    picture = draw_masks(picture, predicted_masks(instances, boxes, picture.shape), classes.tolist())
     scores, keypoints = instances.scores.tolist(), None
     if skeleton and instances.has("pred_keypoints"):
         keypoints = skeleton.styled(instances.pred_keypoints.cpu().numpy(), classes.tolist())
