@@ -28,9 +28,10 @@ def main(args):
         first = next(iter(rows.values()))
         print(printable(f"{file}: {first['checkpoints']} checkpoints of {first['runs']} runs; regret of the last "
                         f"checkpoints {first['last_regret']:.2f}"))  # fmt: skip
-        print(f"{'':24s}{'rho':>7s}{'regret':>8s}  collapsed ones below their start")
+        print(f"{'':24s}{'rho':>7s}{'regret':>8s}{'across':>8s}  collapsed ones below their start")
         for name, x in rows.items():
-            print(f"{name:24s}{x['rho']:7.2f}{x['regret']:8.2f}  {x['found']} of {x['collapsed']}")
+            numbers = f"{x['rho']:7.2f}{x['regret']:8.2f}{x['regret_across']:8.2f}"
+            print(f"{name:24s}{numbers}  {x['found']} of {x['collapsed']}")
         print()
     if args.search:
         print("The best combinations of at most 4 criteria with equal weights:")

@@ -65,6 +65,8 @@ def report(args, rows, resampled, images):
         entry["criteria"] = {name: _finite(v) for name, v in row.measured.values.items()}
         if c.start:
             entry["runs"] = c.runs
+        else:
+            entry["trained_with_mask"] = c.masked
         if row.truth is not None:
             entry["AP50"] = _finite(row.truth["AP50"])
             entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}
@@ -104,4 +106,20 @@ def print_choice(content, output):
         print(f"It is better than its start in {content['above_start']:.0%} of them.")
     if content["start_is_best"]:
         print("Warning: the start looks better than every adapted checkpoint. The adaptation did not help.")
+    for line in mixed_training(content["checkpoints"]):
+        print(printable(line))
     print(printable(f"{output}: all criteria"))
+
+
+def mixed_training(checkpoints):
+    """What to print where runs with the mask consistency are compared with others; [] where there is nothing to say."""
+    trained = {c["run"]: c["trained_with_mask"] for c in checkpoints if not c["start"]}
+    with_mask, others = ([name for name, masked in trained.items() if masked is x] for x in (True, False))
+    if not with_mask or not others:
+        return []
+    return [
+        f"Warning: {', '.join(sorted(with_mask))} learned the agreement under a mask, and "
+        f"{', '.join(sorted(others))} did not. It is a part of the score.",
+        "So the score favours the former, even where they are no better. Choose between the two kinds with labels "
+        "(docs/choosing.md).",
+    ]

@@ -1,7 +1,7 @@
 """Which data sets a training has, and whether its losses can be computed from them."""
 
 from ..errors import ConfigError
-from .label_kinds import consistency_weights, label_kinds
+from .label_kinds import consistency_weights, label_kinds, mask_keys
 from .models import has_labels, is_label_free, is_mic
 
 
@@ -45,6 +45,13 @@ def check_roles(cfg):
         _check_without_labels(cfg)
     if mic.LABELLER.JSON:
         _check_labeller(cfg, learns_from_target)
+
+
+def learns_from_masked_target(cfg):
+    """Whether a training asks for the same predictions on target images with and without hidden patches."""
+    keys, weighted = mask_keys(cfg), any(consistency_weights(cfg).values())
+    looks_at_target = bool(cfg.DATASETS.TARGET) and cfg.MODEL.MIC.MASK.DOMAINS != "source"
+    return is_mic(cfg) and looks_at_target and weighted and keys.RATIO > 0 and keys.PROB > 0
 
 
 def label_free_set(cfg):

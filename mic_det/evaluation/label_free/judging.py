@@ -31,27 +31,31 @@ def judge(checkpoints, score):
             (not measured) are left out.
 
     Returns:
-        dict: ``rho`` over all checkpoints; ``regret`` and ``last_regret``, the mean over runs of the best AP50 minus
-        that of the chosen checkpoint, or of the last one (a start is one of its runs' checkpoints); ``runs``;
-        ``collapsed``, the number of checkpoints with an AP50 more than 3 below their start's, and ``found``, how many
-        of them have a lower score than the start.
+        dict: ``rho`` over all checkpoints (a file that is both a start and a run's checkpoint counts once); ``regret``
+        and ``last_regret``, the mean over runs of the best AP50 minus that of the chosen checkpoint, or of the last one
+        (a start is one of its runs' checkpoints); ``runs``; ``regret_across``, the mean over starts of the regret of
+        the choice among a start and all its runs; ``collapsed``, the number of checkpoints with an AP50 more than 3
+        below their start's, and ``found``, how many of them have a lower score than the start.
     """
     known = [c for c in checkpoints if c.get("AP50") is not None and score(c) is not None]
     value = {id(c): score(c) if math.isfinite(score(c)) else -math.inf for c in known}
-    regrets, last, collapsed, found = [], [], 0, 0
+    regret = lambda group: max(c["AP50"] for c in group) - max(group, key=lambda c: value[id(c)])["AP50"]  # noqa: E731
+    regrets, last, across, collapsed, found = [], [], [], 0, 0
     for run in dict.fromkeys(c["run"] for c in known if not c["start"]):
         own = [c for c in known if c["run"] == run and not c["start"]]
         starts = [c for c in known if c["start"] and run in c.get("runs", ())]
-        best = max(c["AP50"] for c in own + starts)
-        regrets.append(best - max(own + starts, key=lambda c: value[id(c)])["AP50"])
-        last.append(best - max(own, key=lambda c: c["step"])["AP50"])
+        regrets.append(regret(own + starts))
+        last.append(max(c["AP50"] for c in own + starts) - max(own, key=lambda c: c["step"])["AP50"])
         for start in starts:
             worse = [c for c in own if c["AP50"] < start["AP50"] - COLLAPSED]
             collapsed += len(worse)
             found += sum(value[id(c)] < value[id(start)] for c in worse)
+    for start in (c for c in known if c["start"]):
+        across.append(regret([start, *(c for c in known if not c["start"] and c["run"] in start.get("runs", ()))]))
+    single = list({c.get("file", id(c)): c for c in known}.values())
     mean = lambda x: float(np.mean(x)) if x else float("nan")  # noqa: E731
     return {
-        "rho": spearman([value[id(c)] for c in known], [c["AP50"] for c in known]),
-        "regret": mean(regrets), "last_regret": mean(last), "runs": len(regrets), "checkpoints": len(known),
-        "collapsed": collapsed, "found": found,
+        "rho": spearman([value[id(c)] for c in single], [c["AP50"] for c in single]),
+        "regret": mean(regrets), "last_regret": mean(last), "regret_across": mean(across), "runs": len(regrets),
+        "checkpoints": len(single), "collapsed": collapsed, "found": found,
     }  # fmt: skip
