@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.models import tiny_cfg
+from mic_det.config.roles import learns_from_masked_target
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError
 
@@ -66,3 +67,27 @@ LABELLER = {"MODEL__MIC__LABELLER__JSON": "found.json"}
 def test_roles_that_cannot_work_are_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
         check_datasets(tiny_cfg(**keys))
+
+
+PIXELS = {**BOTH, "MODEL__MIC__STUDENT": "SemanticSegmentor"}
+
+
+@pytest.mark.parametrize(
+    "keys, expected",
+    [
+        (BOTH, True),
+        (FREE, True),
+        ({"DATASETS__TRAIN": ("a",), "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, False),
+        ({**BOTH, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, False),
+        ({**BOTH, "MODEL__MIC__MASK__RATIO": 0.0}, False),
+        ({**BOTH, "MODEL__MIC__MASK__PROB": 0.0}, False),
+        ({**BOTH, "MODEL__MIC__MASK__DOMAINS": "source"}, False),
+        ({"DATASETS__TRAIN": ("a",), "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, False),
+        # label maps alone have a mask and a weight of their own
+        ({**PIXELS, "MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, True),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__MASK__RATIO": 0.0}, False),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__WEIGHT": 0.0}, False),
+    ],
+)
+def test_a_training_with_the_mask_consistency_is_known_by_its_config(keys, expected):
+    assert learns_from_masked_target(tiny_cfg(**keys)) is expected
