@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+from ..config.roles import LABELS, MASK, SELF_TRAINING
 from ..errors import DataError
 from ..evaluation.label_free.criteria import CRITERIA
 from ..evaluation.label_free.measure import needs_source
@@ -66,7 +67,7 @@ def report(args, rows, resampled, images):
         if c.start:
             entry["runs"] = c.runs
         else:
-            entry["trained_with_mask"] = c.masked
+            entry["training"] = c.training
         if row.truth is not None:
             entry["AP50"] = _finite(row.truth["AP50"])
             entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}
@@ -112,14 +113,16 @@ def print_choice(content, output):
 
 
 def mixed_training(checkpoints):
-    """What to print where runs with the mask consistency are compared with others; [] where there is nothing to say."""
-    trained = {c["run"]: c["trained_with_mask"] for c in checkpoints if not c["start"]}
-    with_mask, others = ([name for name, masked in trained.items() if masked is x] for x in (True, False))
-    if not with_mask or not others:
+    """What to print where runs that were trained in different ways are compared; [] where there is nothing to say."""
+    ways = {}
+    for c in checkpoints:
+        if not c["start"]:
+            ways.setdefault(c["training"], set()).add(c["run"])
+    if len(ways) < 2:
         return []
+    kinds = [f"{way} ({', '.join(sorted(ways[way]))})" for way in (MASK, SELF_TRAINING, LABELS) if way in ways]
     return [
-        f"Warning: {', '.join(sorted(with_mask))} learned the agreement under a mask, and "
-        f"{', '.join(sorted(others))} did not. It is a part of the score.",
-        "So the score favours the former, even where they are no better. Choose between the two kinds with labels "
-        "(docs/choosing.md).",
+        f"Warning: these runs were trained in different ways: {', '.join(kinds)}. The score favours the former.",
+        "It measures whether predictions agree with each other, and that is what self-training teaches. So this order "
+        "is no proof. Compare different ways with labels (docs/choosing.md).",
     ]

@@ -47,11 +47,20 @@ def check_roles(cfg):
         _check_labeller(cfg, learns_from_target)
 
 
-def learns_from_masked_target(cfg):
-    """Whether a training asks for the same predictions on target images with and without hidden patches."""
-    keys, weighted = mask_keys(cfg), any(consistency_weights(cfg).values())
-    looks_at_target = bool(cfg.DATASETS.TARGET) and cfg.MODEL.MIC.MASK.DOMAINS != "source"
-    return is_mic(cfg) and looks_at_target and weighted and keys.RATIO > 0 and keys.PROB > 0
+MASK, SELF_TRAINING, LABELS = "mask consistency", "self-training", "labels alone"
+
+
+def way_of_training(cfg):
+    """What a training learns from: target images with hidden patches and pseudo-labels (:data:`MASK`), those without
+    hidden patches (:data:`SELF_TRAINING`), or no pseudo-labels at all (:data:`LABELS`)."""
+    mic, mask = cfg.MODEL.MIC, mask_keys(cfg)
+    if not is_mic(cfg) or not cfg.DATASETS.TARGET:
+        return LABELS
+    consistent = any(consistency_weights(cfg).values()) and mic.MASK.DOMAINS != "source"
+    if consistent and mask.RATIO > 0 and mask.PROB > 0:
+        return MASK
+    mixed = "pixels" in label_kinds(cfg) and mic.SEM_SEG.MIX_WEIGHT > 0
+    return SELF_TRAINING if consistent or mixed else LABELS
 
 
 def label_free_set(cfg):

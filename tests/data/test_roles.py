@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.models import tiny_cfg
-from mic_det.config.roles import learns_from_masked_target
+from mic_det.config.roles import LABELS, MASK, SELF_TRAINING, way_of_training
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError
 
@@ -75,19 +75,20 @@ PIXELS = {**BOTH, "MODEL__MIC__STUDENT": "SemanticSegmentor"}
 @pytest.mark.parametrize(
     "keys, expected",
     [
-        (BOTH, True),
-        (FREE, True),
-        ({"DATASETS__TRAIN": ("a",), "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, False),
-        ({**BOTH, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, False),
-        ({**BOTH, "MODEL__MIC__MASK__RATIO": 0.0}, False),
-        ({**BOTH, "MODEL__MIC__MASK__PROB": 0.0}, False),
-        ({**BOTH, "MODEL__MIC__MASK__DOMAINS": "source"}, False),
-        ({"DATASETS__TRAIN": ("a",), "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, False),
+        (BOTH, MASK),
+        (FREE, MASK),
+        ({"DATASETS__TRAIN": ("a",), "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, LABELS),
+        ({**BOTH, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, LABELS),
+        ({**BOTH, "MODEL__MIC__MASK__RATIO": 0.0}, SELF_TRAINING),
+        ({**BOTH, "MODEL__MIC__MASK__PROB": 0.0}, SELF_TRAINING),
+        ({**BOTH, "MODEL__MIC__MASK__DOMAINS": "source"}, LABELS),
+        ({"DATASETS__TRAIN": ("a",), "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, LABELS),
         # label maps alone have a mask and a weight of their own
-        ({**PIXELS, "MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, True),
-        ({**PIXELS, "MODEL__MIC__SEM_SEG__MASK__RATIO": 0.0}, False),
-        ({**PIXELS, "MODEL__MIC__SEM_SEG__WEIGHT": 0.0}, False),
+        ({**PIXELS, "MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, MASK),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__MASK__RATIO": 0.0}, SELF_TRAINING),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__WEIGHT": 0.0}, LABELS),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__WEIGHT": 0.0, "MODEL__MIC__SEM_SEG__MIX_WEIGHT": 1.0}, SELF_TRAINING),
     ],
 )
-def test_a_training_with_the_mask_consistency_is_known_by_its_config(keys, expected):
-    assert learns_from_masked_target(tiny_cfg(**keys)) is expected
+def test_the_way_of_training_is_known_by_the_config(keys, expected):
+    assert way_of_training(tiny_cfg(**keys)) == expected

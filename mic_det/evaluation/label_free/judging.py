@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 
+from ...config.roles import LABELS, MASK, SELF_TRAINING
+
 COLLAPSED = 3.0  # AP50 below the start's from which a checkpoint counts as collapsed
-CLOSE = 3.0  # largest difference in AP50 of two checkpoints that :func:`mask_bias` compares
+CLOSE = 3.0  # largest difference in AP50 of two checkpoints that :func:`bias` compares
 
 
 def ranks(values):
@@ -23,28 +25,29 @@ def spearman(first, second):
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def mask_bias(checkpoints, score):
-    """How much a score favours runs that were trained with the mask consistency.
+def bias(checkpoints, score, favoured, others):
+    """How much a score favours runs that were trained in one way over those that were trained in others.
 
-    Of each start, every checkpoint of such a run is compared with every checkpoint of its other runs, where their AP50
+    Of each start, every checkpoint of such a run is compared with every checkpoint of the other runs, where their AP50
     differs by at most 3.
 
     Args:
-        checkpoints (list[dict]): as for :func:`judge`, with ``trained_with_mask`` (bool) of those that are no start.
+        checkpoints (list[dict]): as for :func:`judge`, with ``training`` of those that are no start.
         score (callable): of a checkpoint; a number.
+        favoured, others (sequence of str): values of ``training``.
 
     Returns:
         float: share of pairs in which the score prefers the former, minus that in which AP50 does (a tie is half a
         pair); in [-1, 1], NaN without pairs.
     """
-    favoured = []
+    found = []
     for start in (c for c in checkpoints if c["start"]):
         own = [c for c in checkpoints if not c["start"] and c["run"] in start.get("runs", ())]
-        masked, others = ([c for c in own if c.get("trained_with_mask") is x] for x in (True, False))
-        for a, b in itertools.product(masked, others):
+        first, second = ([c for c in own if c.get("training") in ways] for ways in (favoured, others))
+        for a, b in itertools.product(first, second):
             if abs(a["AP50"] - b["AP50"]) <= CLOSE:
-                favoured.append(_wins(score(a), score(b)) - _wins(a["AP50"], b["AP50"]))
-    return float(np.mean(favoured)) if favoured else float("nan")
+                found.append(_wins(score(a), score(b)) - _wins(a["AP50"], b["AP50"]))
+    return float(np.mean(found)) if found else float("nan")
 
 
 def _wins(a, b):
@@ -66,7 +69,8 @@ def judge(checkpoints, score):
         (a start is one of its runs' checkpoints); ``runs``; ``regret_across``, the mean over starts of the regret of
         the choice among a start and all its runs; ``collapsed``, the number of checkpoints with an AP50 more than 3
         below their start's, and ``found``, how many of them have a lower score than the start;
-        ``mask_bias``, see there.
+        ``mask_bias`` and ``self_bias``, :func:`bias` for the mask consistency over self-training without a mask, and
+        for both over labels alone.
     """
     known = [c for c in checkpoints if c.get("AP50") is not None and score(c) is not None]
     value = {id(c): score(c) if math.isfinite(score(c)) else -math.inf for c in known}
@@ -89,5 +93,6 @@ def judge(checkpoints, score):
         "rho": spearman([value[id(c)] for c in single], [c["AP50"] for c in single]),
         "regret": mean(regrets), "last_regret": mean(last), "regret_across": mean(across), "runs": len(regrets),
         "checkpoints": len(single), "collapsed": collapsed, "found": found,
-        "mask_bias": mask_bias(known, lambda c: value[id(c)]),
+        "mask_bias": bias(known, lambda c: value[id(c)], [MASK], [SELF_TRAINING]),
+        "self_bias": bias(known, lambda c: value[id(c)], [MASK, SELF_TRAINING], [LABELS]),
     }  # fmt: skip
