@@ -204,8 +204,8 @@ def test_a_model_of_pixels_alone_is_ranked_but_not_with_detectors_or_by_ap(runs,
     run("select", folder, "--images", runs / "fog", "--max-images", 2, "--criteria", "all", "--output", output)
     (found,) = json.loads(output.read_text())["checkpoints"]
     assert set(found["criteria"]) == set(maps.ROWS) - {"student_agreement"}
-    used = [found["criteria"][n] for n in ("mask_agreement", "information")]
-    assert found["score"] == pytest.approx(sum(used) / 2)
+    used = [found["criteria"][n] for n in ("flip_agreement", "mask_agreement", "information")]
+    assert found["score"] == pytest.approx(sum(used) / 3)
     with pytest.raises(SystemExit, match="no AP50: leave out --judge"):
         run("select", folder, "--images", runs / "fog", "--judge", "day", "--output", tmp_path / "b.json")
     with pytest.raises(SystemExit, match="cannot be compared"):

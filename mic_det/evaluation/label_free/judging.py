@@ -66,7 +66,7 @@ def judge(checkpoints, score):
     Returns:
         dict: ``rho`` over all checkpoints (a file that is both a start and a run's checkpoint counts once); ``regret``
         and ``last_regret``, the mean over runs of the best AP50 minus that of the chosen checkpoint, or of the last one
-        (a start is one of its runs' checkpoints); ``runs``; ``regret_across``, the mean over starts of the regret of
+        (a start is one of its runs' checkpoints); ``runs``, those with at least two checkpoints; ``regret_across``, the mean over starts of the regret of
         the choice among a start and all its runs; ``collapsed``, the number of checkpoints with an AP50 more than 3
         below their start's, and ``found``, how many of them have a lower score than the start;
         ``mask_bias`` and ``self_bias``, :func:`bias` for the mask consistency over self-training without a mask, and
@@ -79,6 +79,8 @@ def judge(checkpoints, score):
     for run in dict.fromkeys(c["run"] for c in known if not c["start"]):
         own = [c for c in known if c["run"] == run and not c["start"]]
         starts = [c for c in known if c["start"] and run in c.get("runs", ())]
+        if len(own + starts) < 2:  # no choice
+            continue
         regrets.append(regret(own + starts))
         last.append(max(c["AP50"] for c in own + starts) - max(own, key=lambda c: c["step"])["AP50"])
         for start in starts:
