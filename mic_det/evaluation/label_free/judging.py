@@ -64,11 +64,13 @@ def judge(checkpoints, score):
             (not measured) are left out.
 
     Returns:
-        dict: ``rho`` over all checkpoints (a file that is both a start and a run's checkpoint counts once); ``regret``
-        and ``last_regret``, the mean over runs of the best AP50 minus that of the chosen checkpoint, or of the last one
-        (a start is one of its runs' checkpoints); ``runs``, those with at least two checkpoints; ``regret_across``, the mean over starts of the regret of
-        the choice among a start and all its runs; ``collapsed``, the number of checkpoints with an AP50 more than 3
-        below their start's, and ``found``, how many of them have a lower score than the start;
+        dict: ``checkpoints``, their number; a file that is both a start and a run's checkpoint counts once.
+        ``rho`` over all checkpoints.
+        ``regret`` and ``last_regret``, the mean over runs of the best AP50 minus that of the chosen checkpoint, or of
+        the last one. A start is one of its runs' checkpoints. ``runs``, their number; they have at least two.
+        ``regret_across``, the mean over starts of the regret of the choice among a start and all its runs.
+        ``collapsed``, the number of checkpoints with an AP50 more than 3 below their start's, and ``found``, how many
+        of them have a lower score than the start.
         ``mask_bias`` and ``self_bias``, :func:`bias` for the mask consistency over self-training without a mask, and
         for both over labels alone.
     """
