@@ -13,6 +13,9 @@ from ..utils.ordinary_files import read_text
 from ..utils.printable import printable
 from .select_checkpoint import FORMAT
 
+BIASED = 0.25  # bias above which a combination counts as one that favours a way of training
+SHOWN = 5  # combinations
+
 
 def needs_detectron2(args):
     return False
@@ -28,14 +31,16 @@ def main(args):
         first = next(iter(rows.values()))
         print(printable(f"{file}: {first['checkpoints']} checkpoints of {first['runs']} runs; regret of the last "
                         f"checkpoints {first['last_regret']:.2f}"))  # fmt: skip
-        print(f"{'':24s}{'rho':>7s}{'regret':>8s}  collapsed ones below their start")
+        print(f"{'':24s}{'rho':>7s}{'regret':>8s}{'across':>8s}{'mask':>7s}{'self':>7s}  collapsed below their start")
         for name, x in rows.items():
-            print(f"{name:24s}{x['rho']:7.2f}{x['regret']:8.2f}  {x['found']} of {x['collapsed']}")
+            numbers = f"{x['rho']:7.2f}{x['regret']:8.2f}{x['regret_across']:8.2f}"
+            biases = f"{x['mask_bias']:7.2f}{x['self_bias']:7.2f}"
+            print(f"{name:24s}{numbers}{biases}  {x['found']} of {x['collapsed']}")
         print()
     if args.search:
         print("The best combinations of at most 4 criteria with equal weights:")
-        for names, missed, regret, rho in search(list(files.values()))[:5]:
-            print(f"missed {missed}, regret {regret:.2f}, rho {rho:.2f}: {' '.join(names)}")
+        for names, missed, bias, regret, rho in search(list(files.values()))[:SHOWN]:
+            print(f"missed {missed}, bias {bias:.2f}, regret {regret:.2f}, rho {rho:.2f}: {' '.join(names)}")
     if args.output:
         Path(args.output).write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
@@ -70,7 +75,10 @@ def score(checkpoint, weights):
 
 
 def search(files, most=4):
-    """Combinations, the best first: (names, collapsed checkpoints that were missed, mean regret, mean rho).
+    """Combinations, the best first: (names, collapsed checkpoints missed, largest |bias|, mean regret, mean rho).
+
+    First come those that miss fewest, of them those that favour no way of training (a bias of at most 0.25), of them
+    those with the smallest regret, then with the largest rho.
 
     Args:
         files (list[list[dict]]): checkpoints of each ground. A criterion that some of them lack is left out.
@@ -83,8 +91,10 @@ def search(files, most=4):
             results = [judge(checkpoints, lambda c, w=weights: score(c, w)) for checkpoints in files]
             missed = sum(r["collapsed"] - r["found"] for r in results)
             regret, rho = (sum(r[k] for r in results) / len(results) for k in ("regret", "rho"))
-            found.append((names, missed, regret, rho))
-    return sorted(found, key=lambda x: (x[1], x[2] if x[2] == x[2] else math.inf, -x[3]))
+            biases = [abs(r[k]) for r in results for k in ("mask_bias", "self_bias") if math.isfinite(r[k])]
+            bias = max(biases, default=math.nan)
+            found.append((names, missed, bias, regret, rho))
+    return sorted(found, key=lambda x: (x[1], x[2] > BIASED, x[3] if x[3] == x[3] else math.inf, -x[4]))
 
 
 def signed(checkpoint, name):

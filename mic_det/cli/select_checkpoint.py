@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+from ..config.roles import LABELS, MASK, SELF_TRAINING
 from ..errors import DataError
 from ..evaluation.label_free.criteria import CRITERIA
 from ..evaluation.label_free.measure import needs_source
@@ -65,6 +66,8 @@ def report(args, rows, resampled, images):
         entry["criteria"] = {name: _finite(v) for name, v in row.measured.values.items()}
         if c.start:
             entry["runs"] = c.runs
+        else:
+            entry["training"] = c.training
         if row.truth is not None:
             entry["AP50"] = _finite(row.truth["AP50"])
             entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}
@@ -104,4 +107,22 @@ def print_choice(content, output):
         print(f"It is better than its start in {content['above_start']:.0%} of them.")
     if content["start_is_best"]:
         print("Warning: the start looks better than every adapted checkpoint. The adaptation did not help.")
+    for line in mixed_training(content["checkpoints"]):
+        print(printable(line))
     print(printable(f"{output}: all criteria"))
+
+
+def mixed_training(checkpoints):
+    """What to print where runs that were trained in different ways are compared; [] where there is nothing to say."""
+    ways = {}
+    for c in checkpoints:
+        if not c["start"]:
+            ways.setdefault(c["training"], set()).add(c["run"])
+    if len(ways) < 2:
+        return []
+    kinds = [f"{way} ({', '.join(sorted(ways[way]))})" for way in (MASK, SELF_TRAINING, LABELS) if way in ways]
+    return [
+        f"Warning: these runs were trained in different ways: {', '.join(kinds)}. The score favours the former.",
+        "It measures whether predictions agree with each other, and that is what self-training teaches. So this order "
+        "is no proof. Compare different ways with labels (docs/choosing.md).",
+    ]

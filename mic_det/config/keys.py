@@ -90,8 +90,8 @@ SECTIONS = (
             "The set of target images for it, whose labels are not used; \"\" = the first of DATASETS.TARGET, else of "
             "DATASETS.TARGET_LABELLED."),
         Key("TEST.LABEL_FREE.MAX_IMAGES", 60, COUNT,
-            "At most this number of its images, evenly spread over the set. The model predicts each of them twice: as "
-            "it is, and with hidden patches.", "images"),
+            "At most this number of its images, evenly spread over the set. The model predicts each of them three "
+            "times: as it is, mirrored, and with hidden patches.", "images"),
         Key("TEST.LABEL_FREE.SOURCE_IMAGES", 60, AT_LEAST_0,
             "Labelled images of DATASETS.TRAIN for criteria that compare with the source; 0 = none. The current score "
             "has no such criterion.", "images"),

@@ -1,7 +1,7 @@
 """Which data sets a training has, and whether its losses can be computed from them."""
 
 from ..errors import ConfigError
-from .label_kinds import consistency_weights, label_kinds
+from .label_kinds import consistency_weights, label_kinds, mask_keys
 from .models import has_labels, is_label_free, is_mic
 
 
@@ -45,6 +45,22 @@ def check_roles(cfg):
         _check_without_labels(cfg)
     if mic.LABELLER.JSON:
         _check_labeller(cfg, learns_from_target)
+
+
+MASK, SELF_TRAINING, LABELS = "mask consistency", "self-training", "labels alone"
+
+
+def way_of_training(cfg):
+    """What a training learns from: target images with hidden patches and pseudo-labels (:data:`MASK`), those without
+    hidden patches (:data:`SELF_TRAINING`), or no pseudo-labels at all (:data:`LABELS`)."""
+    mic, mask = cfg.MODEL.MIC, mask_keys(cfg)
+    if not is_mic(cfg) or not cfg.DATASETS.TARGET:
+        return LABELS
+    consistent = any(consistency_weights(cfg).values()) and mic.MASK.DOMAINS != "source"
+    if consistent and mask.RATIO > 0 and mask.PROB > 0:
+        return MASK
+    mixed = "pixels" in label_kinds(cfg) and mic.SEM_SEG.MIX_WEIGHT > 0
+    return SELF_TRAINING if consistent or mixed else LABELS
 
 
 def label_free_set(cfg):

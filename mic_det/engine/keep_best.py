@@ -11,12 +11,14 @@ from detectron2.utils import comm
 from ..checkpoint.formats import read_torch
 from ..checkpoint.storage import BEST_LABEL_FREE
 from ..evaluation.label_free.measure import label_free_results, measure_label_free
-from ..evaluation.label_free.ranking import resampled_scores
+from ..evaluation.label_free.ranking import COMBINATION, resampled_scores
 from ..modeling import MIC
 from .hooks import undisturbed
 from .non_finite import refuse_nonfinite
 
 START = "label_free/start"
+# of versions whose checkpoints do not tell
+FIRST_COMBINATION = {"mask_agreement": 1.0, "nms_consistency": 1.0, "information": 1.0}
 
 
 class KeepBestLabelFree(HookBase):
@@ -155,10 +157,17 @@ class KeepBestLabelFree(HookBase):
     def state_dict(self):
         return {
             "best": self.best, "step": self.step, "above_start": self.above_start, "start": self.start,
-            "start_samples": self.start_samples,
+            "start_samples": self.start_samples, "combination": COMBINATION,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict):
+        if state_dict.get("combination", FIRST_COMBINATION) != COMBINATION:
+            logging.getLogger(__name__).warning(
+                "This run began with a version that makes the score without labels of other criteria, so its scores so "
+                "far do not count. %s will have the best weights of the remaining steps.",
+                BEST_LABEL_FREE,
+            )
+            return
         # earlier versions did not judge the start
-        for key in self.state_dict():
+        for key in ("best", "step", "above_start", "start", "start_samples"):
             setattr(self, key, state_dict.get(key, getattr(self, key)))

@@ -14,6 +14,7 @@ from ..checkpoint.checkpointer import MICCheckpointer
 from ..checkpoint.formats import read_torch
 from ..checkpoint.storage import FINAL, numbered_checkpoints
 from ..config.label_kinds import label_kinds, num_classes
+from ..config.roles import way_of_training
 from ..data.custom_sets import register_declared_datasets
 from ..data.loader import build_test_loader
 from ..engine.setup import get_mic_cfg
@@ -35,13 +36,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoint:
-    """One file of weights. ``step`` counts optimizer steps of its run; ``runs`` are those that started from it."""
+    """One file of weights.
+
+    Attributes:
+        step (int): optimizer steps of its run.
+        start (bool): whether it is what runs began with; runs (list[str]): these runs.
+        training (str): of its run, see :func:`way_of_training`; "" for a start.
+    """
 
     run: str
     file: str
     step: int
     start: bool = False
     runs: list = field(default_factory=list)
+    training: str = ""
 
 
 @dataclass
@@ -75,7 +83,8 @@ def read_runs(folders, opts=(), start=""):
         if not config.is_file():
             raise DataError(f"there is no {config}: name the OUTPUT_DIR of a training.")
         cfg = get_mic_cfg(str(config), opts)
-        found = [Checkpoint(name, file, step) for step, file in checkpoint_files(folder)]
+        training = way_of_training(cfg)
+        found = [Checkpoint(name, file, step, training=training) for step, file in checkpoint_files(folder)]
         if not found:
             raise DataError(f"{folder} has no checkpoint (model_*.pth).")
         runs.append(RunConfig(name, cfg, found))

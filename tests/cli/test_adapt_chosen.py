@@ -20,6 +20,12 @@ def chosen(folder, step=None, score=None, enabled=True, **more):
     return find_chosen(cfg, str(folder / "model_final.pth"), Run(folder, "adapt", metrics))
 
 
+def test_a_start_that_was_measured_by_another_score_is_not_compared(tmp_path):
+    """As where an adaptation was resumed with a version that combines other criteria."""
+    found = chosen(tmp_path, 300, 0.6)
+    assert found.start is None and "for the start" not in " ".join(found.sentences())
+
+
 def test_the_best_of_the_middle(tmp_path):
     found = chosen(tmp_path, 300, 0.6, label_free_above_start=0.93)
     assert (found.file, found.last) == tuple(

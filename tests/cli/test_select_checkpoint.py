@@ -10,6 +10,7 @@ from helpers.data import forget_registered_sets, load, write_config
 from helpers.faults import check_refused
 from helpers.resume import MIC, make_trainer, run_config, write_mixed_domains
 from mic_det.cli import program
+from mic_det.config.roles import LABELS, MASK, SELF_TRAINING
 from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
 from mic_det.evaluation.label_free import maps
@@ -153,6 +154,27 @@ def test_a_start_that_looks_better_than_all_is_warned_of(runs, tmp_path, capsys)
     assert {c["score"] for c in found["checkpoints"][1:]} == {0.0}
 
 
+def test_runs_that_were_trained_in_different_ways_are_not_compared_silently(runs, tmp_path, capsys):
+    """By the configs of the folders: the mask's share or the loss's weight may be 0."""
+    bare = tmp_path / "bare"
+    shutil.copytree(runs / "slow", bare)
+    mask = {**KEYS["MODEL__MIC__MASK"], "RATIO": 0.0}
+    keys = {**KEYS, "MODEL__MIC__MASK": mask, "MODEL__WEIGHTS": str(runs / "start" / "model_final.pth")}
+    write_config(bare / "config.yaml", run_config(runs, bare, **keys))
+    ways = {"slow": MASK, "fast": MASK, "bare": SELF_TRAINING, "start": LABELS}
+    sizes = ["--images", "fog", "--max-images", 2, "--source-images", 0, "--overwrite", "--output", tmp_path / "a.json"]
+    for folders, words in (
+        ([runs / "fast", runs / "slow"], None),
+        ([runs / "start", bare, runs / "slow"], f"{MASK} (slow), {SELF_TRAINING} (bare), {LABELS} (start). The score"),
+    ):
+        run("select", *folders, *sizes)
+        found = json.loads((tmp_path / "a.json").read_text())["checkpoints"]
+        known = {c["run"]: c["training"] for c in found if not c["start"]}
+        assert known == {f.name: ways[f.name] for f in folders}
+        text = capsys.readouterr().out
+        assert ("trained in different ways" in text) == bool(words) and (words or "") in text
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [
@@ -182,8 +204,8 @@ def test_a_model_of_pixels_alone_is_ranked_but_not_with_detectors_or_by_ap(runs,
     run("select", folder, "--images", runs / "fog", "--max-images", 2, "--criteria", "all", "--output", output)
     (found,) = json.loads(output.read_text())["checkpoints"]
     assert set(found["criteria"]) == set(maps.ROWS) - {"student_agreement"}
-    used = [found["criteria"][n] for n in ("mask_agreement", "information")]
-    assert found["score"] == pytest.approx(sum(used) / 2)
+    used = [found["criteria"][n] for n in ("flip_agreement", "mask_agreement", "information")]
+    assert found["score"] == pytest.approx(sum(used) / 3)
     with pytest.raises(SystemExit, match="no AP50: leave out --judge"):
         run("select", folder, "--images", runs / "fog", "--judge", "day", "--output", tmp_path / "b.json")
     with pytest.raises(SystemExit, match="cannot be compared"):

@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.models import tiny_cfg
+from mic_det.config.roles import LABELS, MASK, SELF_TRAINING, way_of_training
 from mic_det.data.run_sets import check_datasets
 from mic_det.errors import ConfigError
 
@@ -66,3 +67,28 @@ LABELLER = {"MODEL__MIC__LABELLER__JSON": "found.json"}
 def test_roles_that_cannot_work_are_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
         check_datasets(tiny_cfg(**keys))
+
+
+PIXELS = {**BOTH, "MODEL__MIC__STUDENT": "SemanticSegmentor"}
+
+
+@pytest.mark.parametrize(
+    "keys, expected",
+    [
+        (BOTH, MASK),
+        (FREE, MASK),
+        ({"DATASETS__TRAIN": ("a",), "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, LABELS),
+        ({**BOTH, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, LABELS),
+        ({**BOTH, "MODEL__MIC__MASK__RATIO": 0.0}, SELF_TRAINING),
+        ({**BOTH, "MODEL__MIC__MASK__PROB": 0.0}, SELF_TRAINING),
+        ({**BOTH, "MODEL__MIC__MASK__DOMAINS": "source"}, LABELS),
+        ({"DATASETS__TRAIN": ("a",), "MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, LABELS),
+        # label maps alone have a mask and a weight of their own
+        ({**PIXELS, "MODEL__MIC__MASK__RATIO": 0.0, "MODEL__MIC__CONSISTENCY__WEIGHT": 0.0}, MASK),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__MASK__RATIO": 0.0}, SELF_TRAINING),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__WEIGHT": 0.0}, LABELS),
+        ({**PIXELS, "MODEL__MIC__SEM_SEG__WEIGHT": 0.0, "MODEL__MIC__SEM_SEG__MIX_WEIGHT": 1.0}, SELF_TRAINING),
+    ],
+)
+def test_the_way_of_training_is_known_by_the_config(keys, expected):
+    assert way_of_training(tiny_cfg(**keys)) == expected

@@ -164,12 +164,26 @@ def test_the_report_is_of_the_weights_that_are_in_the_file(tmp_path):
     """As where a run on a GPU is resumed from a checkpoint before its best step, and does not find it again."""
     cfg = get_mic_cfg()
     hook = KeepBestLabelFree(cfg, None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
-    hook.load_state_dict({"best": 0.25, "step": 1, "above_start": 0.0, "start": 0.5, "start_samples": [0.5]})
+    state = {"best": 0.25, "step": 1, "above_start": 0.0, "start": 0.5, "start_samples": [0.5]}
+    hook.load_state_dict({**state, "combination": COMBINATION})
     content = {"iteration": 6, "label_free_score": 0.75, "label_free_above_start": 0.9}
     torch.save(content, tmp_path / BEST)
     with logged("mic_det.engine.keep_best") as log:
         hook._report()
     assert "the weights after step 7 (score 0.750) look best" in log[0] and "lower in 90 %" in log[0]
+
+
+@pytest.mark.parametrize("combination", [{"combination": {"entropy": 1.0}}, {}])
+def test_scores_of_another_combination_do_not_count(tmp_path, combination):
+    """A run that is resumed with a version whose score is another mean; the first versions did not write which."""
+    hook = KeepBestLabelFree(get_mic_cfg(), None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
+    new = hook.state_dict()
+    with logged("mic_det.engine.keep_best") as log:
+        hook.load_state_dict(
+            {"best": 0.9, "step": 1, "above_start": 0.5, "start": 0.8, "start_samples": [0.8], **combination}
+        )
+    assert hook.state_dict() == new and new["combination"] == COMBINATION
+    assert len(log) == 1 and "do not count" in log[0] and BEST in log[0]
 
 
 def test_a_new_run_in_the_folder_moves_the_file_away(data, straight):

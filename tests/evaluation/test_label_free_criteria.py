@@ -232,6 +232,10 @@ def test_regret_and_collapsed_checkpoints_by_hand():
     # x: 60 - 58; y: the start is best, 50 - 40
     assert (result["regret"], result["last_regret"], result["runs"]) == ((2 + 10) / 2, (2 + 20) / 2, 2)
     assert (result["collapsed"], result["found"]) == (2, 1)
+    assert result["regret_across"] == 2  # of all five: x's second is chosen, its first is the best
     order = [0.5, 0.7, 0.8, 0.6, -1]
     assert result["rho"] == pytest.approx(spearmanr(order, [50, 60, 58, 40, 30]).statistic)
     assert judge([{**start, "s": None}, *x, *y], lambda k: k["s"])["collapsed"] == 0
+    files = [{**c, "file": str(i)} for i, c in enumerate([start, *x, *y])]
+    twice = judge([*files, {**files[0], "run": "burn_in", "step": 9, "start": False}], lambda k: k["s"])
+    assert twice["rho"] == result["rho"] and (twice["checkpoints"], twice["runs"]) == (5, 2)

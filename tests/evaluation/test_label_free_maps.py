@@ -117,7 +117,7 @@ def test_a_model_is_measured_by_its_views(kind, tmp_path):
         kl = (p * np.log(p / q)).sum(axis=0).mean()
         np.testing.assert_allclose(found.statistics["weight_noise"][i], [kl, 1], rtol=1e-3, atol=1e-7)
     assert 0 < combined(found.values) < 1
-    assert set(COMBINATION) & set(found.values) == {"mask_agreement", "information"}
+    assert set(COMBINATION) & set(found.values) == {"flip_agreement", "mask_agreement", "information"}
     if kind == "pixels":  # the views differ, or this test would say little
         assert all(0 < found.values[f"{x}_agreement"] < 1 for x in ("flip", "mask", "student"))
 

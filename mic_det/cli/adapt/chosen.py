@@ -93,7 +93,9 @@ def find_chosen(cfg, last, run):
     kept = read_torch(str(file), mmap=True)
     start, scores = (run.curve(f"label_free/{name}")[1] for name in ("start", "score"))
     step, end = kept["iteration"] + 1, scores[-1] if scores else None
+    above = kept.get("label_free_above_start")
+    comparable = start and (step == 0 or above is not None)  # else the start was measured by another version's score
     return Chosen(
         last if step == steps else os.fspath(file), last, step, steps, kept["label_free_score"],
-        start[0] if start else None, end, kept.get("label_free_above_start"),
+        start[0] if comparable else None, end, above,
     )  # fmt: skip

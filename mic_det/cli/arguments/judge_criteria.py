@@ -1,10 +1,17 @@
 """How well do the criteria choose? A table of the files that `mic-det select --judge NAME` wrote.
 
-For each criterion, and for their combination: Spearman's rho with AP50, regret (the best AP50 of a run minus that of
-the chosen checkpoint, mean over runs), and how many collapsed checkpoints have a lower score than their start.
+For each criterion, and for their combination:
+rho        Spearman's rank correlation with AP50, over all checkpoints
+regret     the best AP50 of a run and its start minus that of the chosen checkpoint, mean over runs
+across     the same for the choice among all runs with one start, mean over starts
+mask       how much it favours runs with the mask consistency over self-training without a mask: of pairs with about
+           equal AP50, the share in which it prefers them, minus the share in which AP50 does (0 = fair, -1 to 1)
+self       how much it favours both over trainings without pseudo-labels
+collapsed  how many checkpoints far below their start have a lower score than it
 
-With --search, the files are used to choose a combination: that of at most 4 criteria with equal weights that misses
-fewest collapsed checkpoints, then has the smallest regret, then the largest rho. Judge it on other files.
+With --search, the files are used to choose a combination of at most 4 criteria with equal weights: those that miss
+fewest collapsed checkpoints, of them those that favour no way of training (mask and self within 0.25), of them the one
+with the smallest regret, then the largest rho. Judge it on other files.
 
 Examples:
     {program} select_city.json select_camvid.json

@@ -255,8 +255,8 @@ CRITERIA = {
     "weight_noise": _mean_of(drift, f"flatness index of {DAS}", False, 1.0, ("noise", "probs"), "noise"),
     "dropout_stability": _mean_of(stability, BOS, True, 0.3, ("dropout",), "dropout"),
     "nms_consistency": _mean_of(
-        nms_consistency, "Yoo et al., Automated Model Evaluation for Object Detection, 2025 (boxes before NMS)",
-        True, 0.0, ("removed",),
+        nms_consistency, "a simple form of: Yoo et al., Automated Model Evaluation for Object Detection via Prediction "
+        "Consistency and Reliability, ICCV 2025", True, 0.0, ("removed",),
     ),
     "prototype_ratio": Criterion(
         f"prototypical distance ratio of {DAS}", False, 1.0, ("features", "source_features"),
