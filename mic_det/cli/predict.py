@@ -61,7 +61,8 @@ def predict(args):
                     if found is None:
                         skipped.add(frame, progress)
                     else:
-                        predictions.add(frame, found.get("instances"), found.get("masks"), found.get("keypoints"))
+                        masks = found.get("masks") if "coco" in args.format else None  # no other file has them
+                        predictions.add(frame, found.get("instances"), masks, found.get("keypoints"))
                         if labels:
                             with outputs.writing(label_map_name(source, frame.index)) as file:
                                 write_label_map(file, found["label_map"])

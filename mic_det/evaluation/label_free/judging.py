@@ -42,12 +42,17 @@ def bias(checkpoints, score, favoured, others):
     """
     found = []
     for start in (c for c in checkpoints if c["start"]):
-        own = [c for c in checkpoints if not c["start"] and c["run"] in start.get("runs", ())]
+        own = _of_start(checkpoints, start)
         first, second = ([c for c in own if c.get("training") in ways] for ways in (favoured, others))
         for a, b in itertools.product(first, second):
             if abs(a["AP50"] - b["AP50"]) <= CLOSE:
                 found.append(_wins(score(a), score(b)) - _wins(a["AP50"], b["AP50"]))
     return float(np.mean(found)) if found else float("nan")
+
+
+def _of_start(checkpoints, start):
+    """The checkpoints of the runs that began with a start."""
+    return [c for c in checkpoints if not c["start"] and c["run"] in start.get("runs", ())]
 
 
 def _wins(a, b):
@@ -90,7 +95,7 @@ def judge(checkpoints, score):
             collapsed += len(worse)
             found += sum(value[id(c)] < value[id(start)] for c in worse)
     for start in (c for c in known if c["start"]):
-        across.append(regret([start, *(c for c in known if not c["start"] and c["run"] in start.get("runs", ()))]))
+        across.append(regret([start, *_of_start(known, start)]))
     single = list({c.get("file", id(c)): c for c in known}.values())
     mean = lambda x: float(np.mean(x)) if x else float("nan")  # noqa: E731
     return {
