@@ -11,6 +11,7 @@ from ..experiments.ablation import (
     mean_curves,
     read_plan,
     run_folder,
+    sweep_points,
     table,
 )
 from ..experiments.report import build_report
@@ -18,9 +19,9 @@ from ..experiments.run_files import distinct_names, read_run
 from ..experiments.runs import train
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
-from ..visualization.curves import line_chart
+from ..visualization.curves import line_chart, sweep_chart
 
-RESULTS = ("table.md", "results.json", "curves.png", "report.html")
+RESULTS = ("table.md", "results.json", "curves.png", "sweep.png", "report.html")
 
 
 def main(args):
@@ -78,11 +79,16 @@ def write_results(plan, results, outputs, seeds):
     values = {name: {"seeds": r.seeds, "hours": r.hours, **r.values} for name, r in results.items()}
     outputs.write_text("results.json", json.dumps(values, indent=1))
     curves = mean_curves(plan, results)
-    if curves:
-        title = f"{plan.metric} on {plan.test}, mean of the seeds"
-        with outputs.writing("curves.png") as file:
-            line_chart(title, curves, ylabel=plan.metric).savefig(file, dpi=150)
+    title = f"{plan.metric} on {plan.test}, mean of the seeds"
+    figures = {"curves.png": line_chart(title, curves, ylabel=plan.metric)} if curves else {}
+    points, levels = sweep_points(plan, results)
+    if points:
+        figures["sweep.png"] = sweep_chart(title, points, levels, xlabel=plan.sweep["X"], ylabel=plan.metric)
+    for name, figure in figures.items():
+        with outputs.writing(name) as file:
+            figure.savefig(file, dpi=150)
     folders = [run_folder(outputs.folder, s, c) for c in (None, *plan.cells) for s in seeds]
     runs = distinct_names([read_run(f) for f in folders if (f / "metrics.json").is_file()])
     outputs.write_text("report.html", build_report(runs))
-    print(f"\nin {printable(outputs.folder)}: {', '.join(RESULTS)}")
+    written = [name for name in RESULTS if name in figures or not name.endswith(".png")]
+    print(f"\nin {printable(outputs.folder)}: {', '.join(written)}")

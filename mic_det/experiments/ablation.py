@@ -1,5 +1,6 @@
 """A comparison of methods: what is trained, from a plan in YAML, and the table of its results."""
 
+import math
 import re
 import statistics
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from ..utils.ordinary_files import read_text
 from .report import final_results
 from .run_files import read_run
 
-KEYS = {"BURN_IN", "CELLS", "TEST", "METRIC", "SEEDS", "BASELINE", "ORACLE", "PAIRS", "CURVE", "OPTS"}
+KEYS = {"BURN_IN", "CELLS", "TEST", "METRIC", "SEEDS", "BASELINE", "ORACLE", "PAIRS", "CURVE", "SWEEP", "OPTS"}
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Plan:
     pairs: list = field(default_factory=list)
     curve: list = field(default_factory=list)
     opts: list = field(default_factory=list)
+    sweep: dict = field(default_factory=dict)
 
 
 def read_plan(path):
@@ -59,9 +61,11 @@ def read_plan(path):
         _training(path, "BURN_IN", content["BURN_IN"]), cells, content["TEST"], [int(x) for x in content["SEEDS"]],
         content.get("METRIC", "AP50"), content.get("BASELINE", ""), content.get("ORACLE", ""),
         content.get("PAIRS", []), content.get("CURVE", []), [str(x) for x in content.get("OPTS", [])],
+        _sweep(path, content.get("SWEEP", {})),
     )  # fmt: skip
     for key, names in (("BASELINE", [plan.baseline]), ("ORACLE", [plan.oracle]), ("CURVE", plan.curve),
-                       ("PAIRS", [name for pair in plan.pairs for name in pair])):  # fmt: skip
+                       ("PAIRS", [name for pair in plan.pairs for name in pair]),
+                       ("SWEEP", [*plan.sweep.get("POINTS", ()), *plan.sweep.get("LEVELS", ())])):  # fmt: skip
         unknown = [name for name in names if name and name not in cells]
         if unknown:
             raise ConfigError(f"{path}: {key} names {unknown[0]!r}; the cells are {', '.join(cells)}.")
@@ -79,6 +83,23 @@ def _training(path, name, entry):
     if not isinstance(entry, dict) or set(entry) - {"CONFIG", "OPTS"} or "CONFIG" not in entry:
         raise ConfigError(f"{path}: {name!r} is {entry!r}: use a config file, or {{CONFIG: file, OPTS: [...]}}.")
     return path.parent / entry["CONFIG"], [str(x) for x in entry.get("OPTS", [])]
+
+
+def _sweep(path, entry):
+    """A plan's ``SWEEP``, checked: {} or X (text), POINTS (cell -> number) and LEVELS (list of cells)."""
+    if not entry:
+        return {}
+    right = (
+        isinstance(entry, dict)
+        and set(entry) <= {"X", "POINTS", "LEVELS"}
+        and isinstance(entry.get("X"), str)
+        and isinstance(entry.get("POINTS"), dict)
+        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in entry["POINTS"].values())
+        and isinstance(entry.get("LEVELS", []), list)
+    )
+    if not right:
+        raise ConfigError(f"{path}: SWEEP is {entry!r}: use {{X: text, POINTS: {{cell: number}}, LEVELS: [cell]}}.")
+    return entry
 
 
 def folder_name(cell):
@@ -186,3 +207,19 @@ def mean_curves(plan, results):
                 steps, values = [0, *steps], [results["burn-in"].mean(plan.metric), *values]
             curves[name] = steps, values
     return curves
+
+
+def sweep_points(plan, results):
+    """What the plan's ``SWEEP`` draws: the metric against a number that its cells differ in.
+
+    Returns:
+        (points, levels): {number: (mean, spread)} in the order of the numbers, and {cell: (mean, spread)} of the
+        cells that have no such number. Cells without a finished run are left out; spread is None for one seed.
+    """
+
+    def found(cell):
+        return results[cell].mean(plan.metric), results[cell].spread(plan.metric)
+
+    numbers = sorted((x, cell) for cell, x in plan.sweep.get("POINTS", {}).items() if cell in results)
+    levels = [cell for cell in plan.sweep.get("LEVELS", ()) if cell in results]
+    return {x: found(cell) for x, cell in numbers}, {cell: found(cell) for cell in levels}

@@ -55,6 +55,31 @@ def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, 
     return figure
 
 
+def sweep_chart(title, points, levels, *, xlabel, ylabel, size=(7.2, 3.4)):
+    """
+    Args:
+        points (dict): number on the horizontal axis -> (mean, spread).
+        levels (dict): label -> (mean, spread) of what has no such number. A spread is a number, or None.
+
+    Returns:
+        Figure: the points as a line with their spreads, and each level as a dashed line in a band of its spread.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    means, spreads = zip(*points.values())
+    bars = [s or 0 for s in spreads]
+    axes.errorbar(list(points), means, yerr=bars, color=LINE_COLORS[0], marker="o", markersize=4, capsize=3)
+    for i, (label, (mean, spread)) in enumerate(levels.items(), 1):
+        color = LINE_COLORS[i % len(LINE_COLORS)]
+        axes.axhline(mean, color=color, linestyle="--", linewidth=1.6, label=literal(label))
+        axes.axhspan(mean - (spread or 0), mean + (spread or 0), color=color, alpha=0.15, linewidth=0)
+    axes.set_title(literal(title), fontsize=11, loc="left")
+    axes.set_xlabel(literal(xlabel), fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+    _finish(figure, axes, len(levels))
+    return figure
+
+
 def bar_chart(title, groups, series, *, ylabel="", size=(7.2, 3.4)):
     """
     Args:

@@ -16,8 +16,10 @@ from mic_det.experiments.ablation import (
     mean_curves,
     read_plan,
     run_folder,
+    sweep_points,
     table,
 )
+from mic_det.visualization.curves import sweep_chart
 
 CELLS = {"base": "b.yaml", "A + B": {"CONFIG": "a.yaml", "OPTS": ["SOLVER.MAX_ITER", 7]}, "top": "a.yaml"}
 PLAN = {
@@ -72,6 +74,52 @@ def test_means_spreads_gap_and_hours_are_those_worked_out_by_hand(runs):
     assert lines[0] == "| method | AP50, mean ± s.d. | each seed | gap closed | car | h |"
     assert "| A + B | 53.0 ± 2.8 | 55.0 51.0 | 55% | 22.5 | 0.01 |" in lines
     assert lines[-1] == "A + B against base, seed by seed: +15.0, +7.0"
+
+
+SWEEP = {"X": "noise", "POINTS": {"top": 3, "A + B": 1.5}, "LEVELS": ["base"]}
+
+
+def test_a_sweep_has_means_and_spreads_in_the_order_of_its_numbers(runs, tmp_path):
+    _, output = runs
+    plan = read_plan(write_plan(tmp_path, SWEEP=SWEEP))
+    points, levels = sweep_points(plan, collect(plan, output))
+    # (55, 51), (60, 64) and (40, 44): the standard deviation of two values is their difference / sqrt(2)
+    assert list(points) == [1.5, 3]
+    assert points[1.5] == pytest.approx((53.0, 8**0.5)) and points[3] == pytest.approx((62.0, 8**0.5))
+    assert levels == {"base": pytest.approx((42.0, 8**0.5))}
+    (run_folder(output, 2, "top") / "model_final.pth").unlink()
+    (run_folder(output, 3, "top") / "model_final.pth").unlink()
+    assert list(sweep_points(plan, collect(plan, output))[0]) == [1.5]
+    one_seed = sweep_points(plan, collect(plan, output, [3]))
+    assert one_seed == ({1.5: (51.0, None)}, {"base": (44.0, None)})
+
+
+def test_a_sweep_is_drawn_beside_the_curves(runs, tmp_path, monkeypatch, capsys):
+    _, output = runs
+    run_tool_here("ablation.py", "--plan", write_plan(tmp_path, SWEEP=SWEEP), "--output", output, "--table",
+                  monkeypatch=monkeypatch)  # fmt: skip
+    assert (output / "sweep.png").stat().st_size > 1000
+    assert capsys.readouterr().out.splitlines()[-1].endswith("table.md, results.json, curves.png, sweep.png, report.html")
+
+
+def test_a_sweep_is_a_line_with_spreads_and_levels_in_their_bands():
+    axes = sweep_chart("t", {1: (50.0, 2.0), 3: (60.0, None)}, {"base": (40.0, 1.0)}, xlabel="x", ylabel="y").axes[0]
+    line = next(x for x in axes.lines if list(x.get_xdata()) == [1, 3])
+    assert list(line.get_ydata()) == [50, 60]
+    spreads = axes.collections[0].get_segments()
+    assert [s[:, 1].tolist() for s in spreads] == [[48, 52], [60, 60]]
+    level = next(x for x in axes.lines if x.get_label() == "base")
+    assert set(level.get_ydata()) == {40} and level.get_linestyle() == "--"
+    band = axes.patches[0].get_bbox() if axes.patches else None
+    assert (band.y0, band.y1) == (39, 41)
+
+
+@pytest.mark.parametrize(
+    "sweep", ["x", {"X": "a"}, {"X": "a", "POINTS": {"base": "b"}}, {"X": "a", "POINTS": {}, "Y": 1}], ids=str
+)
+def test_a_wrong_sweep_is_refused(tmp_path, sweep):
+    with pytest.raises(ConfigError, match="SWEEP is .*use {X: text"):
+        read_plan(write_plan(tmp_path, SWEEP=sweep))
 
 
 def test_runs_that_have_not_ended_are_left_out(runs):
