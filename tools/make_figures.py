@@ -1,6 +1,8 @@
-"""Draw predictions of several detectors and the truth side by side, as in some pictures of README and docs.
+"""Draw predictions of several models and the truth side by side, as in some pictures of README and docs.
 
-Each detector is NAME=RUN_DIR: the folder of a training, with its config.yaml and model_final.pth. Example, after
+Boxes are in before_after_IMAGE.jpg, and label maps, of models that predict them, in label_maps_IMAGE.jpg.
+
+Each model is NAME=RUN_DIR: the folder of a training, with its config.yaml and model_final.pth. Example, after
 `make demo`:
     python tools/make_figures.py --output docs/images --dataset minicity_foggy_val --image 32 \
         --runs before=output/demo/source_strong_start after=output/demo/mic_strong
@@ -26,6 +28,7 @@ from mic_det.utils.outputs import Outputs, add_overwrite_argument
 from mic_det.utils.programs import start_program
 from mic_det.visualization.before_after import before_after, typical_images
 from mic_det.visualization.grid import panel_grid
+from mic_det.visualization.label_maps import compared_label_maps
 from mic_det.visualization.panels import mic_panels
 
 
@@ -37,7 +40,7 @@ def parse_args():
         "--image", type=int, nargs="+", help="numbers of images in the set, from 0 (default: one with a medium number "
         "of true boxes)"
     )  # fmt: skip
-    parser.add_argument("--output", required=True, help="folder for before_after_IMAGE.jpg")
+    parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--columns", type=int, help="panels per row (default: the number with the largest panels)")
     parser.add_argument("--no-labels", action="store_true", help="draw no classes and scores, for small pictures")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="least score of a drawn box (default: 0.5)")
@@ -67,15 +70,21 @@ def main(args):
         raise ConfigError(f"--image {outside[0]}: {args.dataset} has images 0 to {len(dicts) - 1}.")
     inputs = [dicts[i]["file_name"] for i in images]
     outputs = Outputs(args.output, "make_figures", [*inputs, *map(str, runs.values())], args.overwrite)
-    outputs.check([f"{kind}_{i}.jpg" for i in images for kind in ("before_after", "panels")])
+    outputs.check([f"{kind}_{i}.jpg" for i in images for kind in ("before_after", "label_maps", "panels")])
     names = MetadataCatalog.get(args.dataset).get("thing_classes", ())
     for i in images:
-        rgb, truth = original_image(cfg, dicts[i])
-        entries = {name: predictor(rgb)["instances"] for name, predictor in predictors.items()}
-        entries.update({"truth": truth} if truth is not None else {})
-        picture = before_after(rgb, entries, names, labels=not args.no_labels, columns=args.columns,
-                               score_threshold=args.score_threshold)  # fmt: skip
-        save(outputs, f"before_after_{i}.jpg", picture)
+        rgb, truth, true_labels = original_image(cfg, dicts[i])
+        found = {name: predictor(rgb) for name, predictor in predictors.items()}
+        entries = {name: x["instances"] for name, x in found.items() if "instances" in x}
+        if entries:
+            entries.update({"truth": truth} if truth is not None else {})
+            picture = before_after(rgb, entries, names, labels=not args.no_labels, columns=args.columns,
+                                   score_threshold=args.score_threshold)  # fmt: skip
+            save(outputs, f"before_after_{i}.jpg", picture)
+        maps = {name: x["label_map"].numpy() for name, x in found.items() if "label_map" in x}
+        if maps:
+            panels = compared_label_maps(rgb, maps, true_labels, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+            save(outputs, f"label_maps_{i}.jpg", panel_grid(panels, columns=args.columns, labels=False))
         if args.panels:
             cfg_of_mic = config_of_run(runs[args.panels])
             mapped = DomainMapper.with_truth(cfg_of_mic)(dicts[i])
@@ -108,13 +117,18 @@ def config_of_run(folder):
 
 
 def original_image(cfg, record):
-    """The image (H, W, 3) in RGB at its own size, and its true boxes (None where it has no labels)."""
+    """The image (H, W, 3) in RGB at its own size, its true boxes and its true label map (H, W).
+
+    The latter two are None where it has none.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = "RGB", 0  # 0: not resized
     cfg.MODEL.MASK_ON = False
     mapped = DomainMapper.with_truth(cfg)(record)
-    return mapped["image"].permute(1, 2, 0).numpy(), mapped.get("instances")
+    labels = mapped.get("sem_seg")
+    rgb = mapped["image"].permute(1, 2, 0).numpy()
+    return rgb, mapped.get("instances"), None if labels is None else torch.as_tensor(labels).numpy()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Pictures of label maps: predictions, pseudo-labels, quality, mixtures, truth."""
 
+import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 
@@ -40,4 +41,27 @@ def sem_seg_panels(model, batched_input, taught, source=None, input_format="BGR"
         panels.append(("labels of the mixture", color_labels(mixed.labels.numpy(), ignored)))
     if "sem_seg" in batched_input:
         panels.append(("true labels", color_labels(torch.as_tensor(batched_input["sem_seg"]).cpu().numpy(), ignored)))
+    return panels
+
+
+def compared_label_maps(image, maps, truth=None, ignored=255):
+    """An image, the label maps of several models, and the truth.
+
+    Args:
+        image (ndarray): (H, W, 3) RGB uint8.
+        maps (dict): name -> label map (H, W) of integers.
+        truth (ndarray): true labels (H, W); None = unknown.
+        ignored (int): the label of pixels that are neither judged nor coloured.
+
+    Returns:
+        list[(str, ndarray)]: caption and RGB picture of each panel. With a truth, the captions tell the share of right
+        pixels among those with a true label.
+    """
+    panels = [("image", image)]
+    judged = truth is not None and truth != ignored
+    for name, labels in maps.items():
+        right = f": {(labels == truth)[judged].mean():.1%} of the pixels" if np.any(judged) else ""
+        panels.append((f"{name}{right}", color_labels(labels, ignored)))
+    if truth is not None:
+        panels.append(("true labels", color_labels(truth, ignored)))
     return panels

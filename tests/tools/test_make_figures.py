@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 from helpers.data import (
     HEIGHT,
@@ -20,7 +21,10 @@ from helpers.data import (
     write_config,
     write_two_domains,
 )
+from helpers.faults import pixel_keys, write_scene
 from mic_det.checkpoint.checkpointer import MICCheckpointer
+from mic_det.visualization.label_colors import color_labels
+from mic_det.visualization.label_maps import compared_label_maps
 
 pytestmark = pytest.mark.slow
 CELL = round(HEIGHT * 800 / WIDTH) + 36
@@ -63,6 +67,38 @@ def test_two_detectors_and_the_truth_of_each_image(root, tmp_path, monkeypatch):
             assert np.abs(cell - image).mean() < 12, "every panel shows this image"
         assert (picture[height + 8 :, width + 8 :] > 245).all(), "the fourth place is empty"
         assert cv2.imread(str(tmp_path / f"panels_{i}.jpg")).shape[1] <= 1920
+
+
+def test_label_maps_of_two_models_and_the_truth(tmp_path, monkeypatch):
+    write_scene(tmp_path)
+    config = tiny_config(tmp_path, **pixel_keys(tmp_path))
+    for label, name in enumerate(("zeros", "ones")):
+        folder = tmp_path / name
+        folder.mkdir()
+        with forget_registered_sets():
+            model = build_model(load(tmp_path, config))
+        model.sem_seg_head.predictor.bias.data[label] = 1000.0  # the same answer everywhere
+        MICCheckpointer(model, str(folder)).save("model_final")
+        write_config(folder / "config.yaml", config)
+    runs = [f"{name}={tmp_path / name}" for name in ("zeros", "ones")]
+    run_tool_here("make_figures.py", "--output", tmp_path / "out", "--dataset", "target_val", "--image", 0,
+                  "--columns", 1, "--runs", *runs, monkeypatch=monkeypatch)  # fmt: skip
+    assert [p.name for p in (tmp_path / "out").glob("*.jpg")] == ["label_maps_0.jpg"], "these models have no boxes"
+    picture = cv2.imread(str(tmp_path / "out/label_maps_0.jpg"))[:, :, ::-1].astype(int)
+    cells = [cell[36:] for cell in np.split(picture, 4)]  # below the captions
+    truth = np.asarray(Image.open(tmp_path / "target/labels/val_0.png").resize(cells[0].shape[1::-1], Image.NEAREST))
+    for cell, labels in zip(cells[1:], (0 * truth, 0 * truth + 1, truth)):
+        assert np.abs(cell - color_labels(labels)).mean() < 6
+
+
+def test_captions_tell_the_share_of_right_pixels():
+    truth = np.array([[0, 1], [1, 255]])
+    maps = {"a": np.array([[0, 1], [0, 0]]), "b": np.array([[0, 1], [1, 0]])}
+    image = np.zeros((2, 2, 3), np.uint8)
+    captions = [caption for caption, _ in compared_label_maps(image, maps, truth)]
+    assert captions == ["image", "a: 66.7% of the pixels", "b: 100.0% of the pixels", "true labels"]
+    assert [caption for caption, _ in compared_label_maps(image, maps)] == ["image", "a", "b"]
+    assert [c for c, _ in compared_label_maps(image, maps, 0 * truth + 255)] == ["image", "a", "b", "true labels"]
 
 
 def test_without_a_number_a_typical_image_is_drawn(root, tmp_path, monkeypatch):
