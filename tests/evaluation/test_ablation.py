@@ -99,7 +99,9 @@ def test_a_sweep_is_drawn_beside_the_curves(runs, tmp_path, monkeypatch, capsys)
     run_tool_here("ablation.py", "--plan", write_plan(tmp_path, SWEEP=SWEEP), "--output", output, "--table",
                   monkeypatch=monkeypatch)  # fmt: skip
     assert (output / "sweep.png").stat().st_size > 1000
-    assert capsys.readouterr().out.splitlines()[-1].endswith("table.md, results.json, curves.png, sweep.png, report.html")
+    assert (
+        capsys.readouterr().out.splitlines()[-1].endswith("table.md, results.json, curves.png, sweep.png, report.html")
+    )
 
 
 def test_a_sweep_is_a_line_with_spreads_and_levels_in_their_bands():
