@@ -155,7 +155,8 @@ def _add_run(result, plan, seed, run):
     result.seeds.append(seed)
     prefix = {"mIoU": "IoU-"}.get(plan.metric, f"{plan.metric}-")
     for name, value in found[1].items():
-        if name == plan.metric or name.startswith(prefix):
+        known = math.isfinite(value)  # of a class that the set does not show, it is NaN
+        if name == plan.metric or (name.startswith(prefix) and known):
             result.values.setdefault(name, []).append(value)
     seconds = sorted(run.curve("time")[1])
     result.hours.append(seconds[len(seconds) // 2] * run.last_step / 3600 if seconds else float("nan"))

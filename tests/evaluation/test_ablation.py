@@ -76,6 +76,16 @@ def test_means_spreads_gap_and_hours_are_those_worked_out_by_hand(runs):
     assert lines[-1] == "A + B against base, seed by seed: +15.0, +7.0"
 
 
+def test_a_class_that_the_test_set_does_not_show_has_no_column(tmp_path):
+    plan, output = read_plan(write_plan(tmp_path)), tmp_path / "out"
+    for seed in (2, 3):
+        write_run(output, seed, "base", {20: (40.0, float("nan"))})
+    assert (
+        table(plan, collect(plan, output)).splitlines()[0]
+        == "| method | AP50, mean ± s.d. | each seed | gap closed | h |"
+    )
+
+
 SWEEP = {"X": "noise", "POINTS": {"top": 3, "A + B": 1.5}, "LEVELS": ["base"]}
 
 
