@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..config import compose_bounded
+from ..config.rules import is_number
 from ..errors import ConfigError, DataError
 from ..utils.ordinary_files import read_text
 from .report import final_results
@@ -94,11 +95,15 @@ def _sweep(path, entry):
         and set(entry) <= {"X", "POINTS", "LEVELS"}
         and isinstance(entry.get("X"), str)
         and isinstance(entry.get("POINTS"), dict)
-        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in entry["POINTS"].values())
+        and all(map(is_number, entry["POINTS"].values()))
+        and len(set(entry["POINTS"].values())) == len(entry["POINTS"])
         and isinstance(entry.get("LEVELS", []), list)
     )
     if not right:
-        raise ConfigError(f"{path}: SWEEP is {entry!r}: use {{X: text, POINTS: {{cell: number}}, LEVELS: [cell]}}.")
+        raise ConfigError(
+            f"{path}: SWEEP is {entry!r}: use {{X: text, POINTS: {{cell: number}}, LEVELS: [cell]}}, "
+            "with another number for each cell."
+        )
     return entry
 
 

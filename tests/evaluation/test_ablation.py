@@ -127,7 +127,15 @@ def test_a_sweep_is_a_line_with_spreads_and_levels_in_their_bands():
 
 
 @pytest.mark.parametrize(
-    "sweep", ["x", {"X": "a"}, {"X": "a", "POINTS": {"base": "b"}}, {"X": "a", "POINTS": {}, "Y": 1}], ids=str
+    "sweep",
+    [
+        "x",
+        {"X": "a"},
+        {"X": "a", "POINTS": {"base": "b"}},
+        {"X": "a", "POINTS": {}, "Y": 1},
+        {"X": "a", "POINTS": {"base": 1, "top": 1.0}},
+    ],
+    ids=str,
 )
 def test_a_wrong_sweep_is_refused(tmp_path, sweep):
     with pytest.raises(ConfigError, match="SWEEP is .*use {X: text"):
