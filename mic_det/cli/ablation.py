@@ -83,7 +83,7 @@ def write_results(plan, results, outputs, seeds):
     figures = {"curves.png": line_chart(title, curves, ylabel=plan.metric)} if curves else {}
     points, levels = sweep_points(plan, results)
     if points:
-        figures["sweep.png"] = sweep_chart(title, points, levels, xlabel=plan.sweep["X"], ylabel=plan.metric)
+        figures["sweep.png"] = sweep_chart(title, points, levels, xlabel=plan.sweep.x, ylabel=plan.metric)
     for name, figure in figures.items():
         with outputs.writing(name) as file:
             figure.savefig(file, dpi=150)

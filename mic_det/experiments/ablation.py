@@ -19,6 +19,15 @@ KEYS = {"BURN_IN", "CELLS", "TEST", "METRIC", "SEEDS", "BASELINE", "ORACLE", "PA
 
 
 @dataclass
+class Sweep:
+    """A figure of the metric over a number: ``points`` maps cells to it, ``levels`` are cells that have none."""
+
+    x: str = ""  # text below the axis
+    points: dict = field(default_factory=dict)
+    levels: list = field(default_factory=list)
+
+
+@dataclass
 class Plan:
     """Trainings to compare, as in ``configs/minicity/ablation.yaml``, where each key is explained.
 
@@ -36,7 +45,7 @@ class Plan:
     pairs: list = field(default_factory=list)
     curve: list = field(default_factory=list)
     opts: list = field(default_factory=list)
-    sweep: dict = field(default_factory=dict)
+    sweep: Sweep = field(default_factory=Sweep)
 
 
 def read_plan(path):
@@ -66,7 +75,7 @@ def read_plan(path):
     )  # fmt: skip
     for key, names in (("BASELINE", [plan.baseline]), ("ORACLE", [plan.oracle]), ("CURVE", plan.curve),
                        ("PAIRS", [name for pair in plan.pairs for name in pair]),
-                       ("SWEEP", [*plan.sweep.get("POINTS", ()), *plan.sweep.get("LEVELS", ())])):  # fmt: skip
+                       ("SWEEP", [*plan.sweep.points, *plan.sweep.levels])):  # fmt: skip
         unknown = [name for name in names if name and name not in cells]
         if unknown:
             raise ConfigError(f"{path}: {key} names {unknown[0]!r}; the cells are {', '.join(cells)}.")
@@ -87,9 +96,9 @@ def _training(path, name, entry):
 
 
 def _sweep(path, entry):
-    """A plan's ``SWEEP``, checked: {} or X (text), POINTS (cell -> number) and LEVELS (list of cells)."""
+    """A plan's ``SWEEP``, checked: nothing, or X (text), POINTS (cell -> number) and LEVELS (list of cells)."""
     if not entry:
-        return {}
+        return Sweep()
     right = (
         isinstance(entry, dict)
         and set(entry) <= {"X", "POINTS", "LEVELS"}
@@ -104,7 +113,7 @@ def _sweep(path, entry):
             f"{path}: SWEEP is {entry!r}: use {{X: text, POINTS: {{cell: number}}, LEVELS: [cell]}}, "
             "with another number for each cell."
         )
-    return entry
+    return Sweep(entry["X"], entry["POINTS"], entry.get("LEVELS", []))
 
 
 def folder_name(cell):
@@ -226,6 +235,6 @@ def sweep_points(plan, results):
     def found(cell):
         return results[cell].mean(plan.metric), results[cell].spread(plan.metric)
 
-    numbers = sorted((x, cell) for cell, x in plan.sweep.get("POINTS", {}).items() if cell in results)
-    levels = [cell for cell in plan.sweep.get("LEVELS", ()) if cell in results]
+    numbers = sorted((x, cell) for cell, x in plan.sweep.points.items() if cell in results)
+    levels = [cell for cell in plan.sweep.levels if cell in results]
     return {x: found(cell) for x, cell in numbers}, {cell: found(cell) for cell in levels}

@@ -37,15 +37,11 @@ def line_chart(title, curves, *, xlabel="step", ylabel="", smooth=1, ylim=None, 
     Returns:
         Figure: one line a label; single points are marked.
     """
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _titled_axes(title, size, xlabel, ylabel)
     for i, (label, (steps, values)) in enumerate(curves.items()):
         style = {"linestyle": "--" if label in dashed else "-", "color": LINE_COLORS[i % len(LINE_COLORS)]}
         style.update(linewidth=1.6, marker="o" if len(steps) < 12 else "", markersize=4)
         axes.plot(steps, running_mean(values, smooth), label=literal(label), **style)
-    axes.set_title(literal(title), fontsize=11, loc="left")
-    axes.set_xlabel(xlabel, fontsize=9)
-    axes.set_ylabel(ylabel, fontsize=9)
     if ylim:
         axes.set_ylim(*ylim)
     else:
@@ -64,8 +60,7 @@ def sweep_chart(title, points, levels, *, xlabel, ylabel, size=(7.2, 3.4)):
     Returns:
         Figure: the points as a line with their spreads, and each level as a dashed line in a band of its spread.
     """
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _titled_axes(title, size, xlabel, ylabel)
     means, spreads = zip(*points.values())
     bars = [s or 0 for s in spreads]
     axes.errorbar(list(points), means, yerr=bars, color=LINE_COLORS[0], marker="o", markersize=4, capsize=3)
@@ -73,9 +68,6 @@ def sweep_chart(title, points, levels, *, xlabel, ylabel, size=(7.2, 3.4)):
         color = LINE_COLORS[i % len(LINE_COLORS)]
         axes.axhline(mean, color=color, linestyle="--", linewidth=1.6, label=literal(label))
         axes.axhspan(mean - (spread or 0), mean + (spread or 0), color=color, alpha=0.15, linewidth=0)
-    axes.set_title(literal(title), fontsize=11, loc="left")
-    axes.set_xlabel(literal(xlabel), fontsize=9)
-    axes.set_ylabel(ylabel, fontsize=9)
     _finish(figure, axes, len(levels))
     return figure
 
@@ -89,19 +81,25 @@ def bar_chart(title, groups, series, *, ylabel="", size=(7.2, 3.4)):
     Returns:
         Figure: bars side by side.
     """
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _titled_axes(title, size, "", ylabel)
     width = 0.8 / max(1, len(series))
     for i, (label, values) in enumerate(series.items()):
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         axes.bar(at, values, width * 0.92, label=literal(label), color=LINE_COLORS[i % len(LINE_COLORS)])
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(groups) > 6 else {}
     axes.set_xticks(range(len(groups)), list(map(literal, groups)), fontsize=8.5 if len(groups) <= 12 else 7, **slanted)
-    axes.set_title(literal(title), fontsize=11, loc="left")
-    axes.set_ylabel(ylabel, fontsize=9)
     axes.set_ylim(bottom=0)
     _finish(figure, axes, len(series))
     return figure
+
+
+def _titled_axes(title, size, xlabel, ylabel):
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(literal(title), fontsize=11, loc="left")
+    axes.set_xlabel(literal(xlabel), fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+    return figure, axes
 
 
 def _finish(figure, axes, count):

@@ -239,8 +239,8 @@ def test_the_config_of_a_source_model_is_the_base(tmp_path):
 )
 def test_adamw_without_source_images_takes_small_steps(tmp_path, optimizer, names, opts, rate):
     base = tmp_path / "source.yaml"
-    base.write_text(f"SOLVER: {{OPTIMIZER: {optimizer}, BASE_LR: 0.0002}}\n")
-    plan = make_plan(CPU, NONE, [], [(96, 64)], 0, has_source_model=True)
+    base.write_text(f"VERSION: 2\nSOLVER: {{OPTIMIZER: {optimizer}, BASE_LR: 0.0002}}\n")
+    plan = make_plan(CPU, NONE, [], [(96, 64)], 0, has_source_model=True).of_model(get_mic_cfg(base))
     given = sets(tmp_path, source=None, **({"class_names": names} if names else {}))
     config = training_config(ADAPT, plan, given, tmp_path, "w.pth", opts, base=str(base), student="RetinaNet")
     assert config["SOLVER"].get("BASE_LR", 0.0002) == rate

@@ -18,7 +18,6 @@ HEAD = """\
 """
 TITLES = {SOURCE: "Training of the source model on labelled images alone.", ADAPT: "Adaptation to the target."}
 JUDGED = 40  # target images on which the start and the checkpoints are judged without labels
-SOURCE_FREE_LR = 0.1  # factor of AdamW's learning rate without source images (docs/less_data.md)
 TOP = 5  # the learning rate grows during the first 1 / TOP of the steps
 
 
@@ -49,8 +48,6 @@ def training_config(stage, plan, sets, output, weights, opts=(), base="", studen
     if base:
         config = {"_BASE_": base, **config}
         config["MODEL"]["MIC"]["STUDENT"] = student
-        if "class_names" in sets:
-            _merge(config, {"SOLVER": _source_free_solver(_read(base))})
     for key, value in zip(opts[::2], opts[1::2]):
         *parents, last = key.split(".")
         node = {last: _literal(value)}
@@ -135,6 +132,8 @@ def _run(stage, plan, steps, sets, output, weights, own):
             del run["SOLVER"][key]
     if "class_names" in sets:
         run["DATASETS"].update(TRAIN=[], CLASS_NAMES=list(sets["class_names"]))
+        if plan.source_free_lr:
+            run["SOLVER"]["BASE_LR"] = plan.source_free_lr
     return run
 
 
@@ -143,14 +142,6 @@ def _optimizer(plan):
     if plan.weights.name:  # ImageNet weights, as in configs/camvid
         return {"OPTIMIZER": "AdamW", "BASE_LR": 0.0002, "WEIGHT_DECAY": 0.05, "WEIGHT_DECAY_NORM": 0.0}
     return {"OPTIMIZER": "SGD", "BASE_LR": round(plan.batch * 0.005, 6)}  # from scratch, as on the miniature city
-
-
-def _source_free_solver(own):
-    """What changes in the solver of a source model, whose config is ``own``, where no source image is used."""
-    solver = own.get("SOLVER", {})
-    if solver.get("OPTIMIZER") != "AdamW" or "BASE_LR" not in solver:
-        return {}
-    return {"BASE_LR": float(f"{solver['BASE_LR'] * SOURCE_FREE_LR:.6g}")}
 
 
 def _read(file):

@@ -17,6 +17,7 @@ from ...errors import CheckpointError, ConfigError
 SOURCE_PRESET = "_methods/strong_start.yaml"
 ADAPT_PRESET = "_methods/mic_strong.yaml"
 SOURCE_FREE_PRESET = "_methods/source_free.yaml"
+SOURCE_FREE_LR = 0.1  # factor of AdamW's learning rate without source images (docs/less_data.md)
 
 DETECTOR = "Base-RCNN-FPN-R18-small.yaml"
 BACKBONES = {"cpu": "resnet18", "cuda": "resnet50"}  # torchvision's; plain Detectron2 has these too
@@ -147,6 +148,7 @@ class Plan:
     long_side: int
     batch: int  # source images per step, over all devices; the target has the same number
     steps: tuple
+    source_free_lr: float = 0.0  # learning rate without source images; 0 = that of the source model
 
     @property
     def block_size(self):
@@ -155,9 +157,10 @@ class Plan:
 
     def of_model(self, cfg):
         """The plan for a source model that exists: the sizes and the batch are those of its config."""
+        small = cfg.SOLVER.BASE_LR * SOURCE_FREE_LR if cfg.SOLVER.OPTIMIZER == "AdamW" else 0.0
         return replace(
             self, short_side=min(cfg.INPUT.MIN_SIZE_TRAIN), long_side=cfg.INPUT.MAX_SIZE_TRAIN,
-            batch=cfg.SOLVER.IMS_PER_BATCH,
+            batch=cfg.SOLVER.IMS_PER_BATCH, source_free_lr=float(f"{small:.6g}"),
         )  # fmt: skip
 
 
