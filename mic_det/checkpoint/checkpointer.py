@@ -7,11 +7,10 @@ from urllib.parse import urlparse
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from ..config.label_kinds import has_class_names, label_kinds
 from ..config.models import is_label_free
-from ..data.classes import expect_classes, model_class_names, positions, stated_classes
+from ..data.classes import expect_classes, label_names, model_class_names, positions, stated_classes
 from ..data.custom_sets import targets_alone
 from ..errors import CheckpointError
 from ..modeling import MIC
@@ -88,9 +87,7 @@ class MICCheckpointer(CheckpointFiles):
         if has_class_names(cfg) and (sets.TRAIN or sets.CLASS_NAMES or not kwargs.get("complete")):
             keys["class_names"] = model_class_names(cfg)
         if "pixels" in label_kinds(cfg):
-            names = (*sets.TRAIN, *sets.TARGET_LABELLED, *sets.TEST)
-            sets = [MetadataCatalog.get(n) for n in names]
-            keys["pixel_class_names"] = next((m.stuff_classes for m in sets if m.get("stuff_classes")), None)
+            keys["pixel_class_names"] = label_names(cfg, "pixels") or None
         checkpointer = cls(model, save_dir, **keys, **kwargs)
         checkpointer.cfg = cfg
         return checkpointer

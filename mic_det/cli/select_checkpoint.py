@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 from ..config.roles import LABELS, MASK, SELF_TRAINING
+from ..data.classes import label_names, model_class_names
 from ..errors import DataError
 from ..evaluation.label_free.criteria import CRITERIA
-from ..evaluation.label_free.measure import needs_source
+from ..evaluation.label_free.lost_classes import LOST, class_scores, least_scores, lost_classes, named
+from ..evaluation.label_free.measure import judged_kind, needs_source
 from ..evaluation.label_free.ranking import COMBINATION, choose, combined, resampled_scores
 from ..experiments.run_checkpoints import ImageSets, measure_runs, read_runs
 from ..utils.outputs import Outputs
@@ -32,32 +34,49 @@ def main(args):
     criteria = tuple(CRITERIA if args.criteria == "all" else COMBINATION)
     sets = ImageSets(args.images, args.max_images, args.source_images if needs_source(criteria) else 0)
     rows, resampled = [], []
+    kind, losses = judged_kind(runs[0].cfg), []  # the names of the classes that each row's model has lost
     with progress_bar(sum(len(r.checkpoints) for r in runs), "checkpoint") as progress:
         skip = lambda c, why: progress.write(printable(f"{c.file} is left out: {why}"), file=sys.stderr)  # noqa: E731
         for row in measure_runs(runs, sets, criteria, args.judge, args.trust_checkpoint, skip=skip):
+            lost = lost_of(row, rows, kind)
             rows.append(row)
-            resampled.append(resampled_scores(row.measured))
-            write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), complete=False)
+            losses.append(named(lost, names_of(runs[0].cfg, kind)) if lost else "")
+            resampled.append(resampled_scores(row.measured) * (not lost))
+            write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), losses, complete=False)
             progress.update()
     for note in sets.notes:
         print(printable(note), file=sys.stderr)
-    content = write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg))
+    content = write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), losses)
     if all(c["score"] is None for c in content["checkpoints"]):
         raise DataError("none of the criteria can be measured of these models on these images.")
     print_table(content)
     print_choice(content, output)
 
 
-def write(args, outputs, name, rows, resampled, images, complete=True):
+def names_of(cfg, kind):
+    """Names of the model's classes; the sets may not have been loaded yet."""
+    return label_names(cfg, kind) if kind == "pixels" else model_class_names(cfg) or ()
+
+
+def lost_of(row, before, kind):
+    """Classes that a checkpoint has lost against the start of its run, which comes before it; [] without one."""
+    run = row.checkpoint.run
+    start = next((r.measured for r in before if r.checkpoint.start and run in r.checkpoint.runs), None)
+    if start is None:
+        return []
+    return lost_classes(class_scores(start), class_scores(row.measured), least_scores(kind, len(start)))
+
+
+def write(args, outputs, name, rows, resampled, images, losses, complete=True):
     """Write the JSON file, also after each checkpoint: a program that is ended early leaves what it has measured."""
-    content = {"complete": complete, **report(args, rows, resampled, images)}
+    content = {"complete": complete, **report(args, rows, resampled, images, losses)}
     outputs.write_text(name, json.dumps(content, indent=1))
     return content
 
 
-def report(args, rows, resampled, images):
+def report(args, rows, resampled, images, losses):
     """The content of the JSON file: the best checkpoint first."""
-    scores = [combined(row.measured.values) for row in rows]
+    scores = [0.0 if lost else combined(row.measured.values) for row, lost in zip(rows, losses)]
     choice = choose(scores, resampled, [row.checkpoint.start for row in rows])
     found = []
     for i in choice.order:
@@ -67,7 +86,7 @@ def report(args, rows, resampled, images):
         if c.start:
             entry["runs"] = c.runs
         else:
-            entry["training"] = c.training
+            entry["training"], entry["lost_classes"] = c.training, losses[i]
         if row.truth is not None:
             entry["AP50"] = _finite(row.truth["AP50"])
             entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}
@@ -107,6 +126,12 @@ def print_choice(content, output):
         print(f"It is better than its start in {content['above_start']:.0%} of them.")
     if content["start_is_best"]:
         print("Warning: the start looks better than every adapted checkpoint. The adaptation did not help.")
+    for c in content["checkpoints"]:
+        if c.get("lost_classes"):
+            print(printable(
+                f"Warning: {c['run']} has lost {c['lost_classes']} after step {c['step']}: its predictions have less "
+                f"than {LOST:.0%} of the start's scores. So its score is 0."
+            ))  # fmt: skip
     for line in mixed_training(content["checkpoints"]):
         print(printable(line))
     print(printable(f"{output}: all criteria"))

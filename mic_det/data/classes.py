@@ -86,6 +86,19 @@ def known_class_names(cfg):
     return tuple(cfg.DATASETS.CLASS_NAMES or stated_classes() or of_target)
 
 
+def label_names(cfg, kind):
+    """Names of the model's classes of a kind of label, without reading a file; () where they are not known.
+
+    Args:
+        kind (str): "boxes", "pixels" or "image_class".
+    """
+    if kind != "pixels":
+        return known_class_names(cfg)
+    sets = cfg.DATASETS
+    known = (MetadataCatalog.get(n).get("stuff_classes") for n in (*sets.TRAIN, *sets.TARGET_LABELLED, *sets.TEST))
+    return tuple(next(filter(None, known), ()))
+
+
 def class_order(name, classes, used):
     """The model's classes, and the place among them of each class of a set.
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from dataclasses import dataclass
 
 import numpy as np
 from detectron2.engine import HookBase
@@ -10,7 +11,9 @@ from detectron2.utils import comm
 
 from ..checkpoint.formats import read_torch
 from ..checkpoint.storage import BEST_LABEL_FREE
-from ..evaluation.label_free.measure import label_free_results, measure_label_free
+from ..data.classes import label_names
+from ..evaluation.label_free.lost_classes import LOST, class_scores, least_scores, lost_classes, named
+from ..evaluation.label_free.measure import judged_kind, label_free_results, measure_label_free
 from ..evaluation.label_free.ranking import COMBINATION, resampled_scores
 from ..modeling import MIC
 from .hooks import undisturbed
@@ -21,12 +24,23 @@ START = "label_free/start"
 FIRST_COMBINATION = {"mask_agreement": 1.0, "nms_consistency": 1.0, "information": 1.0}
 
 
+@dataclass
+class Latest:
+    """What was measured last: the iteration, the score, the scores on resampled images, the scores of each class."""
+
+    iteration: int
+    score: float
+    samples: np.ndarray
+    classes: np.ndarray
+
+
 class KeepBestLabelFree(HookBase):
     """Keeps the weights with the highest score without labels as ``model_best_label_free.pth``.
 
     The start takes part: the weights that a new training begins with, if they are those of a whole model. So a training
-    that makes the model worse ends with its start in this file. Of equal scores, the first one stays. The scores so far
-    are in checkpoints, so a resumed run ends with the file of a run without interruption.
+    that makes the model worse ends with its start in this file. Weights that have lost a class of the start
+    (:func:`lost_classes`) have score 0. Of equal scores, the first one stays. The scores so far are in checkpoints, so
+    a resumed run ends with the file of a run without interruption.
 
     The hook measures at each evaluation, and every ``TEST.LABEL_FREE.PERIOD`` steps. It comes after the evaluation.
     """
@@ -41,8 +55,9 @@ class KeepBestLabelFree(HookBase):
         """
         self.cfg, self.model, self.checkpointer, self.stoppable = cfg, model, checkpointer, stoppable
         self.start, self.start_samples = None, []  # the start's score, and its scores on resampled images
+        self.start_classes = None  # its scores of each class
         self.best, self.step, self.above_start = -math.inf, -1, None  # of what was trained
-        self._latest = None  # (iteration, score, scores on resampled images) of what was measured last
+        self._latest = None  # what was measured last
         self._lost = False  # whether the file of the best weights was removed
 
     @property
@@ -61,8 +76,19 @@ class KeepBestLabelFree(HookBase):
         refuse_nonfinite(self.model)
         with undisturbed(self.model):
             measured = measure_label_free(self.cfg, self.model)
-        results = label_free_results(measured)
-        self._latest = self.trainer.iter, results["score"], resampled_scores(measured)
+        results, samples = label_free_results(measured), resampled_scores(measured)
+        classes = class_scores(measured)
+        if self.start_classes is not None and classes is not None:
+            kind = judged_kind(self.cfg)
+            lost = lost_classes(self.start_classes, classes, least_scores(kind, len(measured)))
+            results["lost_classes"] = len(lost)
+            if lost:
+                results["score"], samples = 0.0, np.zeros_like(samples)
+                logging.getLogger(__name__).warning(
+                    "The training has lost %s: the sum of the scores is below %.0f %% of the start's. So these "
+                    "weights have score 0 without labels.", named(lost, label_names(self.cfg, kind)), 100 * LOST,
+                )  # fmt: skip
+        self._latest = Latest(self.trainer.iter, results["score"], samples, classes)
         return {"label_free": results}
 
     def before_train(self):
@@ -72,8 +98,9 @@ class KeepBestLabelFree(HookBase):
             self._look_for_file()
         elif self._whole_model_was_loaded():
             self.measure()
-            _, self.start, samples = self._latest
-            self.start_samples, self._latest = samples.tolist(), None
+            self.start, self.start_samples = self._latest.score, self._latest.samples.tolist()
+            self.start_classes = None if self._latest.classes is None else self._latest.classes.tolist()
+            self._latest = None
             self.trainer.storage.put_scalar(START, self.start, smoothing_hint=False)
             self._save(-1, self.start)
 
@@ -95,9 +122,9 @@ class KeepBestLabelFree(HookBase):
             self._report()
 
     def _keep(self):
-        if self._latest is None or self._latest[0] != self.trainer.iter:
+        if self._latest is None or self._latest.iteration != self.trainer.iter:
             return
-        _, score, samples = self._latest
+        score, samples = self._latest.score, self._latest.samples
         if not score > self.best:
             return
         self.best, self.step = score, min(self.trainer.iter, self.trainer.max_iter - 1)
@@ -157,7 +184,7 @@ class KeepBestLabelFree(HookBase):
     def state_dict(self):
         return {
             "best": self.best, "step": self.step, "above_start": self.above_start, "start": self.start,
-            "start_samples": self.start_samples, "combination": COMBINATION,
+            "start_samples": self.start_samples, "start_classes": self.start_classes, "combination": COMBINATION,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict):
@@ -169,5 +196,5 @@ class KeepBestLabelFree(HookBase):
             )
             return
         # earlier versions did not judge the start
-        for key in ("best", "step", "above_start", "start", "start_samples"):
+        for key in ("best", "step", "above_start", "start", "start_samples", "start_classes"):
             setattr(self, key, state_dict.get(key, getattr(self, key)))

@@ -209,6 +209,7 @@ def label_free_charts(run):
     """The score of ``TEST.LABEL_FREE`` over steps, then the criteria that it combines."""
     curves = _curves(run, "label_free/")
     start = curves.pop("start", None)
+    curves.pop("lost_classes", None)
     if start and "score" in curves:  # counted from 0, as of the steps
         curves["score"] = ([-1, *curves["score"][0]], [*start[1][:1], *curves["score"][1]])
     score = {k: v for k, v in curves.items() if k == "score"}
@@ -222,9 +223,10 @@ def _kept(run):
     if not steps:
         return ""
     best = max(range(len(steps)), key=scores.__getitem__)
+    lost = [step for step, count in zip(*run.curve("label_free/lost_classes")) if count]
     text = (
-        f"Higher is better. The highest score of the evaluations in metrics.json is {scores[best]:.3f}, after step "
-        f"{steps[best] + 1}. "
+        f"Higher is better. {_lost(lost)}The highest score of the evaluations in metrics.json is {scores[best]:.3f}, "
+        f"after step {steps[best] + 1}. "
     )
     start = run.curve("label_free/start")[1]
     if start and start[0] >= scores[best]:
@@ -234,6 +236,15 @@ def _kept(run):
         )
     text += f"The start's score is {start[0]:.3f}. " if start else ""
     return text + "model_best_label_free.pth has the weights with the highest score of the run."
+
+
+def _lost(steps):
+    if not steps:
+        return ""
+    return (
+        "The score is 0 where a class of the start is hardly predicted any more: first seen after step "
+        f"{steps[0] + 1}; the log names it. "
+    )
 
 
 def _evenly(files, most):

@@ -9,14 +9,14 @@ from mic_det.experiments.run_files import Run
 STEPS = 900
 
 
-def chosen(folder, step=None, score=None, enabled=True, **more):
+def chosen(folder, step=None, score=None, enabled=True, end=None, **more):
     """Of a run that measured 0.5 at the start, 0.6 after 300 steps and 0.55 at the end, and kept those of ``step``."""
     cfg = get_mic_cfg()
     cfg.SOLVER.MAX_ITER, cfg.TEST.LABEL_FREE.ENABLED = STEPS, enabled
     if step is not None:
         content = {"model": {}, "iteration": step - 1, "label_free_score": score, **more}
         torch.save(content, folder / "model_best_label_free.pth")
-    metrics = {0: {"label_free/start": 0.5}, 299: {"label_free/score": 0.6}, STEPS: {"label_free/score": 0.55}}
+    metrics = {0: {"label_free/start": 0.5}, 299: {"label_free/score": 0.6}, STEPS: end or {"label_free/score": 0.55}}
     return find_chosen(cfg, str(folder / "model_final.pth"), Run(folder, "adapt", metrics))
 
 
@@ -44,6 +44,12 @@ def test_the_start(tmp_path):
     assert found.file.endswith("best_label_free.pth") and found.table().warning
     assert "did not help" in found.sentences()[-1] and "(score 0.500)" in found.sentences()[0]
     assert found.table().rows == [["start", "0.500"], ["step 900", "0.550"]]
+
+
+def test_the_start_because_the_last_step_has_lost_a_class(tmp_path):
+    found = chosen(tmp_path, 0, 0.5, end={"label_free/score": 0.0, "label_free/lost_classes": 1})
+    assert found.lost and "0.000, as it hardly predicts a class any more" in found.sentences()[0]
+    assert not chosen(tmp_path, 0, 0.5, end={"label_free/score": 0.4, "label_free/lost_classes": 0}).lost
 
 
 def test_the_last_step_is_named_by_its_own_file(tmp_path):

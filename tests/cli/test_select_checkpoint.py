@@ -72,6 +72,25 @@ def test_all_checkpoints_and_their_common_start_are_ranked_by_the_combination(ru
     assert 0 <= chosen["sure"] <= 1 and chosen["num_images"] == 5 and chosen["images"] == "fog"
 
 
+def test_a_checkpoint_that_has_lost_a_class_is_the_last_choice(runs, tmp_path, capsys):
+    folder, name = tmp_path / "run", "detector.roi_heads.box_predictor.cls_score.bias"
+    shutil.copytree(runs / "slow", folder)
+    for file, bias in ((runs / "start" / "model_final.pth", 2), (folder / "model_final.pth", -100)):
+        content = torch.load(file, weights_only=False)
+        for part in ("student", "teacher"):
+            content["model"][name.replace("detector", part)][1] = bias
+        torch.save(content, tmp_path / "start.pth" if bias == 2 else file)
+    out, start = tmp_path / "select.json", tmp_path / "start.pth"
+    assert not run("select", folder, "--start", start, "--max-images", 5, "--output", out)
+    found = json.loads(out.read_text())["checkpoints"]
+    last = next(c for c in found if c["step"] == 8)
+    assert (last["file"], last["score"], last["lost_classes"]) == (str(folder / "model_final.pth"), 0, "green")
+    assert found[0]["start"], "the other one has lost it, too"
+    assert "lost_classes" not in next(c for c in found if c["start"])
+    text = capsys.readouterr().out
+    assert "Warning: run has lost green after step 8" in text and "less than 25% of the start's scores" in text
+
+
 def test_criteria_and_ap50_are_those_of_the_library(runs, chosen):
     entry = next(c for c in chosen["checkpoints"] if c["run"] == "fast" and c["step"] == 4)
     with forget_registered_sets():

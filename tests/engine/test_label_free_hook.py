@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage, get_event_storage
 
 from helpers.data import forget_registered_sets, load
 from helpers.resume import MIC, make_trainer, metrics, run_config, same, saved, write_mixed_domains
@@ -135,6 +136,42 @@ def test_a_run_that_ends_below_its_start_keeps_the_start_and_says_so(worse, stra
     assert f"score {first:.3f}" in warning and f"score {max(trained.values()):.3f}" in warning and BEST in warning
     state = saved(folder)["trainer"]["hooks"]["KeepBestLabelFree"]
     assert state["start"] == first
+
+
+@pytest.fixture
+def lost(data, straight):
+    """A hook that has measured its start, then a model that does not predict the class "blue" any more; and the log."""
+    keys = {**KEYS, "MODEL__WEIGHTS": str(straight[0] / "model_final.pth")}
+    trainer = make_trainer(data, data / "lost", **keys)
+    trainer.iter = trainer.start_iter = 0
+    hook = next(h for h in trainer._hooks if isinstance(h, KeepBestLabelFree))
+
+    def bias_of_blue(value):
+        for detector in (trainer.model.student, trainer.model.teacher):
+            detector.roi_heads.box_predictor.cls_score.bias.data[2] = value
+
+    with EventStorage(), logged("mic_det.engine.keep_best") as log:
+        trainer.storage = get_event_storage()
+        bias_of_blue(2)
+        hook.before_train()
+        unchanged = hook.measure()["label_free"]
+        bias_of_blue(-100)
+        yield hook, unchanged, hook.measure()["label_free"], log
+    shutil.rmtree(data / "lost")
+
+
+def test_weights_that_have_lost_a_class_have_score_0(lost):
+    hook, unchanged, results, log = lost
+    assert hook.start_classes[2] >= 1, "the start predicts it, or this test would say nothing"
+    assert (unchanged["lost_classes"], unchanged["score"]) == (0, hook.start)
+    assert (results["lost_classes"], results["score"]) == (1, 0)
+    assert len(log) == 1 and "has lost blue" in log[0] and "25 %" in log[0]
+    hook._keep()
+    assert (hook.best, hook.above_start) == (0, 0)
+    assert saved(hook.checkpointer.save_dir, BEST)["iteration"] == -1, "the start's weights stay"
+    again = KeepBestLabelFree(hook.cfg, hook.model, hook.checkpointer, None)
+    again.load_state_dict(hook.state_dict())
+    assert again.start_classes == hook.start_classes
 
 
 def test_a_resumed_run_still_knows_its_start(data, worse):

@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 
 from mic_det.evaluation.label_free import criteria as c
 from mic_det.evaluation.label_free.judging import judge, spearman
+from mic_det.evaluation.label_free.lost_classes import class_scores, least_scores, lost_classes, named
 from mic_det.evaluation.label_free.measure import Measured, Source
 from mic_det.evaluation.label_free.predictions import BoxPredictions, best_pairs, pairwise_iou
 from mic_det.evaluation.label_free.ranking import choose, combined, resampled_scores
@@ -213,6 +214,34 @@ def test_a_choice_says_how_sure_it_is_and_warns_of_a_better_start():
     assert (choice.order, choice.sure, choice.above_start, choice.start_is_best) == ([0, 1, 2], 0.5, 0.75, False)
     choice = choose([0.4, 0.5, math.nan], resampled, [False, True, False])
     assert (choice.best, choice.above_start, choice.start_is_best, choice.order[-1]) == (1, None, True, 2)
+
+
+def test_scores_of_classes_are_sums_over_images_and_views():
+    rng = np.random.default_rng(4)
+    whole, flip = ([random_predictions(rng) for _ in range(5)] for _ in range(2))
+    rows = c.CRITERIA["flip_agreement"].statistics({"whole": whole, "flip": flip}, 3)
+    by_hand = [sum(x.scores[x.classes == k].sum() for x in whole + flip) / 2 for k in range(3)]
+    assert class_scores(Measured({"flip_agreement": rows}, Source())) == pytest.approx(by_hand)
+    assert class_scores(Measured({}, Source())) is None
+
+
+@pytest.mark.parametrize("now, lost", [
+    ([40, 2.6, 0], []),  # class 1 has 26 %, and the start has too little of class 2 to tell
+    ([9.9, 2.4, 5], [0, 1]),
+    ([0, 0, 0], [0, 1]),
+    (None, []),
+    ([1, 1], []),  # of another model
+])  # fmt: skip
+def test_lost_classes_by_hand(now, lost):
+    assert lost_classes([40, 10, 0.9], now) == lost
+    assert lost_classes(None, now) == []
+
+
+def test_a_class_of_label_maps_counts_from_a_thousandth_of_the_places():
+    least = least_scores("pixels", 50)
+    assert lost_classes([10, 0.06, 0.04], [10, 0.01, 0.0], least) == [1]
+    assert least_scores("boxes", 50) == least_scores("image_class", 50) == 1
+    assert named([0, 2], ["car", "bus"]) == "car, class 2"
 
 
 def test_spearman_is_scipys():

@@ -21,6 +21,7 @@ class Chosen:
         score, start, end (float): scores without labels of the chosen weights, of the start and of the last step;
             None where they were not measured.
         above_start (float): share of resamplings of the images in which the chosen weights are better than the start.
+        lost (bool): whether the last step's weights have lost a class of the start, so that their score is 0.
     """
 
     file: str
@@ -31,6 +32,7 @@ class Chosen:
     start: Optional[float] = None
     end: Optional[float] = None
     above_start: Optional[float] = None
+    lost: bool = False
 
     @property
     def is_last(self):
@@ -41,9 +43,10 @@ class Chosen:
         if self.score is None:
             return []
         if self.step == 0:
+            why = ", as it hardly predicts a class any more that the start predicts: the log names it" * self.lost
             return [
                 f"Without labels, the start (score {self.score:.3f}) looks better than all adapted checkpoints (score "
-                f"of the last one: {self.end:.3f}), so the result is the model of the start.",
+                f"of the last one: {self.end:.3f}{why}), so the result is the model of the start.",
                 "The adaptation did not help.",
             ]
         found = [f"The result has the weights after step {self.step} of {self.steps}."]
@@ -91,11 +94,11 @@ def find_chosen(cfg, last, run):
     if not (cfg.TEST.LABEL_FREE.ENABLED and file.is_file()):
         return Chosen(last, last, steps, steps)
     kept = read_torch(str(file), mmap=True)
-    start, scores = (run.curve(f"label_free/{name}")[1] for name in ("start", "score"))
+    start, scores, lost = (run.curve(f"label_free/{name}")[1] for name in ("start", "score", "lost_classes"))
     step, end = kept["iteration"] + 1, scores[-1] if scores else None
     above = kept.get("label_free_above_start")
     comparable = start and (step == 0 or above is not None)  # else the start was measured by another version's score
     return Chosen(
         last if step == steps else os.fspath(file), last, step, steps, kept["label_free_score"],
-        start[0] if comparable else None, end, above,
+        start[0] if comparable else None, end, above, bool(lost and lost[-1]),
     )  # fmt: skip
