@@ -130,7 +130,8 @@ def print_choice(content, output):
         if c.get("lost_classes"):
             print(printable(
                 f"Warning: {c['run']} has lost {c['lost_classes']} after step {c['step']}: its predictions have less "
-                f"than {LOST:.0%} of the start's scores. So its score is 0."
+                f"than {LOST:.0%} of the start's scores. So its score is 0. If the target shows nothing of that kind, "
+                "the start was wrong, not this checkpoint: compare pictures."
             ))  # fmt: skip
     for line in mixed_training(content["checkpoints"]):
         print(printable(line))

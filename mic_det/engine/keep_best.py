@@ -86,7 +86,9 @@ class KeepBestLabelFree(HookBase):
                 results["score"], samples = 0.0, np.zeros_like(samples)
                 logging.getLogger(__name__).warning(
                     "The training has lost %s: the sum of the scores is below %.0f %% of the start's. So these "
-                    "weights have score 0 without labels.", named(lost, label_names(self.cfg, kind)), 100 * LOST,
+                    "weights have score 0 without labels. If the target images show nothing of that kind, the start "
+                    "was wrong, not these weights: compare pictures.",
+                    named(lost, label_names(self.cfg, kind)), 100 * LOST,
                 )  # fmt: skip
         self._latest = Latest(self.trainer.iter, results["score"], samples, classes)
         return {"label_free": results}
