@@ -70,7 +70,9 @@ def table(checkpoints, weights=None):
 
 
 def score(checkpoint, weights):
-    """The combination of a checkpoint's criteria by these weights; None in the file = undefined."""
+    """The combination of a checkpoint's criteria by these weights, 0 where it has lost a class; None = undefined."""
+    if checkpoint.get("lost_classes"):
+        return 0.0
     return combined({k: math.nan if v is None else v for k, v in checkpoint["criteria"].items()}, weights)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def main(args):
         for row in measure_runs(runs, sets, criteria, args.judge, args.trust_checkpoint, skip=skip):
             lost = lost_of(row, rows, kind)
             rows.append(row)
-            losses.append(named(lost, names_of(runs[0].cfg, kind)) if lost else "")
+            losses.append(named(lost, names_of(runs, row.checkpoint, kind)) if lost else [])
             resampled.append(resampled_scores(row.measured) * (not lost))
             write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), losses, complete=False)
             progress.update()
@@ -53,14 +54,21 @@ def main(args):
     print_choice(content, output)
 
 
-def names_of(cfg, kind):
-    """Names of the model's classes; the sets may not have been loaded yet."""
+def names_of(runs, checkpoint, kind):
+    """Names of the classes of a checkpoint's model; the sets may not have been loaded yet."""
+    cfg = next((r.cfg for r in runs if checkpoint in r.checkpoints), runs[0].cfg)
     return label_names(cfg, kind) if kind == "pixels" else model_class_names(cfg) or ()
 
 
 def lost_of(row, before, kind):
-    """Classes that a checkpoint has lost against the start of its run, which comes before it; [] without one."""
-    run = row.checkpoint.run
+    """Classes that a checkpoint has lost against the start of its run, which comes before it; [] without one.
+
+    A start that is also a checkpoint of another run before it is compared with the start of that run.
+    """
+    file, run = os.path.realpath(row.checkpoint.file), row.checkpoint.run
+    if row.checkpoint.start:
+        same = (r.checkpoint for r in before if os.path.realpath(r.checkpoint.file) == file)
+        run = next((c.run for c in same if not c.start), None)
     start = next((r.measured for r in before if r.checkpoint.start and run in r.checkpoint.runs), None)
     if start is None:
         return []
@@ -86,7 +94,8 @@ def report(args, rows, resampled, images, losses):
         if c.start:
             entry["runs"] = c.runs
         else:
-            entry["training"], entry["lost_classes"] = c.training, losses[i]
+            entry["training"] = c.training
+        entry["lost_classes"] = losses[i]
         if row.truth is not None:
             entry["AP50"] = _finite(row.truth["AP50"])
             entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}
@@ -126,16 +135,24 @@ def print_choice(content, output):
         print(f"It is better than its start in {content['above_start']:.0%} of them.")
     if content["start_is_best"]:
         print("Warning: the start looks better than every adapted checkpoint. The adaptation did not help.")
-    for c in content["checkpoints"]:
-        if c.get("lost_classes"):
-            print(printable(
-                f"Warning: {c['run']} has lost {c['lost_classes']} after step {c['step']}: its predictions have less "
-                f"than {LOST:.0%} of the start's scores. So its score is 0. If the target shows nothing of that kind, "
-                "the start was wrong, not this checkpoint: compare pictures."
-            ))  # fmt: skip
+    for line in lost_a_class(content["checkpoints"]):
+        print(printable(line))
     for line in mixed_training(content["checkpoints"]):
         print(printable(line))
     print(printable(f"{output}: all criteria"))
+
+
+def lost_a_class(checkpoints):
+    """What to print of checkpoints that have lost classes; [] where there are none."""
+    found = [f"{c['run']}, step {c['step']}: {', '.join(c['lost_classes'])}" for c in checkpoints if c["lost_classes"]]
+    if not found:
+        return []
+    return [
+        "Warning: these have lost classes of their start, so their score is 0:",
+        *found,
+        f"The scores of each such class sum to less than {LOST:.0%} of those of the start. If the target shows nothing "
+        "of that kind, the start was wrong, not these checkpoints: compare pictures.",
+    ]
 
 
 def mixed_training(checkpoints):

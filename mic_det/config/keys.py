@@ -81,9 +81,9 @@ SECTIONS = (
             "True: each evaluation (TEST.EVAL_PERIOD, the end of training, --eval-only) also measures, without labels, "
             "how good the model is on target images: `label_free/score` and its criteria in metrics.json. A training "
             "also measures the weights that it starts from (`label_free/start`). It keeps the weights with the highest "
-            "score, which may be those of the start, as model_best_label_free.pth. Weights that hardly predict a class "
-            "any more that the start predicts have score 0 (`label_free/lost_classes`). At its end the training says "
-            "which weights it kept. `mic-det select` measures the same afterwards."),
+            "score, which may be those of the start, as model_best_label_free.pth. In a training that has measured its "
+            "start, weights that have lost a class of it have score 0 (`label_free/lost_classes`). At its end the "
+            "training says which weights it kept. `mic-det select` measures the same afterwards."),
         Key("TEST.LABEL_FREE.PERIOD", 0, AT_LEAST_0,
             "A training also measures every this number of steps, without an evaluation on DATASETS.TEST; 0 = only at "
             "evaluations.", "optimizer steps"),

@@ -76,22 +76,26 @@ class KeepBestLabelFree(HookBase):
         refuse_nonfinite(self.model)
         with undisturbed(self.model):
             measured = measure_label_free(self.cfg, self.model)
-        results, samples = label_free_results(measured), resampled_scores(measured)
-        classes = class_scores(measured)
-        if self.start_classes is not None and classes is not None:
-            kind = judged_kind(self.cfg)
-            lost = lost_classes(self.start_classes, classes, least_scores(kind, len(measured)))
-            results["lost_classes"] = len(lost)
-            if lost:
-                results["score"], samples = 0.0, np.zeros_like(samples)
-                logging.getLogger(__name__).warning(
-                    "The training has lost %s: the sum of the scores is below %.0f %% of the start's. So these "
-                    "weights have score 0 without labels. If the target images show nothing of that kind, the start "
-                    "was wrong, not these weights: compare pictures.",
-                    named(lost, label_names(self.cfg, kind)), 100 * LOST,
-                )  # fmt: skip
+        classes, samples = class_scores(measured), resampled_scores(measured)
+        lost = self._lost_classes(classes, len(measured))
+        results = label_free_results(measured, lost)
+        if lost:
+            samples = np.zeros_like(samples)
+            logging.getLogger(__name__).warning(
+                "The training has lost %s: the scores of that class sum to less than %.0f %% of those of the start. So "
+                "these weights have score 0 without labels. If the target images show nothing of that kind, the start "
+                "was wrong, not these weights: compare pictures.", " and ".join(lost), 100 * LOST,
+            )  # fmt: skip
         self._latest = Latest(self.trainer.iter, results["score"], samples, classes)
         return {"label_free": results}
+
+    def _lost_classes(self, classes, num_images):
+        """Names of the classes of the start that are lost; None where it is not known."""
+        if self.start_classes is None:
+            return None
+        kind = judged_kind(self.cfg)
+        lost = lost_classes(self.start_classes, classes, least_scores(kind, num_images))
+        return named(lost, label_names(self.cfg, kind))
 
     def before_train(self):
         if not comm.is_main_process():
@@ -200,3 +204,8 @@ class KeepBestLabelFree(HookBase):
         # earlier versions did not judge the start
         for key in ("best", "step", "above_start", "start", "start_samples", "start_classes"):
             setattr(self, key, state_dict.get(key, getattr(self, key)))
+        if self.start is not None and self.start_classes is None:
+            logging.getLogger(__name__).warning(
+                "This run began with a version that did not look for lost classes, so it does not find them. `mic-det "
+                "select` does."
+            )

@@ -43,6 +43,10 @@ def _selection(content):
         f"resamplings of {content['num_images']} images of {content['images']}.",
         f"The score combines {', '.join(content['combination'])}. It uses no labels of the target.",
     ]
+    lost = [c for c in checkpoints if c.get("lost_classes")]
+    if lost:
+        named = (f"{c['run']}, step {c['step']} ({', '.join(c['lost_classes'])})" for c in lost)
+        sentences.append(f"These have score 0, as they have lost a class of their start: {'; '.join(named)}.")
     if content["above_start"] is not None:
         sentences.append(f"It is better than its start in {content['above_start']:.0%} of the resamplings.")
     if judged:

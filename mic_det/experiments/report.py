@@ -223,10 +223,10 @@ def _kept(run):
     if not steps:
         return ""
     best = max(range(len(steps)), key=scores.__getitem__)
-    lost = [step for step, count in zip(*run.curve("label_free/lost_classes")) if count]
+    lost = [run.steps_done(step) for step, count in zip(*run.curve("label_free/lost_classes")) if count]
     text = (
         f"Higher is better. {_lost(lost)}The highest score of the evaluations in metrics.json is {scores[best]:.3f}, "
-        f"after step {steps[best] + 1}. "
+        f"after step {run.steps_done(steps[best])}. "
     )
     start = run.curve("label_free/start")[1]
     if start and start[0] >= scores[best]:
@@ -242,8 +242,8 @@ def _lost(steps):
     if not steps:
         return ""
     return (
-        "The score is 0 where a class of the start is hardly predicted any more: first seen after step "
-        f"{steps[0] + 1}; the log names it. "
+        f"The score is 0 where a class of the start is lost, which was first seen after step {steps[0]}. The log names "
+        "the class. "
     )
 
 

@@ -58,6 +58,12 @@ class Run:
         """Metrics whose names begin with ``prefix``, sorted."""
         return sorted({k for values in self.metrics.values() for k in values if k.startswith(prefix)})
 
+    def steps_done(self, iteration):
+        """Steps of an iteration of metrics.json: Detectron2 counts from 0, but not in the evaluation of the end."""
+        planned = self.setting("SOLVER.MAX_ITER")
+        planned = planned if isinstance(planned, int) else max([self.last_step, *self.metrics])
+        return min(iteration + 1, planned)
+
     def evaluations(self):
         """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}, after that number of steps.
 
@@ -65,11 +71,8 @@ class Run:
         keypoints, whose metrics have the names of boxes', "AP" is "mask AP" and "keypoint AP".
         """
         found, test = {}, self.setting("DATASETS.TEST") or []
-        planned = self.setting("SOLVER.MAX_ITER")
-        planned = planned if isinstance(planned, int) else max([self.last_step, *self.metrics])
         for iteration, values in self.metrics.items():
-            # Detectron2 counts steps from 0, but not in the evaluation of the end
-            step = min(iteration + 1, planned)
+            step = self.steps_done(iteration)
             for key, value in values.items():
                 parts = RESULT.fullmatch(key)
                 if not parts or not isinstance(value, (int, float)):

@@ -48,7 +48,9 @@ def test_the_start(tmp_path):
 
 def test_the_start_because_the_last_step_has_lost_a_class(tmp_path):
     found = chosen(tmp_path, 0, 0.5, end={"label_free/score": 0.0, "label_free/lost_classes": 1})
-    assert found.lost and "0.000, as it hardly predicts a class any more" in found.sentences()[0]
+    assert found.lost and "0.000, as it has lost a class of the start" in found.sentences()[0]
+    later = chosen(tmp_path, 300, 0.6, end={"label_free/score": 0.0, "label_free/lost_classes": 1}).sentences()
+    assert "0.000 for the last step (it has lost a class" in " ".join(later)
     assert not chosen(tmp_path, 0, 0.5, end={"label_free/score": 0.4, "label_free/lost_classes": 0}).lost
 
 

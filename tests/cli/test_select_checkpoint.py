@@ -10,6 +10,7 @@ from helpers.data import forget_registered_sets, load, write_config
 from helpers.faults import check_refused
 from helpers.resume import MIC, make_trainer, run_config, write_mixed_domains
 from mic_det.cli import program
+from mic_det.cli.judge_criteria import score
 from mic_det.config.roles import LABELS, MASK, SELF_TRAINING
 from mic_det.engine.setup import get_mic_cfg
 from mic_det.engine.trainer import MICTrainer
@@ -18,6 +19,7 @@ from mic_det.evaluation.label_free.criteria import CRITERIA
 from mic_det.evaluation.label_free.judging import judge
 from mic_det.evaluation.label_free.measure import dicts_of, measure, read_source, read_unlabelled
 from mic_det.evaluation.label_free.ranking import COMBINATION, combined
+from mic_det.experiments.label_free_tables import read_table
 from mic_det.inference.predictor import load_model
 
 pytestmark = pytest.mark.slow
@@ -84,11 +86,25 @@ def test_a_checkpoint_that_has_lost_a_class_is_the_last_choice(runs, tmp_path, c
     assert not run("select", folder, "--start", start, "--max-images", 5, "--output", out)
     found = json.loads(out.read_text())["checkpoints"]
     last = next(c for c in found if c["step"] == 8)
-    assert (last["file"], last["score"], last["lost_classes"]) == (str(folder / "model_final.pth"), 0, "green")
+    assert (last["file"], last["score"], last["lost_classes"]) == (str(folder / "model_final.pth"), 0, ["green"])
     assert found[0]["start"], "the other one has lost it, too"
-    assert "lost_classes" not in next(c for c in found if c["start"])
+    assert next(c for c in found if c["start"])["lost_classes"] == []
     text = capsys.readouterr().out
-    assert "Warning: run has lost green after step 8" in text and "less than 25% of the start's scores" in text
+    assert "run, step 8: green" in text and "less than 25% of those of the start" in text
+    assert "run, step 8 (green)" in read_table(out).sentences[2]
+    assert score(last, {"entropy": 1.0}) == 0, "judge-criteria knows it, whatever the weights"
+
+    # a run that begins with the checkpoint that has lost it
+    after = tmp_path / "after"
+    shutil.copytree(folder, after)
+    for config, weights in ((folder / "config.yaml", start), (after / "config.yaml", folder / "model_final.pth")):
+        text = config.read_text()
+        config.write_text(text.replace(str(runs / "start" / "model_final.pth"), str(weights)))
+        assert config.read_text() != text
+    assert not run("select", folder, after, "--max-images", 5, "--output", out, "--overwrite")
+    found = json.loads(out.read_text())["checkpoints"]
+    same = [c for c in found if c["file"] == str(folder / "model_final.pth")]
+    assert [c["lost_classes"] for c in same] == [["green"]] * 2 and {c["start"] for c in same} == {True, False}
 
 
 def test_criteria_and_ap50_are_those_of_the_library(runs, chosen):

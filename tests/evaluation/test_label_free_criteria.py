@@ -220,28 +220,28 @@ def test_scores_of_classes_are_sums_over_images_and_views():
     rng = np.random.default_rng(4)
     whole, flip = ([random_predictions(rng) for _ in range(5)] for _ in range(2))
     rows = c.CRITERIA["flip_agreement"].statistics({"whole": whole, "flip": flip}, 3)
-    by_hand = [sum(x.scores[x.classes == k].sum() for x in whole + flip) / 2 for k in range(3)]
+    by_hand = [sum(x.scores[x.classes == k].sum() for x in whole + flip) / 2 / 5 for k in range(3)]
     assert class_scores(Measured({"flip_agreement": rows}, Source())) == pytest.approx(by_hand)
     assert class_scores(Measured({}, Source())) is None
 
 
 @pytest.mark.parametrize("now, lost", [
-    ([40, 2.6, 0], []),  # class 1 has 26 %, and the start has too little of class 2 to tell
-    ([9.9, 2.4, 5], [0, 1]),
+    ([4, 0.26, 0], []),  # class 1 has 26 %, and the start has too little of class 2 to tell
+    ([0.99, 0.24, 0.5], [0, 1]),
     ([0, 0, 0], [0, 1]),
     (None, []),
     ([1, 1], []),  # of another model
 ])  # fmt: skip
 def test_lost_classes_by_hand(now, lost):
-    assert lost_classes([40, 10, 0.9], now) == lost
-    assert lost_classes(None, now) == []
+    least = least_scores("boxes", 10)  # one box in 10 images
+    assert lost_classes([4, 1, 0.09], now, least) == lost
+    assert lost_classes(None, now, least) == []
 
 
-def test_a_class_of_label_maps_counts_from_a_thousandth_of_the_places():
-    least = least_scores("pixels", 50)
-    assert lost_classes([10, 0.06, 0.04], [10, 0.01, 0.0], least) == [1]
-    assert least_scores("boxes", 50) == least_scores("image_class", 50) == 1
-    assert named([0, 2], ["car", "bus"]) == "car, class 2"
+def test_how_much_of_a_class_the_start_must_predict():
+    assert lost_classes([0.2, 0.0012, 0.0008], [0.2, 0.0002, 0.0], least_scores("pixels", 50)) == [1]
+    assert [least_scores(kind, 50) * 50 for kind in ("boxes", "image_class")] == [1, 5]
+    assert named([0, 2], ["car", "bus"]) == ["car", "class 2"]
 
 
 def test_spearman_is_scipys():

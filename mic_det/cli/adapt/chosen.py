@@ -43,15 +43,16 @@ class Chosen:
         if self.score is None:
             return []
         if self.step == 0:
-            why = ", as it hardly predicts a class any more that the start predicts: the log names it" * self.lost
+            why = ", as it has lost a class of the start: the log names it" * self.lost
             return [
                 f"Without labels, the start (score {self.score:.3f}) looks better than all adapted checkpoints (score "
                 f"of the last one: {self.end:.3f}{why}), so the result is the model of the start.",
                 "The adaptation did not help.",
             ]
         found = [f"The result has the weights after step {self.step} of {self.steps}."]
-        others = [f"{x:.3f} {what}" for x, what in ((self.start, "for the start"), (self.end, "for the last step"))
-                  if x is not None and not (self.is_last and what == "for the last step")]  # fmt: skip
+        last = "for the last step" + " (it has lost a class of the start: the log names it)" * self.lost
+        others = [f"{x:.3f} {what}" for x, what in ((self.start, "for the start"), (self.end, last))
+                  if x is not None and not (self.is_last and what == last)]  # fmt: skip
         found.append(f"Their score without labels is the highest: {self.score:.3f}, {', '.join(others)}.")
         if self.above_start is not None:
             found.append(f"They are better than the start in {self.above_start:.0%} of the images' resamplings.")

@@ -6,12 +6,12 @@ Criteria of agreement are blind to that, because boxes that are no longer there 
 import numpy as np
 
 LOST = 0.25  # share of the start's scores below which a class is lost
-# Least sum of scores of the start over all images: of boxes, of images, of places (per image)
-LEAST_BOXES, LEAST_PLACES = 1.0, 0.001
+# The start must have predicted a class in all images together this often: boxes, images; of label maps, share of places
+LEAST_BOXES, LEAST_IMAGES, LEAST_PLACES = 1.0, 5.0, 0.001
 
 
 def class_scores(measured):
-    """Sum of the scores of each class over all images: (K,) boxes or images, or shares of an image's places.
+    """Sum of the scores of each class in an image, mean over images: (K,) boxes, images or shares of places.
 
     A score is the probability of a box, so the sum is the expected number of boxes. It is the mean of the views that
     ``flip_agreement`` compares. None where that was not measured.
@@ -20,15 +20,15 @@ def class_scores(measured):
         measured (Measured): of one model.
     """
     rows = measured.statistics.get("flip_agreement")
-    return None if rows is None else rows.sum(axis=0).reshape(2, -1)[1] / 2
+    return None if rows is None else rows.mean(axis=0).reshape(2, -1)[1] / 2
 
 
-def lost_classes(start, now, least=LEAST_BOXES):
+def lost_classes(start, now, least):
     """Classes whose scores have fallen below a quarter of the start's.
 
     Args:
-        start, now (sequence of float): (K,), of :func:`class_scores` on the same images; None = not known.
-        least (float): classes of which the start has less are left out.
+        start, now (sequence of float): (K,), of :func:`class_scores`; None = not known.
+        least (float): classes of which the start has less are left out, see :func:`least_scores`.
 
     Returns:
         list[int]: in the order of the model's classes.
@@ -41,9 +41,11 @@ def lost_classes(start, now, least=LEAST_BOXES):
 
 def least_scores(kind, num_images):
     """The ``least`` of :func:`lost_classes` for a kind of label ("boxes", "pixels", "image_class")."""
-    return LEAST_PLACES * num_images if kind == "pixels" else LEAST_BOXES
+    if kind == "pixels":
+        return LEAST_PLACES
+    return (LEAST_IMAGES if kind == "image_class" else LEAST_BOXES) / num_images
 
 
 def named(classes, names):
-    """Classes by name, else by number, as one text."""
-    return ", ".join(str(names[c]) if c < len(names) else f"class {c}" for c in classes)
+    """Classes by name, else by number: list of str."""
+    return [str(names[c]) if c < len(names) else f"class {c}" for c in classes]

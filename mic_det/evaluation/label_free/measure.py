@@ -127,9 +127,17 @@ def measure_label_free(cfg, model):
     return measure(model, target, num_classes(cfg, judged_kind(cfg)), source, tuple(COMBINATION))
 
 
-def label_free_results(measured):
-    """``score`` (higher is better) and the values of its criteria, as dict[str, float]. They are logged."""
-    results = {"score": combined(measured.values), **measured.values}
+def label_free_results(measured, lost=None):
+    """``score`` (higher is better) and the values of its criteria, as dict[str, float]. They are logged.
+
+    Args:
+        measured (Measured): of one model.
+        lost (sequence): the classes of the start that the model has lost: with any, the score is 0. None = there is no
+            start.
+    """
+    results = {"score": 0.0 if lost else combined(measured.values), **measured.values}
+    if lost is not None:
+        results["lost_classes"] = len(lost)
     text = ", ".join(f"{k} {v:.3f}" for k, v in results.items())
     logging.getLogger(__name__).info("Without labels, on %d target images: %s", len(measured), text)
     return results
