@@ -35,19 +35,19 @@ def main(args):
     criteria = tuple(CRITERIA if args.criteria == "all" else COMBINATION)
     sets = ImageSets(args.images, args.max_images, args.source_images if needs_source(criteria) else 0)
     rows, resampled = [], []
-    kind, losses = judged_kind(runs[0].cfg), []  # the names of the classes that each row's model has lost
+    kind = judged_kind(runs[0].cfg)
     with progress_bar(sum(len(r.checkpoints) for r in runs), "checkpoint") as progress:
         skip = lambda c, why: progress.write(printable(f"{c.file} is left out: {why}"), file=sys.stderr)  # noqa: E731
         for row in measure_runs(runs, sets, criteria, args.judge, args.trust_checkpoint, skip=skip):
             lost = lost_of(row, rows, kind)
+            row.lost = named(lost, names_of(runs, row.checkpoint, kind)) if lost else []
             rows.append(row)
-            losses.append(named(lost, names_of(runs, row.checkpoint, kind)) if lost else [])
             resampled.append(resampled_scores(row.measured) * (not lost))
-            write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), losses, complete=False)
+            write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), complete=False)
             progress.update()
     for note in sets.notes:
         print(printable(note), file=sys.stderr)
-    content = write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg), losses)
+    content = write(args, outputs, output.name, rows, resampled, sets.target_name(runs[0].cfg))
     if all(c["score"] is None for c in content["checkpoints"]):
         raise DataError("none of the criteria can be measured of these models on these images.")
     print_table(content)
@@ -75,16 +75,16 @@ def lost_of(row, before, kind):
     return lost_classes(class_scores(start), class_scores(row.measured), least_scores(kind, len(start)))
 
 
-def write(args, outputs, name, rows, resampled, images, losses, complete=True):
+def write(args, outputs, name, rows, resampled, images, complete=True):
     """Write the JSON file, also after each checkpoint: a program that is ended early leaves what it has measured."""
-    content = {"complete": complete, **report(args, rows, resampled, images, losses)}
+    content = {"complete": complete, **report(args, rows, resampled, images)}
     outputs.write_text(name, json.dumps(content, indent=1))
     return content
 
 
-def report(args, rows, resampled, images, losses):
+def report(args, rows, resampled, images):
     """The content of the JSON file: the best checkpoint first."""
-    scores = [0.0 if lost else combined(row.measured.values) for row, lost in zip(rows, losses)]
+    scores = [0.0 if row.lost else combined(row.measured.values) for row in rows]
     choice = choose(scores, resampled, [row.checkpoint.start for row in rows])
     found = []
     for i in choice.order:
@@ -95,7 +95,7 @@ def report(args, rows, resampled, images, losses):
             entry["runs"] = c.runs
         else:
             entry["training"] = c.training
-        entry["lost_classes"] = losses[i]
+        entry["lost_classes"] = row.lost
         if row.truth is not None:
             entry["AP50"] = _finite(row.truth["AP50"])
             entry["AP50 by class"] = {k[5:]: _finite(v) for k, v in row.truth.items() if k != "AP50"}

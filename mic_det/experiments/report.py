@@ -223,10 +223,11 @@ def _kept(run):
     if not steps:
         return ""
     best = max(range(len(steps)), key=scores.__getitem__)
-    lost = [run.steps_done(step) for step, count in zip(*run.curve("label_free/lost_classes")) if count]
+    lost = run.steps_done(step for step, count in zip(*run.curve("label_free/lost_classes")) if count)
+    (best_step,) = run.steps_done([steps[best]])
     text = (
         f"Higher is better. {_lost(lost)}The highest score of the evaluations in metrics.json is {scores[best]:.3f}, "
-        f"after step {run.steps_done(steps[best])}. "
+        f"after step {best_step}. "
     )
     start = run.curve("label_free/start")[1]
     if start and start[0] >= scores[best]:

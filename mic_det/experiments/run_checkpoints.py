@@ -195,11 +195,16 @@ def average_precision(cfg, model, name):
 
 @dataclass
 class Row:
-    """What was measured of a checkpoint; ``truth`` is that of :func:`average_precision`, None without labels."""
+    """What was measured of a checkpoint.
+
+    ``truth`` is that of :func:`average_precision`, None without labels. ``lost`` names the classes of its start that
+    it has lost, as far as somebody has looked.
+    """
 
     checkpoint: Checkpoint
     measured: object
     truth: Optional[dict] = None
+    lost: list = field(default_factory=list)
 
 
 def measure_runs(runs, sets, criteria, judge="", trust=False, after_image=None, skip=None):

@@ -58,11 +58,11 @@ class Run:
         """Metrics whose names begin with ``prefix``, sorted."""
         return sorted({k for values in self.metrics.values() for k in values if k.startswith(prefix)})
 
-    def steps_done(self, iteration):
-        """Steps of an iteration of metrics.json: Detectron2 counts from 0, but not in the evaluation of the end."""
+    def steps_done(self, iterations):
+        """Steps of iterations of metrics.json: Detectron2 counts from 0, but not in the evaluation of the end."""
         planned = self.setting("SOLVER.MAX_ITER")
         planned = planned if isinstance(planned, int) else max([self.last_step, *self.metrics])
-        return min(iteration + 1, planned)
+        return [min(i + 1, planned) for i in iterations]
 
     def evaluations(self):
         """Test set -> {step: {"AP50": ..., "AP50-car": ..., "mIoU": ..., "PQ": ...}}, after that number of steps.
@@ -71,8 +71,7 @@ class Run:
         keypoints, whose metrics have the names of boxes', "AP" is "mask AP" and "keypoint AP".
         """
         found, test = {}, self.setting("DATASETS.TEST") or []
-        for iteration, values in self.metrics.items():
-            step = self.steps_done(iteration)
+        for step, values in zip(self.steps_done(self.metrics), self.metrics.values()):
             for key, value in values.items():
                 parts = RESULT.fullmatch(key)
                 if not parts or not isinstance(value, (int, float)):
