@@ -16,6 +16,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from ..checkpoint import MICCheckpointer
+from ..engine.launch import finish
 from ..errors import ConfigError
 from ..modeling import MIC
 
@@ -40,7 +41,14 @@ def evaluate(cfg, model):
 
 def main(args):
     """Run in one or several processes, by Detectron2's own launcher."""
-    launch(train, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
+    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
+
+
+def run(args):
+    result = train(args)
+    if comm.get_world_size() > 1:
+        finish()
+    return result
 
 
 def train(args):

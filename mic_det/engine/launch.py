@@ -5,6 +5,7 @@ for the others for half an hour where one has failed on the CPU.
 """
 
 import argparse
+import atexit
 import errno
 import logging
 import multiprocessing.connection
@@ -54,7 +55,7 @@ def launch(main, args):
     """Run ``main(args)`` in as many processes as the arguments, or torchrun's environment, ask for.
 
     Does not return where something fails: the program ends with one line ``error: ...`` and exit code 1, or with
-    the traceback of the process that failed first.
+    the traceback of the process that failed first. Under torchrun, it does not return at all.
 
     Args:
         main (callable): importable by name; takes ``args``.
@@ -134,7 +135,17 @@ def _child(index, main, args, places, url, use_gpu, errors):
         _leave(e.code)
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT)
+    finish()
+
+
+def finish():
+    """End this one of several processes, whose work is done, without the end of Python's interpreter.
+
+    Gloo's threads may still free a tensor then (models and loggers keep the group alive), which aborts the process.
+    """
     dist.destroy_process_group()
+    atexit._run_exitfuncs()  # worker processes end, and the lock of the output folder goes
+    _leave(0)
 
 
 def _leave(code=1):
@@ -231,7 +242,7 @@ def _run_under_torchrun(main, args):
         if store.add("mic_det/errors", 1) == 1:
             print(f"error: {message}", file=sys.stderr)
         _leave()
-    dist.destroy_process_group()
+    finish()
 
 
 # --------------------------------------------------------------------------------------------- both

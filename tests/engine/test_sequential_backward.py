@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.processes import run_pair
 from mic_det.engine.train_loop import AccumulatingTrainer
 
 pytestmark = pytest.mark.slow
@@ -41,8 +40,6 @@ def micro_batches(rank):
 
 
 def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     model = make_model()
     ddp = DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
@@ -52,14 +49,11 @@ def worker(rank, folder):
     with EventStorage():
         trainer.iter = 0
         trainer.run_step()
-    torch.save(model.state_dict(), f"{folder}/rank{rank}.pth")
-    dist.barrier()  # who leaves first closes the connection that the other may still read from
-    dist.destroy_process_group()
+    return model.state_dict()
 
 
 def test_gradients_are_the_mean_over_processes_and_micro_batches(tmp_path):
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    first, second = run_pair(worker, tmp_path)
     model = make_model()
     loss = sum(v for r in (0, 1) for b in micro_batches(r) for part in model.losses_in_parts(b) for v in part.values())
     (loss / 4).backward()

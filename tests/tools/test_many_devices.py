@@ -162,3 +162,37 @@ def test_what_cannot_work_is_told_before_a_process_starts(folder, monkeypatch, a
     config = write_config(folder / "wrong.yaml", tiny_config(folder, folder / "wrong", **keys))
     message = refusal_here("train_net.py", "--config-file", config, *args, monkeypatch=monkeypatch)
     assert all(p in message for p in parts), message
+
+
+# as one of gloo's threads may do, which frees a tensor while Python ends
+ABORTS_WHEN_PYTHON_ENDS = """
+import os
+from detectron2.utils import comm
+from mic_det.engine.launch import argument_parser, launch
+
+class Last:
+    def __del__(self, abort=os.abort):
+        abort()
+
+def main(args):
+    global last
+    last = Last()
+    print(f"{comm.get_rank()} of {comm.get_world_size()}")
+
+if __name__ == "__main__":
+    launch(main, argument_parser().parse_args())
+"""
+
+
+@pytest.mark.parametrize("start", [[], ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]])
+def test_what_fails_while_python_ends_is_no_failure_of_a_training(folder, start):
+    script = folder / "aborts.py"
+    script.write_text(ABORTS_WHEN_PYTHON_ENDS)
+    config = write_config(folder / "any.yaml", tiny_config(folder, folder / "any"))
+    several = [] if start else ["--num-gpus", "2"]
+    run = subprocess.run(
+        [sys.executable, *start, str(script), "--config-file", config, *several], cwd=folder, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOOLS.parent)}, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert sorted(run.stdout.split("\n"))[-2:] == ["0 of 2", "1 of 2"]
