@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.formats import read_torch
 from ..checkpoint.storage import BEST_LABEL_FREE
+from ..config.roles import label_free_set
 from ..data.classes import label_names
 from ..evaluation.label_free.lost_classes import LOST, class_scores, least_scores, lost_classes, named
 from ..evaluation.label_free.measure import judged_kind, label_free_results, measure_label_free
@@ -191,15 +192,20 @@ class KeepBestLabelFree(HookBase):
         return {
             "best": self.best, "step": self.step, "above_start": self.above_start, "start": self.start,
             "start_samples": self.start_samples, "start_classes": self.start_classes, "combination": COMBINATION,
+            "dataset": label_free_set(self.cfg),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict):
+        dataset, other = label_free_set(self.cfg), ""
         if state_dict.get("combination", FIRST_COMBINATION) != COMBINATION:
+            other = "with a version that makes the score without labels of other criteria"
+        elif state_dict.get("dataset", dataset) != dataset:
+            other = f"with scores on {state_dict['dataset']}, and now they are on {dataset} (TEST.LABEL_FREE.DATASET)"
+        if other:
             logging.getLogger(__name__).warning(
-                "This run began with a version that makes the score without labels of other criteria, so its scores so "
-                "far do not count. %s will have the best weights of the remaining steps.",
-                BEST_LABEL_FREE,
-            )
+                "This run began %s, so its scores so far do not count. %s will have the best weights of the remaining "
+                "steps.", other, BEST_LABEL_FREE,
+            )  # fmt: skip
             return
         # earlier versions did not judge the start
         for key in ("best", "step", "above_start", "start", "start_samples", "start_classes"):

@@ -206,7 +206,7 @@ def test_a_resumed_run_still_knows_its_start(data, worse):
 
 def test_the_report_is_of_the_weights_that_are_in_the_file(tmp_path):
     """As where a run on a GPU is resumed from a checkpoint before its best step, and does not find it again."""
-    cfg = get_mic_cfg()
+    cfg = get_mic_cfg(opts=["DATASETS.TARGET", ("fog",)])
     hook = KeepBestLabelFree(cfg, None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
     state = {"best": 0.25, "step": 1, "above_start": 0.0, "start": 0.5, "start_samples": [0.5]}
     hook.load_state_dict({**state, "combination": COMBINATION})
@@ -217,17 +217,23 @@ def test_the_report_is_of_the_weights_that_are_in_the_file(tmp_path):
     assert "the weights after step 7 (score 0.750) look best" in log[0] and "lower in 90 %" in log[0]
 
 
-@pytest.mark.parametrize("combination", [{"combination": {"entropy": 1.0}}, {}])
-def test_scores_of_another_combination_do_not_count(tmp_path, combination):
-    """A run that is resumed with a version whose score is another mean; the first versions did not write which."""
-    hook = KeepBestLabelFree(get_mic_cfg(), None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
+@pytest.mark.parametrize(
+    "key, parts",
+    [
+        ({"combination": {"entropy": 1.0}}, ["other criteria"]),
+        ({"combination": COMBINATION, "dataset": "fog_b"}, ["fog_b", "fog_a", "TEST.LABEL_FREE.DATASET"]),
+        ({}, ["other criteria"]),
+    ],
+)
+def test_scores_that_cannot_be_compared_do_not_count(tmp_path, key, parts):
+    """Of another version's mean (the first ones did not write which), or of other images."""
+    cfg = get_mic_cfg(opts=["TEST.LABEL_FREE.DATASET", "fog_a"])
+    hook = KeepBestLabelFree(cfg, None, CheckpointFiles(torch.nn.Linear(1, 1), str(tmp_path)), None)
     new = hook.state_dict()
     with logged("mic_det.engine.keep_best") as log:
-        hook.load_state_dict(
-            {"best": 0.9, "step": 1, "above_start": 0.5, "start": 0.8, "start_samples": [0.8], **combination}
-        )
-    assert hook.state_dict() == new and new["combination"] == COMBINATION
-    assert len(log) == 1 and "do not count" in log[0] and BEST in log[0]
+        hook.load_state_dict({"best": 0.9, "step": 1, "above_start": 0.5, "start": 0.8, "start_samples": [0.8], **key})
+    assert hook.state_dict() == new and (new["combination"], new["dataset"]) == (COMBINATION, "fog_a")
+    assert len(log) == 1 and all(p in log[0] for p in ["do not count", BEST, *parts])
 
 
 def test_a_new_run_in_the_folder_moves_the_file_away(data, straight):
