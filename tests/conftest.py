@@ -24,7 +24,7 @@ def outside_the_checkout(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("working_directory"))
     yield
     os.chdir(start)
-    new = set(os.listdir(ROOT)) - before - {".pytest_cache"}  # pytest's own, made where there was none
+    new = set(os.listdir(ROOT)) - before - {".pytest_cache", "__pycache__"}  # pytest's and Python's own
     assert not new, f"written into the checkout: {sorted(new)}"
 
 

@@ -146,7 +146,7 @@ def test_names_are_read_and_written_as_utf_8_in_a_locale_of_another_encoding(tmp
     assert done.stdout.strip().lower() not in ("utf-8", "utf8"), "or this test proves nothing"
     command = [sys.executable, "-W", "ignore", ROOT / "datasets/check.py", "--config-file", tmp_path / "c.yaml"]
     done = subprocess.run(
-        [*map(str, command), "--workers", "1"], env={**os.environ, **locale}, capture_output=True, timeout=300
+        [*map(str, command), "--workers", "1"], env={**os.environ, **locale}, capture_output=True, timeout=1800
     )
     text = done.stdout.decode("utf-8")
     assert done.returncode == 0, text + done.stderr.decode("utf-8", "replace")[-3000:]

@@ -242,6 +242,11 @@ def _run_under_torchrun(main, args):
         if store.add("mic_det/errors", 1) == 1:
             print(f"error: {message}", file=sys.stderr)
         _leave()
+    except TrainingStopped as e:
+        _leave(e.code)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        _leave(128 + signal.SIGINT)
     finish()
 
 

@@ -77,7 +77,7 @@ def stopped(folder, call):
     command = [sys.executable, "-m", "mic_det_console", "adapt", *map(str, call)]
     log = open(folder / "log.txt", "w+")
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1800
     while process.poll() is None and not (folder / "out/adapt/metrics.json").exists() and time.monotonic() < end:
         if (folder / "out/adapt/log.txt").exists() and "Starting training" in (
             folder / "out/adapt/log.txt"
@@ -85,7 +85,7 @@ def stopped(folder, call):
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    code = process.wait(timeout=120)
+    code = process.wait(timeout=600)
     log.seek(0)
     return code, log.read()
 

@@ -261,7 +261,7 @@ def test_an_interrupt_at_the_keyboard_ends_the_program_without_a_traceback_and_l
         time.sleep(0.05)
     time.sleep(1)  # the workers are starting, which takes seconds; an interrupt then is the hardest to survive
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the program and its workers
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err and "Call the same command again to continue" in err
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "annotations").exists()

@@ -48,7 +48,7 @@ def test_workers_that_never_answer_end_the_run_with_what_to_do(mapper):
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
         first_batch(mapper)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -72,10 +72,10 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line():
 
 def test_other_errors_stay_as_they_are_and_slow_workers_are_waited_for():
     with pytest.raises(RuntimeError, match="of another kind"):
-        first_batch(fail)
+        first_batch(fail, timeout=60)
     with pytest.raises(RuntimeError, match="of another kind"):
         first_batch(fail, workers=0)
-    assert len(first_batch(lambda d: time.sleep(0.7) or d, timeout=5)) == 2
+    assert len(first_batch(lambda d: time.sleep(0.7) or d, timeout=60)) == 2
     assert len(first_batch(lambda d: time.sleep(0.7) or d, timeout=0)) == 2, "0 = for ever"
 
 

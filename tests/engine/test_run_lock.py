@@ -82,7 +82,7 @@ def test_a_killed_process_holds_nothing_though_its_workers_live(tmp_path, held):
     held.wait()
     assert (tmp_path / "run.lock").exists()
     start = time.monotonic()
-    assert owner(tmp_path) == {} and time.monotonic() - start < 1
+    assert owner(tmp_path) == {} and time.monotonic() - start < module.PATIENCE
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_run_of_another_machine_is_seen_by_its_signs_of_life(tmp_path, locks, 
     else:  # a lock that the other machine's does not hinder
         monkeypatch.setattr(module, "_lock", lambda file: True)
     monkeypatch.setattr(module, "_system", lambda: {"host": "other", "boot": "another", "space": ""})
-    assert said == "free" and owner(tmp_path, patience=3.0)["pid"] == process.pid
+    assert said == "free" and owner(tmp_path, patience=60.0)["pid"] == process.pid
     process.kill()
     process.wait()
     start = time.monotonic()

@@ -254,7 +254,7 @@ def run_tool(name, *args, cwd):
     return finish(start_tool(name, *args, cwd=cwd))
 
 
-def finish(process, timeout=300):
+def finish(process, timeout=1800):
     """Everything that a started tool printed, which must end with success and without warnings of others' code."""
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, f"{out[-3000:]}\n{err[-3000:]}"
@@ -270,7 +270,7 @@ def foreign_warnings(text):
 
 def refusal(process):
     """The message of a tool that must have ended with exit code 1, one ``error:`` line and no traceback."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1800)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 1, f"{out[-3000:]}\n{err[-3000:]}"
     assert len(errors) == 1 and err.strip().splitlines()[-1] == errors[0], err

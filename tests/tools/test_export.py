@@ -150,7 +150,7 @@ def exported(folder, tmp_path_factory):
     torch.save(image(), output / "image")
     files = [output / config for _, _, configs in EXPORTS.values() for config in configs]
     command = [sys.executable, "-W", "ignore", "-c", PLAIN, output / "image", *files]
-    done = subprocess.run(list(map(str, command)), cwd=output, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(list(map(str, command)), cwd=output, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [], "mic_det was imported"
     return output

@@ -200,7 +200,7 @@ def test_a_kill_leaves_whole_files(scene, tmp_path):
         *arguments(scene, tmp_path / "in", tmp_path / "out"),
     ]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not (tmp_path / "out/predictions.csv").is_file() and time.monotonic() < end:
         time.sleep(0.02)
     time.sleep(0.5)
