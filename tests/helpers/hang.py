@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from detectron2.utils import comm
 
 import mic_det.engine.launch as launcher
-from mic_det.engine.launch import argument_parser, launch
 from mic_det.engine.setup import add_model_arguments, setup
 from mic_det.engine.trainer import MICTrainer
 
@@ -49,4 +48,4 @@ class Hanging:
 if __name__ == "__main__":
     launcher.GRACE = 2000.0  # who does not end by itself fails the test, however busy the machine is
     os.environ["HANG"] = " ".join(sys.argv[1:3])
-    launch(main, add_model_arguments(argument_parser()).parse_args(sys.argv[3:]))
+    launcher.launch(main, add_model_arguments(launcher.argument_parser()).parse_args(sys.argv[3:]))
