@@ -1,10 +1,12 @@
 """Train methods side by side over several seeds, and write one table, curves and a report of all runs."""
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..config.bundled import find_config
+from ..engine.setup import get_mic_cfg
 from ..errors import ConfigError, DataError
 from ..experiments.ablation import (
     collect,
@@ -17,6 +19,7 @@ from ..experiments.ablation import (
 from ..experiments.report import build_report
 from ..experiments.run_files import distinct_names, read_run
 from ..experiments.runs import train
+from ..utils.hardware import slow_number_format
 from ..utils.outputs import Outputs
 from ..utils.printable import printable
 from ..visualization.curves import line_chart, sweep_chart
@@ -44,6 +47,10 @@ def main(args):
 
 def run_all(plan, output, seeds, cells, jobs, threads):
     """Run the burn-ins first, then method by method, so that the runs of a stopped call can be compared over seeds."""
+    config, opts = plan.burn_in
+    slow = slow_number_format(get_mic_cfg(config, [*plan.opts, *opts]))  # of all runs, whose own output is in files
+    if slow:
+        print(f"warning: {slow}", file=sys.stderr)
     with ThreadPoolExecutor(jobs) as pool:
         burn_ins = {s: pool.submit(run_one, plan, output, s, None, threads) for s in seeds}
         others = [pool.submit(run_after, burn_ins[s], plan, output, s, c, threads) for c in cells for s in seeds]

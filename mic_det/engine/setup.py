@@ -30,7 +30,7 @@ from ..data.run_sets import check_datasets
 from ..errors import ConfigError
 from ..modeling.masking import PatchMask
 from ..utils.arguments import add_model_arguments, split_opts  # noqa: F401  their earlier place
-from ..utils.hardware import describe_hardware
+from ..utils.hardware import describe_hardware, slow_number_format
 from ..utils.ordinary_files import absence
 from ..utils.own_code import import_own_code
 from ..utils.programs import keep_logs_printable
@@ -141,6 +141,8 @@ def setup(args):
         if log_folder:
             note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
+        if not args.eval_only and slow_number_format(cfg):
+            logging.getLogger(__name__).warning(slow_number_format(cfg))
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
         if is_mic(cfg) and cfg.DATASETS.TARGET and any(consistency_weights(cfg).values()) and not args.eval_only:
             squares = label_kinds(cfg) == ("image_class",)

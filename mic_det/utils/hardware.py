@@ -2,11 +2,18 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
 
 from .. import __version__
+
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that compute with it
+SLOW_AMP = (
+    "SOLVER.AMP: this CPU has no %s instructions, so a step takes several times longer than in float32. Use "
+    "SOLVER.AMP.ENABLED False."
+)
 
 
 def describe_hardware():
@@ -31,3 +38,23 @@ def _cpu_name(file="/proc/cpuinfo"):
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names and names[0] else platform.processor() or platform.machine()
+
+
+def slow_number_format(cfg, file="/proc/cpuinfo"):
+    """A warning where ``SOLVER.AMP`` slows a training on this CPU down; "" where it does not, or nobody can tell."""
+    on_cpu = cfg.MODEL.DEVICE == "cpu" or (cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available())
+    if not (on_cpu and cfg.SOLVER.AMP.ENABLED):
+        return ""
+    flags = cpu_flags(file)
+    fast = flags & (BFLOAT16 if cfg.SOLVER.AMP.DTYPE == "bfloat16" else {"avx512_fp16", "amx_fp16", "asimdhp"})
+    return SLOW_AMP % cfg.SOLVER.AMP.DTYPE if flags and not fast else ""
+
+
+def cpu_flags(file="/proc/cpuinfo"):
+    """Names of the instructions that this CPU has, as Linux tells them; empty on other systems."""
+    try:
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()

@@ -23,7 +23,6 @@ from mic_det.cli.adapt.plan import (
     SOURCE_PRESET,
     Machine,
     Weights,
-    _cpu_flags,
     find_weights,
     make_plan,
     recognise_backbone,
@@ -115,18 +114,6 @@ def test_steps_follow_the_number_of_images(machine, weights, images, steps):
 def test_steps_that_are_asked_for_count_for_each_training():
     assert make_plan(CPU, NONE, [(9, 9)], [], 5, steps=7).steps == (7, 7)
     assert make_plan(CPU, NONE, [], [(9, 9)], 0, steps=7, has_source_model=True).steps == (0, 7)
-
-
-def test_bfloat16_is_used_where_the_cpu_says_so(tmp_path):
-    for line, known in (
-        ("flags\t\t: fpu avx512_bf16 sse", True),
-        ("Features\t: fp bf16", True),
-        ("flags : sse", False),
-    ):
-        (tmp_path / "cpuinfo").write_text(f"processor: 0\n{line}\n")
-        flags = _cpu_flags(tmp_path / "cpuinfo")
-        assert bool(flags & {"avx512_bf16", "bf16"}) == known
-    assert _cpu_flags(tmp_path / "absent") == set()
 
 
 def test_more_gpus_than_there_are_is_refused():

@@ -4,7 +4,7 @@ import json
 
 from helpers.data import run_tool_here
 from mic_det.experiments.run_files import read_run
-from mic_det.utils.hardware import _cpu_name, describe_hardware
+from mic_det.utils.hardware import describe_hardware
 from mic_det.visualization.curves import bar_chart, line_chart
 
 CONFIG = "MODEL: {META_ARCHITECTURE: MIC}\nDATASETS: {TEST: [fog_val]}\nSOLVER: {MAX_ITER: 60}\nSEED: 7\n"
@@ -46,16 +46,6 @@ def test_hardware_is_in_the_report(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run", [{"iteration": 19, "total_loss": 1.0}], line)
     run_tool_here("report.py", run, "--output", tmp_path / "r.html", monkeypatch=monkeypatch)
     assert f"hardware {describe_hardware()}" in (tmp_path / "r.html").read_text()
-
-
-def test_the_cpu_is_told_by_its_name(tmp_path):
-    file = tmp_path / "cpuinfo"
-    file.write_text(
-        "processor\t: 0\nmodel name\t: Some CPU @ 2.50GHz\nprocessor\t: 1\nmodel name\t: Some CPU @ 2.50GHz\n"
-    )
-    assert _cpu_name(file) == "Some CPU @ 2.50GHz"
-    assert isinstance(_cpu_name(tmp_path / "gone"), str)
-    assert "cores" in describe_hardware() and describe_hardware().startswith("mic_det ")
 
 
 def test_the_highest_marker_is_inside_the_chart():

@@ -1,10 +1,8 @@
 """The plan of the trainings, from the images, their number, and the machine: sizes, steps, weights and device."""
 
 import os
-import re
 import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +10,7 @@ import torchvision
 
 from ...checkpoint.formats import read_torch
 from ...errors import CheckpointError, ConfigError
+from ...utils.hardware import BFLOAT16, cpu_flags
 
 # The method: presets of the source model, and of the adaptation that starts from it.
 SOURCE_PRESET = "_methods/strong_start.yaml"
@@ -26,7 +25,6 @@ KNOWN = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large",
     "efficientnet_b0", "convnext_tiny",
 )  # fmt: skip
-BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that have it
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,9 @@ class Machine:
         used = min(gpus, num_gpus or gpus)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if not used:
-            return cls(0, cores, bool(_cpu_flags() & BFLOAT16), f"CPU, {cores} cores")
+            return cls(0, cores, bool(cpu_flags() & BFLOAT16), f"CPU, {cores} cores")
         name = torch.cuda.get_device_name() + (f" x {used}" if used > 1 else "")
         return cls(used, cores, torch.cuda.is_bf16_supported(), name)
-
-
-def _cpu_flags(file="/proc/cpuinfo"):
-    try:
-        text = Path(file).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set()
 
 
 @dataclass(frozen=True)
