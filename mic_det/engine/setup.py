@@ -141,8 +141,9 @@ def setup(args):
         if log_folder:
             note_command(log_folder)
         logging.getLogger("detectron2").info("Hardware: " + describe_hardware())
-        if not args.eval_only and slow_number_format(cfg):
-            logging.getLogger(__name__).warning(slow_number_format(cfg))
+        slow = "" if args.eval_only else slow_number_format(cfg)
+        if slow:
+            logging.getLogger(__name__).warning(slow)
         logging.getLogger("detectron2").info("Data sets:\n" + "\n".join(lines))
         if is_mic(cfg) and cfg.DATASETS.TARGET and any(consistency_weights(cfg).values()) and not args.eval_only:
             squares = label_kinds(cfg) == ("image_class",)

@@ -10,6 +10,7 @@ import torch
 from .. import __version__
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that compute with it
+FLOAT16 = {"avx512_fp16", "amx_fp16", "asimdhp"}
 SLOW_AMP = (
     "SOLVER.AMP: this CPU has no %s instructions, so a step takes several times longer than in float32. Use "
     "SOLVER.AMP.ENABLED False."
@@ -32,29 +33,32 @@ def describe_hardware():
 
 
 def _cpu_name(file="/proc/cpuinfo"):
-    try:
-        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [line.partition(":")[2].strip() for line in _cpuinfo(file).splitlines() if line.startswith("model name")]
     return names[0] if names and names[0] else platform.processor() or platform.machine()
 
 
 def slow_number_format(cfg, file="/proc/cpuinfo"):
-    """A warning where ``SOLVER.AMP`` slows a training on this CPU down; "" where it does not, or nobody can tell."""
-    on_cpu = cfg.MODEL.DEVICE == "cpu" or (cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available())
-    if not (on_cpu and cfg.SOLVER.AMP.ENABLED):
+    """A warning where ``SOLVER.AMP`` slows a training on this CPU down; "" where it does not, or nobody can tell.
+
+    Args:
+        cfg (CfgNode): of :func:`mic_det.get_mic_cfg`, whose ``MODEL.DEVICE`` is a device that is there.
+    """
+    if cfg.MODEL.DEVICE != "cpu" or not cfg.SOLVER.AMP.ENABLED:
         return ""
-    flags = cpu_flags(file)
-    fast = flags & (BFLOAT16 if cfg.SOLVER.AMP.DTYPE == "bfloat16" else {"avx512_fp16", "amx_fp16", "asimdhp"})
-    return SLOW_AMP % cfg.SOLVER.AMP.DTYPE if flags and not fast else ""
+    flags, number_format = cpu_flags(file), cfg.SOLVER.AMP.DTYPE
+    fast = flags & (BFLOAT16 if number_format == "bfloat16" else FLOAT16)
+    return SLOW_AMP % number_format if flags and not fast else ""
 
 
 def cpu_flags(file="/proc/cpuinfo"):
     """Names of the instructions that this CPU has, as Linux tells them; empty on other systems."""
-    try:
-        text = Path(file).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(file), re.MULTILINE)
     return set(found[1].split()) if found else set()
+
+
+def _cpuinfo(file):
+    """What Linux tells of the CPU; "" on other systems."""
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
